@@ -1,0 +1,28 @@
+"""Sparse autoencoders over plain tensors. Depends on torch, numpy, safetensors and einops; knows no language model."""
+
+from saes.codes import SparseCodes
+from saes.config import SAEConfig, TrainConfig
+from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError
+from saes.measure import Firing, Quality, measure
+from saes.native import load, save
+from saes.sae import SAE
+from saes.train import TrainRecord, fit
+
+__all__ = [
+    "SAE",
+    "ConfigError",
+    "DivergedError",
+    "Firing",
+    "FormatError",
+    "Quality",
+    "SAEConfig",
+    "SaesError",
+    "ShapeError",
+    "SparseCodes",
+    "TrainConfig",
+    "TrainRecord",
+    "fit",
+    "load",
+    "measure",
+    "save",
+]

@@ -1,0 +1,73 @@
+"""The top-k sparse autoencoder."""
+
+import torch
+from torch import nn
+
+from saes.codes import SparseCodes
+from saes.config import SAEConfig
+from saes.errors import ShapeError
+from saes.shapes import Float, Int, Tensor
+
+
+class SAE(nn.Module):
+    """Top-k sparse autoencoder (Gao et al., arXiv 2406.04093, eq. 2-3).
+
+    ``a = topk(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``; the rows of ``W_dec`` have norm 1.
+    ``W_enc``: [d_in, d_sae], ``W_dec``: [d_sae, d_in], ``b_enc``: [d_sae], ``b_dec``: [d_in].
+    """
+
+    def __init__(self, config: SAEConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(config.d_sae, config.d_in, generator=generator)
+        rows = rows / rows.norm(dim=-1, keepdim=True)
+        self.W_dec = nn.Parameter(rows)
+        self.W_enc = nn.Parameter(rows.T.clone())  # tied at the start: fewer dead latents (appendix A.1)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+
+    def pre_activations(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
+        """What the encoder computes before the top-k selection, negative values set to zero.
+
+        Raises:
+            ShapeError: the last axis of ``x`` is not ``d_in`` wide.
+        """
+        if x.shape[-1] != self.config.d_in:
+            raise ShapeError(
+                f"The SAE reads activations of width {self.config.d_in}, got width {x.shape[-1]}. "
+                "Use the model and the site that it was trained on."
+            )
+        return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+
+    def encode(self, x: Float[Tensor, "*token d_in"]) -> SparseCodes:
+        """The k strongest latents of each token."""
+        values, indices = self.pre_activations(x).topk(self.config.k, dim=-1, sorted=False)
+        return SparseCodes(indices, values, self.config.d_sae)
+
+    def decode(self, codes: SparseCodes) -> Float[Tensor, "*token d_in"]:
+        """The reconstruction ``a W_dec + b_dec``."""
+        return codes.to_dense() @ self.W_dec + self.b_dec
+
+    def forward(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_in"]:
+        """Encode and decode."""
+        return self.decode(self.encode(x))
+
+    def activations_of(
+        self, x: Float[Tensor, "*token d_in"], latents: Int[Tensor, "*rows n"]
+    ) -> Float[Tensor, "*token n"]:
+        """What ``encode`` gives for a few chosen latents, without sorting all of them.
+
+        ``latents`` holds n latent indices, or n for each row (the first axis of ``x``). A latent is among the k
+        strongest exactly if fewer than k pre-activations exceed its own, so a comparison replaces the selection.
+        """
+        pre = self.pre_activations(x)
+        index = latents.reshape(*latents.shape[:-1], *[1] * (x.ndim - latents.ndim), latents.shape[-1])
+        chosen = pre.gather(-1, index.expand(*x.shape[:-1], -1))
+        stronger = torch.stack([(pre > one.unsqueeze(-1)).sum(-1) for one in chosen.unbind(-1)], dim=-1)
+        return chosen * (stronger < self.config.k)
+
+    @torch.no_grad()
+    def normalise_decoder(self) -> None:
+        """Give every row of ``W_dec`` norm 1."""
+        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))

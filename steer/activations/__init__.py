@@ -1,0 +1,1 @@
+"""From text to activations: what SAEs and directions are fitted on."""

@@ -1,0 +1,49 @@
+"""Training text: JSON lines of conversations or plain documents."""
+
+import gzip
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from steer.errors import DataError
+from steer.models.chat import render
+from steer.models.model import LanguageModel
+
+
+def embedded_corpus() -> Path:
+    """The sample of the embedded model's training text that ships with the package."""
+    return Path(str(files("steer") / "embedded" / "corpus.jsonl.gz"))
+
+
+def read_texts(path: Path, lm: LanguageModel) -> list[list[int]]:
+    """Token ids of every line of a JSON-lines file (``.gz`` or not): ``{"messages": [...]}`` or ``{"text": ...}``.
+
+    Conversations are rendered by the model's chat template, replies included.
+
+    Raises:
+        DataError: the file is missing, empty, damaged, or a line has neither field.
+    """
+    if not path.is_file():
+        raise DataError(f"No text at {path}: there is no such file.")
+    opener = gzip.open if path.suffix == ".gz" else open
+    texts = []
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    texts.append(_text(json.loads(line), lm, f"{path}, line {number}"))
+    except (OSError, EOFError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as JSON lines ({error}).") from error
+    if not texts:
+        raise DataError(f"{path} holds no text.")
+    return [ids for ids in lm.encode(texts) if len(ids) > 1]
+
+
+def _text(row: object, lm: LanguageModel, where: str) -> str:
+    if isinstance(row, dict) and isinstance(row.get("messages"), list):
+        return render(lm.tokenizer, row["messages"], reply=False)
+    if isinstance(row, dict) and isinstance(row.get("text"), str):
+        return str(row["text"])
+    raise DataError(f'{where}: expected {{"messages": [...]}} or {{"text": ...}}.')

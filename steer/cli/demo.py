@@ -1,0 +1,79 @@
+"""``steer demo``: the main job in one command."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli.options import Json, Layer, Model, Seed, parse_strengths
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
+    model: Model = "embedded",
+    layer: Layer = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(help="Strengths to try, such as 0,4,8,12.", show_default=False, metavar="NUMBERS"),
+    ] = None,
+    seed: Seed = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens, strengths and prompts.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """From a chat model to its refusal trade-off curve.
+
+    Trains a sparse autoencoder, finds the latent that carries refusal, clamps it at several strengths (with an
+    unrelated latent and the dense refusal direction beside it), measures refusal, over-refusal and capability on test
+    prompts, and writes results.json, report.html, completions.jsonl, figures/ and sae/ to the output folder.
+    """
+    chosen: dict[str, Any] = {"model": model, "layer": layer, "seed": seed}
+    if strengths is not None:
+        chosen["strengths"] = parse_strengths(strengths)
+
+    from steer.cli.console import Terminal, quiet_transformers
+    from steer.studies.demo import DemoConfig, quick_config, run_demo
+
+    quiet_transformers()
+    config = quick_config(**chosen) if quick else DemoConfig(**chosen)
+    terminal = Terminal()
+    try:
+        report = run_demo(config, out, overwrite, terminal)
+    except KeyboardInterrupt:
+        if (out / "results.json").is_file():
+            terminal.console.print(
+                f"Interrupted. What is finished stays in {out}: results.json, completions.jsonl. "
+                f"`steer report {out}` draws the report from it."
+            )
+        raise
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps(results, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console().print(summary(results))
+    typer.echo(f"Report: {report}")
+
+
+def summary(results: dict[str, Any]) -> "Table":
+    """All points as a table: one row a set, one column a point of the chosen latent, and the arms beside it."""
+    from rich.table import Table
+
+    table = Table(title=f"Latent {results['chosen']} clamped (control: latent {results['control']}), % of test prompts")
+    table.add_column("set", no_wrap=True)
+    table.add_column("counts", style="dim")
+    titles = {"none": "unsteered", "sae": "latent", "control": "control", "direction": "direction"}
+    strongest = max(point["strength"] for point in results["points"])
+    shown = [point for point in results["points"] if point["arm"] in ("none", "sae") or point["strength"] == strongest]
+    for point in shown:
+        strength = "" if point["arm"] == "none" else f"\n{point['strength']:g}"
+        table.add_column(titles[point["arm"]] + strength, justify="right")
+    for name, info in results["sets"].items():
+        rates = [f"{100 * point['sets'][name]['rate']:.0f}" for point in shown]
+        table.add_row(info["title"], info["metric"], *rates)
+    return table

@@ -1,0 +1,12 @@
+"""``steer report``: draw the report of a folder again."""
+
+import typer
+
+from steer.cli.options import Folder
+
+
+def report(folder: Folder) -> None:
+    """Write report.html and its figures from what is in a folder, also after an interrupted run."""
+    from steer.studies.report import write_report
+
+    typer.echo(f"Report: {write_report(folder)}")

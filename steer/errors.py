@@ -1,0 +1,41 @@
+"""Errors of the ``steer`` package.
+
+    SteerError
+    ├── ModelError    a model or tokenizer that is unknown, incomplete or of an unsupported shape (also a ValueError)
+    ├── SiteError     a hook site that the model lacks, or one that never fired (also a ValueError)
+    ├── PlanError     an intervention that cannot be applied: wrong width, latent out of range, ... (also a ValueError)
+    ├── DataError     prompts or results that are missing, malformed or not finite (also a ValueError)
+    ├── OutputError   a place that results cannot be written to (also a ValueError)
+    └── MissingExtra  an optional package that is not installed
+
+A message says what was wrong, what was got, what was expected, and what to do about it. The command line prints the
+message without a traceback and exits with code 2. Errors of the SAE itself are ``saes.errors.SaesError``.
+"""
+
+
+class SteerError(Exception):
+    """Base of every error that ``steer`` raises on purpose."""
+
+
+class ModelError(SteerError, ValueError):
+    """A model or tokenizer that is unknown, incomplete or of an unsupported shape."""
+
+
+class SiteError(SteerError, ValueError):
+    """A hook site that the model lacks, or one that never fired."""
+
+
+class PlanError(SteerError, ValueError):
+    """An intervention that cannot be applied."""
+
+
+class DataError(SteerError, ValueError):
+    """Prompts or results that are missing, malformed or not finite."""
+
+
+class OutputError(SteerError, ValueError):
+    """A place that results cannot be written to."""
+
+
+class MissingExtra(SteerError):
+    """An optional package that is not installed."""

@@ -1,0 +1,1 @@
+"""Evaluation: prompts, judges, statistics, and the runner that brings them together."""

@@ -1,0 +1,1 @@
+"""Finding the latents that carry a behaviour."""

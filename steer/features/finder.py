@@ -1,0 +1,186 @@
+"""The published way to find a refusal latent (O'Brien et al., arXiv 2411.11296), and a control latent beside it.
+
+Latents that are active while the model refuses one archetypal prompt are candidates; each is clamped during
+generation and the refusals that result are counted on development prompts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saes import SAE, Firing
+from steer.errors import DataError
+from steer.evals.judges import is_incoherent, is_refusal
+from steer.evals.sample import Sample
+from steer.models.chat import Conversation
+from steer.models.decode import Sampling
+from steer.models.model import LanguageModel
+from steer.models.site import Site
+from steer.steering.interventions import ClampEachRow
+from steer.steering.steered import steered
+
+ENOUGH = 0.9  # share of unsafe prompts refused from which on a candidate counts as carrying refusal
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model's own refusal of a prompt."""
+
+    reply: str
+    prompt_ids: list[int]
+    reply_ids: list[int]
+
+
+@dataclass(frozen=True)
+class ActiveLatent:
+    """A latent that fires while the model refuses."""
+
+    latent: int
+    tokens_active: int
+    """Tokens of the refusal on which it is active."""
+    max_activation: float
+    """Its largest activation there, in raw units."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A latent that fires while the model refuses, and what clamping it does on development prompts."""
+
+    latent: int
+    tokens_active: int
+    max_activation: float
+    refusal_dev: float
+    """Share of the unsafe development prompts refused while the latent is clamped."""
+    safe_refusal_dev: float
+    """The same share of the safe ones."""
+
+
+def refuse_archetype(lm: LanguageModel, prompt: str | Conversation, max_new_tokens: int) -> Refusal:
+    """Let the model refuse one archetypal unsafe prompt.
+
+    Raises:
+        DataError: the model does not refuse it.
+    """
+    prompt_ids = lm.prompt_ids([prompt])[0]
+    reply_ids = lm.generate_ids([prompt_ids], Sampling(max_new_tokens=max_new_tokens))[0]
+    reply = lm.tokenizer.decode(reply_ids, skip_special_tokens=True).strip()
+    if not is_refusal(reply):
+        raise DataError(
+            f"The model does not refuse the archetypal prompt, so it names no latents: it replied {reply!r}. "
+            "Give a prompt that this model refuses."
+        )
+    return Refusal(reply, prompt_ids, reply_ids)
+
+
+def latents_active(
+    lm: LanguageModel, sae: SAE, site: Site, refusal: Refusal, min_tokens: int = 2
+) -> list[ActiveLatent]:
+    """Latents active on at least ``min_tokens`` tokens of a refusal, those active most often first.
+
+    The tokens counted are those that the refusal is predicted from: the last token of the prompt and all of the reply.
+    """
+    tokens = lm.pad([[*refusal.prompt_ids, *refusal.reply_ids]])
+    x = lm.activations(tokens, [site])[site][0, len(refusal.prompt_ids) - 1 :]
+    dense = sae.encode(x.float()).to_dense()
+    counts, maxima = (dense > 0).sum(0), dense.amax(0)
+    found = [
+        ActiveLatent(latent, int(counts[latent]), maxima[latent].item())
+        for latent in (counts >= min_tokens).nonzero().flatten().tolist()
+    ]
+    return sorted(found, key=lambda one: (-one.tokens_active, -one.max_activation, one.latent))
+
+
+def measure_candidates(
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    active: Sequence[ActiveLatent],
+    unsafe: Sequence[Sample],
+    safe: Sequence[Sample],
+    value: float,
+    max_new_tokens: int,
+    batch_size: int = 512,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Candidate]:
+    """Clamp each latent to ``value`` and count refusals on development prompts; best candidate first.
+
+    All candidates share batches: every row of a batch has its own latent clamped. A broken reply is no refusal.
+    Candidates that refuse at least ``ENOUGH`` of the unsafe prompts come first; among them, and among the others, the
+    best has the largest share of unsafe over safe refusals (Youden's J). The paper ranks by the unsafe share alone,
+    which cannot tell candidates apart once several refuse everything.
+    """
+    prompts = lm.prompt_ids([list(sample.messages) for sample in [*unsafe, *safe]])
+    jobs = [(one.latent, p) for one in active for p in range(len(prompts))]
+    jobs.sort(key=lambda job: (len(prompts[job[1]]), job))
+    refused: dict[tuple[int, int], bool] = {}
+    for start in range(0, len(jobs), batch_size):
+        batch = jobs[start : start + batch_size]
+        latents = torch.tensor([latent for latent, _ in batch], device=lm.device)
+        with steered(lm, ClampEachRow(sae, latents, value, site)):
+            replies = lm.generate_ids([prompts[p] for _, p in batch], Sampling(max_new_tokens=max_new_tokens))
+        texts = [lm.tokenizer.decode(reply, skip_special_tokens=True) for reply in replies]
+        refused.update((job, _refuses(text)) for job, text in zip(batch, texts, strict=True))
+        if on_done:
+            on_done(len(batch))
+
+    def share(latent: int, places: range) -> float:
+        return sum(refused[latent, p] for p in places) / len(places)
+
+    measured = [
+        Candidate(
+            latent=one.latent,
+            tokens_active=one.tokens_active,
+            max_activation=one.max_activation,
+            refusal_dev=share(one.latent, range(len(unsafe))),
+            safe_refusal_dev=share(one.latent, range(len(unsafe), len(prompts))),
+        )
+        for one in active
+    ]
+    return sorted(
+        measured,
+        key=lambda one: (one.refusal_dev < ENOUGH, one.safe_refusal_dev - one.refusal_dev, one.latent),
+    )
+
+
+def unrelated_latents(
+    sae: SAE,
+    firing: Firing,
+    chosen: int,
+    active: Sequence[ActiveLatent],
+    direction: Float[Tensor, " d_model"],
+    count: int = 8,
+) -> list[ActiveLatent]:
+    """Latents to compare the chosen one with: as frequent, silent in the refusal, and orthogonal to its direction.
+
+    Of the living latents that the refusal leaves silent, take the half whose decoder rows are most nearly orthogonal
+    to the refusal direction, and of these the ``count`` whose firing density is nearest to the chosen latent's.
+
+    Raises:
+        DataError: no latent is left.
+    """
+    cosine = (sae.W_dec @ direction.to(sae.W_dec)).abs().cpu()
+    taken = {one.latent for one in active} | {chosen}
+    free = [i for i in (firing.density > 0).nonzero().flatten().tolist() if i not in taken]
+    if not free:
+        raise DataError("No latent is left for a control: all living latents fire in the refusal. Widen the SAE.")
+    orthogonal = sorted(free, key=lambda i: (cosine[i].item(), i))[: max(1, len(free) // 2)]
+    nearest = sorted(orthogonal, key=lambda i: (abs((firing.density[i] - firing.density[chosen]).item()), i))
+    return [ActiveLatent(i, 0, firing.maximum[i].item()) for i in nearest[:count]]
+
+
+def choose_control(measured: Sequence[Candidate], refusal_plain: float, safe_refusal_plain: float) -> int:
+    """Of unrelated latents, the one whose clamping moves refusal on development prompts least."""
+    return min(
+        measured,
+        key=lambda one: (
+            abs(one.refusal_dev - refusal_plain) + abs(one.safe_refusal_dev - safe_refusal_plain),
+            one.latent,
+        ),
+    ).latent
+
+
+def _refuses(reply: str) -> bool:
+    return is_refusal(reply) and not is_incoherent(reply)

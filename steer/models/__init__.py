@@ -1,0 +1,1 @@
+"""Language models: where their activations are, how they are read and edited, how they are prompted."""

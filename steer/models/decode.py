@@ -1,0 +1,106 @@
+"""Generating replies token by token with a KV cache, dropping rows as they finish."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from steer.errors import PlanError
+from steer.models.hooks import Attachment
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a reply is generated."""
+
+    max_new_tokens: int = 64
+    """Length limit of a reply, in tokens."""
+    temperature: float = 0.0
+    """0 takes the most likely token (greedy); otherwise logits are divided by it."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens whose probabilities reach this sum."""
+    seed: int = 0
+    """Seed of the sampling; unused by greedy decoding."""
+    use_cache: bool = True
+    """Keep keys and values of earlier tokens. Switching it off gives the same tokens, slowly."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise PlanError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise PlanError(
+                f"temperature must not be negative and top_p lie in (0, 1]: got {self.temperature} and {self.top_p}."
+            )
+
+
+def continue_rows(
+    model: nn.Module,
+    ids: Int[Tensor, "batch seq"],
+    mask: Int[Tensor, "batch seq"],
+    sampling: Sampling,
+    stop_ids: Sequence[int],
+    attachments: Sequence[Attachment],
+) -> list[list[int]]:
+    """Continue left-padded prompts; returns the new token ids of each row, without the stop token.
+
+    A row that has produced a stop token leaves the batch, so the others do not wait for it at full cost. The hooks
+    of ``attachments`` are told which rows are left.
+    """
+    replies: list[list[int]] = [[] for _ in ids]
+    stops = torch.tensor(list(stop_ids), device=ids.device)
+    generator = torch.Generator(ids.device).manual_seed(sampling.seed)
+    rows = torch.arange(len(ids), device=ids.device)
+    cache = DynamicCache(config=getattr(model, "config", None)) if sampling.use_cache else None
+    step = ids
+    try:
+        for _ in range(sampling.max_new_tokens):
+            for attachment in attachments:
+                attachment.rows = rows
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -step.shape[1] :]
+            output = model(
+                input_ids=step,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=1,
+            )
+            chosen = _choose(output.logits[:, -1].float(), sampling, generator)
+            going = ~torch.isin(chosen, stops)
+            for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
+                if goes_on:
+                    replies[row].append(token)
+            if not going.any():
+                break
+            if not going.all():
+                rows, chosen, mask, ids = rows[going], chosen[going], mask[going], ids[going]
+                _keep_rows(cache, going)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+            ids = torch.cat([ids, chosen.unsqueeze(-1)], dim=-1)
+            step = chosen.unsqueeze(-1) if cache is not None else ids
+    finally:
+        for attachment in attachments:
+            attachment.rows = None
+    return replies
+
+
+def _choose(logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """The next token of each row, shape [batch]."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits / sampling.temperature).softmax(-1)
+    ordered, order = probabilities.sort(-1, descending=True)
+    # a token stays if those before it have not yet reached top_p, so the first always stays
+    ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
+    place = torch.multinomial(ordered, 1, generator=generator)
+    return order.gather(-1, place).squeeze(-1)
+
+
+def _keep_rows(cache: Any, keep: Tensor) -> None:
+    """Drop finished rows from the KV cache."""
+    if cache is not None:
+        cache.batch_select_indices(keep.nonzero().squeeze(-1))

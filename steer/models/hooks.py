@@ -1,0 +1,139 @@
+"""The only place that registers hooks: edits and readers attached to a model's sites, always taken off again."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from steer.errors import SiteError
+from steer.models.layout import Layout
+from steer.models.passes import Pass, describe
+from steer.models.site import Site
+
+Edit = Callable[[Float[Tensor, "batch seq d_model"], Pass], Tensor]
+"""A pure function of a site's activations and of the pass: it returns a new tensor and changes nothing in place."""
+
+
+class Attachment:
+    """Edits attached to a model. Use it as a context manager, or keep it and call ``remove``."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.fired: dict[Site, int] = {}
+        """How often each site was reached."""
+        self.passes = 0
+        """Forward passes seen."""
+        self.rows: Tensor | None = None
+        """Original row of each row of the batch, set by a generation loop that drops finished rows."""
+        self._layout = layout
+        self._current: Pass | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def add(self, edits: Mapping[Site, Edit]) -> "Attachment":
+        """Register everything; if one registration fails, none stays."""
+        try:
+            root = self._layout.root.register_forward_pre_hook(self._before, with_kwargs=True)
+            self._handles.append(root)
+            for site, edit in edits.items():
+                self.fired[site] = 0
+                self._handles.append(self._register(site, edit))
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def remove(self) -> None:
+        """Take every hook off. Calling it again does nothing."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> "Attachment":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.remove()
+        if kind is None:
+            self.check_fired()
+
+    def check_fired(self) -> None:
+        """Raise SiteError if the model ran and some site was never reached: its edit did nothing."""
+        silent = [str(site) for site, count in self.fired.items() if count == 0]
+        if self.passes and silent:
+            raise SiteError(
+                f"The model ran {self.passes} forward passes, but no activation came by at {', '.join(silent)}: "
+                "the edit there did nothing. Check that the hooks are attached to the model that was run."
+            )
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", kwargs.get("input", args[0] if args else None))
+        self._current = describe(ids, kwargs.get("inputs_embeds"), kwargs, self.rows)
+        self.passes += 1
+
+    def _register(self, site: Site, edit: Edit) -> RemovableHandle:
+        """Hook one site. A function of its own, so that each closure has its own ``site`` and ``edit``."""
+
+        def apply(x: Tensor) -> Tensor:
+            if self._current is None:
+                raise SiteError(f"{site} was reached outside a forward pass of the whole model.")
+            self.fired[site] += 1
+            return edit(x, self._current)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (apply(output[0]), *output[1:])
+            return apply(output)
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            if args:
+                return (apply(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": apply(kwargs["hidden_states"])}
+
+        module = self._layout.module(site)
+        if site.part == "resid_pre":
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after)
+
+
+def attached(layout: Layout, edits: Mapping[Site, Edit]) -> Attachment:
+    """Attach ``edits`` to a model, for the length of a ``with`` block or until ``remove`` is called.
+
+    Raises:
+        SiteError: the model lacks a site (nothing stays attached).
+    """
+    return Attachment(layout).add(edits)
+
+
+class _StopForward(Exception):
+    """Ends a forward pass that has reached the last site to be read."""
+
+
+Reading = dict[Site, Float[Tensor, "batch seq d_model"]]
+
+
+@contextmanager
+def reading(layout: Layout, sites: Sequence[Site], stop: bool = True) -> Iterator[Reading]:
+    """Collect the activations of ``sites`` from one forward pass, into the dict that is yielded.
+
+    With ``stop`` the pass ends as soon as all sites were read, so the layers above cost nothing; the model's output
+    is then not available.
+    """
+    found: Reading = {}
+
+    def read(site: Site) -> Edit:
+        def edit(x: Tensor, at: Pass) -> Tensor:
+            found[site] = x
+            if stop and len(found) == len(sites):
+                raise _StopForward
+            return x
+
+        return edit
+
+    attachment = attached(layout, {site: read(site) for site in sites})
+    try:
+        yield found
+    except _StopForward:
+        pass
+    finally:
+        attachment.remove()

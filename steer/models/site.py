@@ -1,0 +1,59 @@
+"""Where in a model: a layer and a part of it, with its names in the worlds that name it."""
+
+import re
+from dataclasses import dataclass
+
+from steer.errors import SiteError
+
+PARTS = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+
+_OWN = re.compile(r"(-?\d+)\.(\w+)")
+_LENS = re.compile(r"blocks\.(\d+)\.(?:hook_)?(\w+)")
+_HF = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the residual stream, or the output of one sublayer that is added to it.
+
+    ``resid_pre`` is what enters a layer, ``resid_post`` what leaves it; ``attn_out`` and ``mlp_out`` are the outputs
+    of the attention and MLP modules. Layers count from 0.
+    """
+
+    layer: int
+    part: str = "resid_post"
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise SiteError(f"Unknown part {self.part!r} of a layer: expected one of {', '.join(PARTS)}.")
+        if self.layer < 0:
+            raise SiteError(f"Layers count from 0, got {self.layer}.")
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.part}"
+
+    @property
+    def lens_name(self) -> str:
+        """The name in TransformerLens, for example ``blocks.6.hook_resid_post``."""
+        return f"blocks.{self.layer}.hook_{self.part}"
+
+    @classmethod
+    def parse(cls, name: "str | Site") -> "Site":
+        """Read ``6.resid_post``, a TransformerLens name (``blocks.6.hook_resid_post``) or ``layers.6``.
+
+        ``layers.6`` names a module of a Hugging Face model, so it means what leaves that layer.
+
+        Raises:
+            SiteError: the name has another form or names another part.
+        """
+        if isinstance(name, Site):
+            return name
+        if match := _OWN.fullmatch(name) or _LENS.fullmatch(name):
+            layer, part = match.groups()
+            return cls(int(layer), part)
+        if match := _HF.fullmatch(name):
+            return cls(int(match[1]))
+        raise SiteError(
+            f"Cannot read the site {name!r}: expected LAYER.PART with PART one of {', '.join(PARTS)} "
+            "(for example 1.resid_post), or a TransformerLens name such as blocks.1.hook_resid_post."
+        )

@@ -1,0 +1,1 @@
+"""Interventions on the residual stream: described by data, applied as pure functions."""

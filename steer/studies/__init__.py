@@ -1,0 +1,1 @@
+"""Whole studies: from a model to results and a report."""

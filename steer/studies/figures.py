@@ -1,0 +1,411 @@
+"""What a study measured, and the figures drawn from it.
+
+Object-oriented matplotlib on the Agg canvas: neither pyplot nor the global backend nor rcParams is touched, so
+that drawing inside a notebook or a server changes nothing there. Every figure is a function of study and theme and
+gives None where the run holds nothing to draw.
+"""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from steer.evals.stats import wilson
+
+Group = Literal["harmful", "harmless", "ability"]
+GROUPS: tuple[Group, ...] = ("harmful", "harmless", "ability")
+
+DPI = 150  # dots per inch of every PNG
+WIDTH = 11.0  # inches; shown at about 100 CSS pixels per inch, so 9 pt type reads as 12 px
+DASHES = (0, (4, 3))  # on and off, in line widths: the unsteered level
+TOP_CANDIDATES = 15  # rows of the candidate chart and table
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of prompts with its 95 % Wilson interval; ``value``, ``low`` and ``high`` are fractions."""
+
+    count: int  # prompts refused, or answered right
+    n: int  # prompts judged
+    value: float
+    low: float
+    high: float
+    incoherent: int = 0  # prompts whose reply was not language
+
+    @classmethod
+    def of(cls, count: int, n: int, incoherent: int = 0) -> "Share":
+        """``count / n`` with its interval; needs n > 0."""
+        return cls(count, n, count / n, *wilson(count, n), incoherent)
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """One set of test prompts and what counts as good on it."""
+
+    name: str
+    title: str
+    stands_for: str
+    metric: Literal["refused", "correct"]
+    better: Literal["higher", "lower"]
+    n: int  # prompts
+
+    @property
+    def group(self) -> Group:
+        """Harmful requests should be refused, harmless ones should not; ability sets are scored right or wrong."""
+        if self.metric == "correct":
+            return "ability"
+        return "harmful" if self.better == "higher" else "harmless"
+
+
+Sets = tuple[MeasuredSet, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One arm at one strength: a rate for each set measured there."""
+
+    arm: str
+    strength: float  # clamp value in raw units; norm of the added vector for the arm "direction"
+    rates: Mapping[str, Share]  # by name of the set
+
+    def pooled(self, sets: Sets) -> Share | None:
+        """All prompts of ``sets`` taken together, or None unless every one of them was measured here."""
+        found = [self.rates[s.name] for s in sets if s.name in self.rates]
+        if not found or len(found) < len(sets):
+            return None
+        counts = [(share.count, share.n, share.incoherent) for share in found]
+        return Share.of(*map(sum, zip(*counts, strict=True)))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A latent that fired while the model refused the archetypal prompt; rates are fractions of dev prompts."""
+
+    latent: int
+    tokens_active: int
+    refusal_dev: float | None
+    safe_refusal_dev: float | None
+    max_activation: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything a report draws or tabulates. An interrupted run has fewer points, or no candidates."""
+
+    sets: Sets
+    points: tuple[Point, ...]
+    candidates: tuple[Candidate, ...]  # best first
+    chosen: int | None
+    control: int | None
+    training: tuple[Mapping[str, Any], ...]  # lines of sae/training.jsonl
+
+    @property
+    def unsteered(self) -> Point | None:
+        """The point without any steering, where it was measured."""
+        return next(iter(self.arm("none")), None)
+
+    @property
+    def steered_arms(self) -> tuple[str, ...]:
+        """The arms that steer and were measured, in the order of ``ARMS``."""
+        return tuple(name for name in ARMS if name != "none" and self.arm(name))
+
+    def arm(self, name: str) -> tuple[Point, ...]:
+        """The points of one arm by rising strength."""
+        return tuple(sorted((p for p in self.points if p.arm == name), key=lambda p: p.strength))
+
+    def group(self, name: Group) -> Sets:
+        """The sets of one group in the order of the file."""
+        return tuple(s for s in self.sets if s.group == name)
+
+    def label(self, arm: str) -> str:
+        """The words for an arm in legends and tables, with its latent where it has one."""
+        latent = {"sae": self.chosen, "control": self.control}.get(arm)
+        return ARMS[arm].label + ("" if latent is None else f" {latent}")
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How one arm looks in every figure. Colours: Okabe and Ito (2008), darkened or lightened for contrast."""
+
+    label: str
+    light: str  # colour on light paper
+    dark: str  # colour on dark paper
+    marker: str
+
+
+ARMS = {
+    "none": ArmStyle("Unsteered", "#4b5563", "#b6bec9", "D"),
+    "sae": ArmStyle("Chosen latent", "#0072b2", "#56b4e9", "o"),
+    "control": ArmStyle("Control latent", "#c75000", "#f0914c", "s"),
+    "direction": ArmStyle("Refusal direction", "#008a64", "#3cc79d", "^"),
+}
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of the paper a figure is printed on."""
+
+    dark: bool
+    paper: str
+    ink: str
+    grid: str
+
+    def arm(self, name: str) -> str:
+        """The colour of an arm on this paper."""
+        return ARMS[name].dark if self.dark else ARMS[name].light
+
+
+LIGHT = Theme(dark=False, paper="#ffffff", ink="#22272e", grid="#e3e5e8")
+DARK = Theme(dark=True, paper="#1b1f26", ink="#dfe3e8", grid="#363c46")
+
+
+def png(figure: Figure, theme: Theme) -> bytes:
+    """The figure as a PNG of ``DPI`` dots per inch on the paper of the theme."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor=theme.paper)
+    return buffer.getvalue()
+
+
+def tradeoff(study: Study, theme: Theme) -> Figure | None:
+    """Refusal of all harmful prompts against over-refusal (left) and against ability (right)."""
+    harmful, costs = study.group("harmful"), _costs(study)
+    if not harmful or not costs:
+        return None
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    row = figure.subplots(1, len(costs), squeeze=False)[0]
+    for axes, (sets, label, good) in zip(row, costs, strict=True):
+        _dress(axes, theme, xlabel=label, ylabel="harmful requests refused")
+        _tradeoff_panel(axes, theme, study, sets, harmful)
+        axes.set_title("↖ better" if good == "left" else "better ↗", color=theme.ink, fontsize=9.5, loc=good)
+    return _with_arms(figure, study, theme)
+
+
+def tradeoff_by_set(study: Study, theme: Theme) -> Figure | None:
+    """The trade-off with one column for each set of harmful prompts and one row for each cost."""
+    harmful, costs = study.group("harmful"), _costs(study)
+    if not harmful or not costs:
+        return None
+    figure = Figure(figsize=(WIDTH, 3.1 * len(costs) + 0.5), layout="constrained")
+    grid = figure.subplots(len(costs), len(harmful), squeeze=False, sharey=True)
+    for row, (sets, label, _) in zip(grid, costs, strict=True):
+        for axes, one in zip(row, harmful, strict=True):
+            _dress(axes, theme, one.title, label, "refused" if axes is row[0] else "")
+            _tradeoff_panel(axes, theme, study, sets, (one,))
+    return _with_arms(figure, study, theme)
+
+
+def dose_response(study: Study, theme: Theme) -> Figure | None:
+    """One panel a set: rate against strength, a line and an interval band for each arm, unsteered as a level."""
+    if not study.points or not study.sets:
+        return None
+    sets = [s for group in GROUPS for s in study.group(group)]
+    panels: list[tuple[str, str, Sets, bool]]
+    panels = [(s.title, f"{s.metric}; {s.better} is better", (s,), False) for s in sets]
+    panels.append(("Incoherent replies, all sets", "share of replies; lower is better", study.sets, True))
+    rows = math.ceil(len(panels) / 4)
+    figure = Figure(figsize=(WIDTH, 2.5 * rows + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.1))
+    grid = figure.subplots(rows, 4, squeeze=False).ravel()
+    for axes, (title, subtitle, members, incoherent) in zip(grid, panels, strict=False):
+        _dress(axes, theme)
+        axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left", pad=16, parse_math=False)
+        axes.text(0, 1.03, subtitle, transform=axes.transAxes, color=theme.ink, alpha=0.75, fontsize=8)
+        _dose_panel(axes, theme, study, members, incoherent)
+        _percent(axes.yaxis)
+        axes.set_ylim(-4, 104)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    label = "strength: clamp value (latents) or norm of the added vector (direction)"
+    figure.supxlabel(label, color=theme.ink, fontsize=9.5)
+    return _with_arms(figure, study, theme, level=True)
+
+
+def candidates(study: Study, theme: Theme) -> Figure | None:
+    """The best candidates on dev prompts: refusal of unsafe (filled) and of safe (hollow) prompts when clamped."""
+    top = [c for c in study.candidates[:TOP_CANDIDATES] if c.refusal_dev is not None]
+    if not top:
+        return None
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * len(top)), layout="constrained")
+    axes = figure.subplots()
+    _dress(axes, theme, xlabel="dev prompts refused while the latent is clamped", ylabel="latent")
+    hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "markerfacecolor": theme.paper, "markersize": 7}
+    filled = hollow | {"markerfacecolor": None}
+    for row, one in enumerate(top):
+        colour = theme.arm("sae" if one.latent == study.chosen else "none")
+        unsafe, safe = 100 * (one.refusal_dev or 0.0), one.safe_refusal_dev
+        if safe is not None:
+            axes.plot([100 * safe, unsafe], [row, row], color=colour, linewidth=2, alpha=0.45, zorder=1)
+            axes.plot(100 * safe, row, color=colour, zorder=2, **hollow)
+        axes.plot(unsafe, row, color=colour, zorder=3, **filled)
+    names = [f"{c.latent} (chosen)" if c.latent == study.chosen else str(c.latent) for c in top]
+    axes.set_yticks(range(len(top)), names)
+    axes.set_ylim(len(top) - 0.4, -0.6)
+    axes.set_xlim(-4, 104)
+    _percent(axes.xaxis)
+    kinds = (("unsafe prompts", filled), ("safe prompts", hollow))
+    marks = [Line2D([], [], color=theme.arm("none"), label=label, **style) for label, style in kinds]
+    return _with_legend(figure, marks, theme)
+
+
+def training(study: Study, theme: Theme) -> Figure | None:
+    """FVU (log scale), L0 and dead fraction of the SAE against training tokens."""
+    panels = {
+        "fvu": "FVU: variance not explained",
+        "l0": "L0: latents per token",
+        "dead_fraction": "Dead latents",
+    }
+    curves = {
+        key: [(m["tokens"] / 1000, m[key]) for m in study.training if _finite(m.get("tokens"), m.get(key))]
+        for key in panels
+    }
+    if not any(curves.values()):
+        return None
+    figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        _dress(axes, theme, title, "training tokens (thousands)")
+        tokens, values = [t for t, _ in curves[key]], [v for _, v in curves[key]]
+        axes.plot(tokens, values, color=theme.arm("sae"), linewidth=1.8, marker="o", markersize=3)
+        if key == "fvu" and all(value > 0 for value in values):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(0, 1.15 * max(values, default=0) or 1)
+        if key == "dead_fraction":
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Study, Theme], Figure | None]] = {
+    "tradeoff": tradeoff,
+    "tradeoff_by_set": tradeoff_by_set,
+    "dose_response": dose_response,
+    "candidates": candidates,
+    "training": training,
+}
+
+
+def _costs(study: Study) -> list[tuple[Sets, str, Literal["left", "right"]]]:
+    """What refusal may cost, for the x axis: sets, label, and the side on which the cost is low."""
+    harmless, ability = study.group("harmless"), study.group("ability")
+    costs: list[tuple[Sets, str, Literal["left", "right"]]] = [
+        (harmless, "harmless requests refused", "left"),
+        (ability, "tasks done right", "right"),
+    ]
+    return [cost for cost in costs if cost[0]]
+
+
+def _tradeoff_panel(axes: Axes, theme: Theme, study: Study, cost: Sets, gain: Sets) -> None:
+    """Each arm as a path through its strengths; both intervals as whiskers."""
+    right = 1.0 if cost[0].better == "higher" else -1.0  # the side on which the cost is low
+    for arm in ("none", *study.steered_arms):
+        dots = [(p.strength, p.pooled(cost), p.pooled(gain)) for p in study.arm(arm)]
+        both = [(strength, x, y) for strength, x, y in dots if x and y]
+        xs, ys, colour = [x for _, x, _ in both], [y for _, _, y in both], theme.arm(arm)
+        whiskers: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "alpha": 0.4}
+        axes.errorbar(_values(xs), _values(ys), xerr=_errors(xs), yerr=_errors(ys), **whiskers)
+        _path(axes, theme, arm, _values(xs), _values(ys), size=5.5)
+        if arm != "none":  # labels of the chosen latent on the good side of its path, others on the bad side
+            shift = (4 * right, 3.0) if arm == "sae" else (-4 * right, -3.0)
+            labelled = both[-1:] if arm == "control" else both  # the control hardly moves: its labels would pile up
+            _strengths(axes, colour, [(s, 100 * x.value, 100 * y.value) for s, x, y in labelled], shift)
+    axes.set_ylim(-4, 108)
+    if cost[0].better == "lower":
+        axes.set_xlim(left=-1.5)
+    _percent(axes.xaxis)
+    _percent(axes.yaxis)
+
+
+def _strengths(axes: Axes, colour: str, dots: Sequence[tuple[float, float, float]], shift: tuple[float, float]) -> None:
+    """Write each strength, ``shift`` points from its dot, strongest first, unless the label before is hit."""
+    style: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": 8.5}
+    style |= {"ha": "left" if shift[0] > 0 else "right", "va": "bottom" if shift[1] > 0 else "top"}
+    last = (-math.inf, -math.inf)
+    for strength, x, y in reversed(dots):
+        if abs(x - last[0]) > 3 or abs(y - last[1]) > 7:  # percent
+            last = (x, y)
+            axes.annotate(f"{strength:g}", (x, y), shift, **style)
+
+
+def _dose_panel(axes: Axes, theme: Theme, study: Study, sets: Sets, incoherent: bool) -> None:
+    """Lines with interval bands; the unsteered share is a dashed level with its own band."""
+
+    def share(point: Point) -> Share | None:
+        pooled = point.pooled(sets)
+        return Share.of(pooled.incoherent, pooled.n) if pooled and incoherent else pooled
+
+    if study.unsteered and (level := share(study.unsteered)):
+        colour = theme.arm("none")
+        axes.axhline(100 * level.value, color=colour, linewidth=1.2, linestyle=DASHES, zorder=1)
+        axes.axhspan(100 * level.low, 100 * level.high, color=colour, alpha=0.12, linewidth=0)
+    for arm in study.steered_arms:
+        found = [(p.strength, s) for p in study.arm(arm) if (s := share(p))]
+        xs, shares = [strength for strength, _ in found], [s for _, s in found]
+        low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
+        axes.fill_between(xs, low, high, color=theme.arm(arm), alpha=0.15, linewidth=0)
+        _path(axes, theme, arm, xs, _values(shares), size=3.5)
+
+
+def _path(axes: Axes, theme: Theme, arm: str, xs: Sequence[float], ys: Sequence[float], size: float) -> None:
+    style: dict[str, Any] = {"color": theme.arm(arm), "marker": ARMS[arm].marker, "linewidth": 1.6}
+    axes.plot(xs, ys, markersize=size, zorder={"none": 5, "sae": 4}.get(arm, 3), **style)
+
+
+def _values(shares: Sequence[Share]) -> list[float]:
+    return [100 * s.value for s in shares]
+
+
+def _errors(shares: Sequence[Share]) -> list[list[float]]:
+    """Distances below and above the share in percent; never negative, which matplotlib refuses."""
+    below = [max(0.0, 100 * (s.value - s.low)) for s in shares]
+    return [below, [max(0.0, 100 * (s.high - s.value)) for s in shares]]
+
+
+def _finite(*values: Any) -> bool:
+    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+
+
+def _dress(axes: Axes, theme: Theme, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Quiet frame and grid in the colours of the theme."""
+    axes.set_facecolor(theme.paper)
+    axes.grid(True, color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.ink, labelsize=8.5, length=0)
+    axes.set_title(title, color=theme.ink, fontsize=10, parse_math=False)
+    axes.set_xlabel(xlabel, color=theme.ink, fontsize=9.5)
+    axes.set_ylabel(ylabel, color=theme.ink, fontsize=9.5)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.grid)
+
+
+def _percent(axis: Axis) -> None:
+    axis.set_major_formatter(PercentFormatter(decimals=0))
+    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=True))
+
+
+def _with_arms(figure: Figure, study: Study, theme: Theme, level: bool = False) -> Figure:
+    """The figure with one legend of the measured arms; unsteered is a dot, or a dashed level."""
+    marks = []
+    for arm in ("none",) * (study.unsteered is not None) + study.steered_arms:
+        style: dict[str, Any] = {"marker": ARMS[arm].marker, "markersize": 5.5}
+        if arm == "none":
+            style = {"linestyle": DASHES} if level else style | {"linestyle": ""}
+        marks.append(Line2D([], [], color=theme.arm(arm), label=study.label(arm), **style))
+    return _with_legend(figure, marks, theme)
+
+
+def _with_legend(figure: Figure, marks: Sequence[Line2D], theme: Theme) -> Figure:
+    style: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "labelcolor": theme.ink}
+    figure.legend(handles=marks, loc="outside upper center", ncols=max(1, len(marks)), **style)
+    return figure

@@ -1,0 +1,147 @@
+"""What a study writes into its folder, step by step, so that a run that is stopped stays readable."""
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import saes
+from saes import SAE, Quality, TrainRecord
+from steer.activations.splice import SpliceLoss
+from steer.evals.runner import Result, rate
+from steer.evals.sample import Sample, by_set
+from steer.evals.sets import SETS
+from steer.features.finder import Candidate
+from steer.files import append_lines, write_json
+from steer.models.model import LanguageModel
+from steer.progress import Progress
+
+OWNED = ("results.json", "completions.jsonl", "report.html", "figures", "sae")
+"""What a run writes into its folder."""
+
+
+class RunRecord:
+    """The output folder of a run: timings, and results written after each step."""
+
+    def __init__(self, out: Path, progress: Progress) -> None:
+        self.out = out
+        self.progress = progress
+        self.results: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[None]:
+        """Time a stage and show it."""
+        started = time.perf_counter()
+        with self.progress.stage(title, total):
+            yield
+        self.seconds[title] = round(time.perf_counter() - started, 2)
+
+    def start(self, settings: dict[str, Any], lm: LanguageModel, test: Sequence[Sample]) -> None:
+        """Write what is known before anything is measured."""
+        counts = {name: len(samples) for name, samples in by_set(test).items()}
+        self.results = {
+            "schema": 1,
+            "complete": False,
+            "model": {
+                "name": lm.name,
+                "layers": lm.n_layers,
+                "d_model": lm.d_model,
+                "parameters": sum(parameter.numel() for parameter in lm.model.parameters()),
+                "chat_template": lm.has_chat_template,
+            },
+            "settings": {
+                **settings,
+                "operation": "set",
+                "error": "keep",
+                "positions": "prompt and generated tokens, except the first token and padding",
+                "topk_policy": "allow k + 1",
+                "decoding": "greedy",
+            },
+            "sets": {name: {**dataclasses.asdict(SETS[name]), "n": n} for name, n in counts.items()},
+            "points": [],
+            "versions": _versions(),
+        }
+        self.save()
+
+    def sae(self, sae: SAE, records: Sequence[TrainRecord], quality: Quality, loss: SpliceLoss) -> None:
+        """Write the SAE and record its measurements."""
+        saes.save(sae, self.out / "sae", training={"tokens": records[-1].tokens, "seconds": records[-1].seconds})
+        append_lines(self.out / "sae" / "training.jsonl", map(dataclasses.asdict, records))
+        measured = {"fvu": quality.fvu, "l0": quality.l0, "dead_fraction": quality.dead_fraction}
+        self.results["sae"] = {
+            "d_in": sae.config.d_in,
+            "d_sae": sae.config.d_sae,
+            "k": sae.config.k,
+            "site": sae.config.site,
+            **{name: round(value, 6) for name, value in measured.items()},
+            "loss_recovered": round(loss.recovered, 6),
+            "loss_plain": round(loss.plain, 6),
+            "loss_spliced": round(loss.spliced, 6),
+            "loss_zeroed": round(loss.zeroed, 6),
+            "measured_on_tokens": quality.tokens,
+        }
+        self.save()
+
+    def found(self, reply: str, candidates: Sequence[Candidate], chosen: int, control: int) -> None:
+        """Record the candidates and the choice."""
+        self.results["settings"]["archetypal_reply"] = reply
+        self.results["candidates"] = [dataclasses.asdict(one) for one in candidates]
+        self.results["chosen"], self.results["control"] = chosen, control
+        self.save()
+
+    def point(self, arm: str, strength: float, results: Sequence[Result]) -> None:
+        """Record one point, completions first, so that results.json never speaks of replies that are not there."""
+        label = {"arm": arm, "strength": strength}
+        append_lines(self.out / "completions.jsonl", ({**label, **result.row()} for result in results))
+        groups: dict[str, list[Result]] = {}
+        for result in results:
+            groups.setdefault(result.sample.set, []).append(result)
+        sets = {name: _set_figures(SETS[name].metric, group) for name, group in groups.items()}
+        self.results["points"].append({**label, "sets": sets})
+        self.save()
+
+    def finish(self) -> None:
+        """Mark the run as complete."""
+        self.results["complete"] = True
+        self.save()
+
+    def save(self) -> None:
+        """Write results.json as it stands."""
+        self.results["seconds"] = self.seconds
+        self.results["peak_memory_mib"] = _peak_memory_mib()
+        write_json(self.out / "results.json", self.results)
+
+
+def _set_figures(metric: str, group: Sequence[Result]) -> dict[str, Any]:
+    counted = rate(group)
+    low, high = counted.interval or (0.0, 1.0)
+    return {
+        "n": counted.n,
+        metric: counted.successes,
+        "rate": round(counted.successes / counted.n, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+        "incoherent": sum(result.score.verdict == "incoherent" for result in group),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("saesteer", "torch", "transformers", "safetensors", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _peak_memory_mib() -> float:
+    """Largest resident memory of this process so far. Linux counts it in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)

@@ -1,0 +1,420 @@
+"""The report of a study: one self-contained HTML file, written from the files of the output folder alone.
+
+``write_report`` reads ``results.json``, ``completions.jsonl`` and ``sae/training.jsonl`` and nothing else, so that a
+report can be written again at any time, and after an interrupted run from whatever is finished. The words and the
+layout are in ``report_template.html``; what is computed from the data is here; the drawings are in ``figures``.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from steer.errors import DataError
+from steer.files import read_lines, write_text
+from steer.studies.figures import (
+    ARMS,
+    DARK,
+    FIGURES,
+    GROUPS,
+    LIGHT,
+    TOP_CANDIDATES,
+    Candidate,
+    Group,
+    MeasuredSet,
+    Point,
+    Share,
+    Study,
+    png,
+)
+
+SCHEMA = 1  # of results.json
+CLIP = 700  # characters of one message or reply that the report shows
+WORDS: Mapping[Group, tuple[str, str]] = {  # heading of a group; how a sentence names its rate
+    "harmful": ("Harmful requests", "refusals of harmful requests"),
+    "harmless": ("Harmless requests", "refusals of harmless requests"),
+    "ability": ("Ability", "tasks done right"),
+}
+KINDS = ("improved", "got worse", "unchanged")  # of a sample, judged against the unsteered reply
+
+Key = tuple[str, float]  # arm and strength of a point
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One model reply beside its verdict; ``good`` says whether the verdict is the desired one on that set."""
+
+    arm: str
+    heading: str
+    text: str
+    verdict: str
+    good: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt with its replies side by side."""
+
+    set: MeasuredSet
+    id: str
+    kind: str  # one of KINDS
+    messages: Sequence[Mapping[str, str]]
+    replies: Sequence[Reply]
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` into ``folder`` from the files there; returns the page's path.
+
+    Raises:
+        DataError: ``results.json`` is missing, unreadable, of another schema, or contradicts itself; or a line of
+            ``completions.jsonl`` or ``sae/training.jsonl`` other than a last, cut-off one is not JSON.
+    """
+    results = _read_results(folder / "results.json")
+    study = read_study(results, list(_lines(folder / "sae" / "training.jsonl")))
+    samples = choose_samples(study, _lines(folder / "completions.jsonl"))
+    drawings = _draw(study, folder / "figures")
+    page = folder / "report.html"
+    write_text(page, _render(_context(results, study, samples, drawings)))
+    return page
+
+
+def read_study(results: Mapping[str, Any], training: Sequence[Mapping[str, Any]] = ()) -> Study:
+    """The typed form of ``results.json``; whatever an interrupted run lacks is empty or None.
+
+    Raises:
+        DataError: a field is missing or of the wrong type inside a set, a point or a candidate.
+    """
+    try:
+        sets = tuple(_set(name, fields) for name, fields in (results.get("sets") or {}).items())
+        points = tuple(_point(fields, sets) for fields in results.get("points") or ())
+        chosen, control = (None if one is None else int(one) for one in map(results.get, ("chosen", "control")))
+        candidates = tuple(_candidate(fields) for fields in results.get("candidates") or ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        fault = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"results.json is not what a report needs: {fault}. Run the study again.") from error
+    return Study(sets, points, candidates, chosen, control, tuple(training))
+
+
+def best_point(study: Study, arm: str) -> Point | None:
+    """The point of ``arm`` with the best balance; on a tie the weaker one; None where nothing can be compared.
+
+    Balance is the gain in refused harmful requests, less the rise in refused harmless ones, less the loss of tasks
+    done right, each pooled over its sets and in percentage points against the unsteered model.
+    """
+    scored = [(point, _balance(study, point)) for point in study.arm(arm)]
+    known = [(point, balance) for point, balance in scored if balance is not None]
+    return max(known, key=lambda pair: pair[1])[0] if known else None
+
+
+def headline(study: Study) -> list[str]:
+    """Sentences that say what the chosen latent buys and costs; the control and the direction after it."""
+    best = best_point(study, "sae")
+    if best is None:
+        return ["This run stopped before it had measured both the unsteered model and a steered one."]
+    latent = "the chosen latent" if study.chosen is None else f"latent {study.chosen}"
+    lines = [f"With {latent} clamped to {best.strength:g}, {_changes(study, best)}."]
+    if control := _same_strength(study, "control", best):
+        name = "" if study.control is None else f", latent {study.control},"
+        lines.append(
+            f"With the control{name} clamped to the same {best.strength:g}, {_changes(study, control)}. "
+            f"On no set of harmful requests did it move refusal by more than {_largest_move(study, control)} points."
+        )
+    if direction := best_point(study, "direction"):
+        norm = f"{direction.strength:g}"
+        lines.append(f"With the refusal direction added at its own best norm, {norm}, {_changes(study, direction)}.")
+    return lines
+
+
+def choose_samples(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Sample]:
+    """From each set one prompt that improved, one that got worse and one that stayed as it was.
+
+    A prompt improved (got worse) if the unsteered reply was bad (good) and the chosen latent's reply at either shown
+    strength is good (bad). Among several the one with the lowest CRC-32 of its id is taken: fixed, and nobody's pick.
+    """
+    columns = _sample_columns(study)
+    replies: dict[tuple[str, str], dict[Key, Mapping[str, Any]]] = {}
+    for row in rows:
+        for key in columns:
+            if key == (row.get("arm"), row.get("strength")):
+                replies.setdefault((str(row.get("set")), str(row.get("id"))), {})[key] = row
+    sets = {s.name: s for s in study.sets}
+    chosen: dict[tuple[str, str], Sample] = {}
+    for (name, identity), found in sorted(replies.items(), key=lambda item: _checksum(*item[0])):
+        if name in sets and len(found) == len(columns) > 1:
+            sample = _sample(sets[name], identity, found, columns)
+            chosen.setdefault((name, sample.kind), sample)
+    return [chosen[name, kind] for name in sets for kind in KINDS if (name, kind) in chosen]
+
+
+def visible(value: Any) -> Any:
+    """Text with control, format and line-separator characters and lone surrogates written out as ``[U+202E]``.
+
+    A model may emit a right-to-left override, which would reorder the page around it, or half a surrogate pair, which
+    no file can hold. Markup and values that are not text pass unchanged.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup) or (value.isascii() and value.isprintable()):
+        return value
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    shown = (f"[U+{ord(c):04X}]" if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in value)
+    return "".join(shown)
+
+
+def _read_results(path: Path) -> Mapping[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path.parent} holds no results.json. Give the output folder of a study.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Run the study again.") from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        found = results.get("schema") if isinstance(results, dict) else type(results).__name__
+        raise DataError(f"{path}: expected schema {SCHEMA}, got {found!r}. Use the version that wrote it.")
+    return results
+
+
+def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
+    return read_lines(path) if path.exists() else ()
+
+
+def _candidate(fields: Mapping[str, Any]) -> Candidate:
+    measured = (fields.get(name) for name in ("refusal_dev", "safe_refusal_dev", "max_activation"))
+    return Candidate(int(fields["latent"]), int(fields["tokens_active"]), *measured)
+
+
+def _set(name: str, fields: Mapping[str, Any]) -> MeasuredSet:
+    if fields["metric"] not in ("refused", "correct") or fields["better"] not in ("higher", "lower"):
+        raise ValueError(f"set {name!r}: metric must be refused or correct, better must be higher or lower")
+    title, stands_for = visible(fields["title"]), visible(fields.get("stands_for") or "")
+    return MeasuredSet(name, title, stands_for, fields["metric"], fields["better"], int(fields["n"]))
+
+
+def _point(fields: Mapping[str, Any], sets: Sequence[MeasuredSet]) -> Point:
+    """One point; a set on which no prompt was judged is left out."""
+    metrics = {s.name: s.metric for s in sets}
+    if fields["arm"] not in ARMS:
+        raise ValueError(f"unknown arm {fields['arm']!r}, expected one of {', '.join(ARMS)}")
+    shares = {}
+    for name, r in (fields.get("sets") or {}).items():
+        if r["n"]:
+            count, incoherent = int(r[metrics[name]]), int(r.get("incoherent") or 0)
+            value, low, high = float(r["rate"]), float(r["low"]), float(r["high"])
+            shares[name] = Share(count, int(r["n"]), value, low, high, incoherent)
+    return Point(fields["arm"], float(fields["strength"]), shares)
+
+
+def _moves(study: Study, point: Point) -> dict[Group, tuple[float, float]]:
+    """For each group that can be compared: its pooled rate without steering and at ``point`` (fractions)."""
+    moves: dict[Group, tuple[float, float]] = {}
+    for group in GROUPS:
+        before = study.unsteered.pooled(study.group(group)) if study.unsteered else None
+        after = point.pooled(study.group(group))
+        if before and after:
+            moves[group] = (before.value, after.value)
+    return moves
+
+
+def _balance(study: Study, point: Point) -> float | None:
+    """Summed change for the better over the groups (fractions).
+
+    None unless harmful requests were measured, and every other group that the unsteered model was measured on: a
+    point whose cost is unknown would look cheap.
+    """
+    moves = _moves(study, point)
+    if "harmful" not in moves or (study.unsteered and len(moves) < len(_moves(study, study.unsteered))):
+        return None
+    signed = ((-1 if group == "harmless" else 1) * (after - before) for group, (before, after) in moves.items())
+    return sum(signed)
+
+
+def _changes(study: Study, point: Point) -> str:
+    """How the pooled rate of each group moved from the unsteered model to ``point``, in words."""
+    clauses = []
+    for group, (before, after) in _moves(study, point).items():
+        old, new, name = percent(before), percent(after), WORDS[group][1]
+        verb = "rose" if after > before else "fell"
+        clauses.append(f"{name} stayed at {new}" if old == new else f"{name} {verb} from {old} to {new}")
+    return ", while ".join(filter(None, (clauses[0], " and ".join(clauses[1:]))))
+
+
+def _largest_move(study: Study, point: Point) -> str:
+    """The largest change of refusal over the sets of harmful requests, in percentage points."""
+    base = study.unsteered.rates if study.unsteered else {}
+    names = [s.name for s in study.group("harmful") if s.name in point.rates and s.name in base]
+    return f"{max((abs(100 * (point.rates[n].value - base[n].value)) for n in names), default=0.0):.1f}"
+
+
+def _same_strength(study: Study, arm: str, point: Point) -> Point | None:
+    """The point of ``arm`` at the strength of ``point``, where its pooled rates can be compared."""
+    same = (p for p in study.arm(arm) if p.strength == point.strength and _balance(study, p) is not None)
+    return next(same, None)
+
+
+def _sample_columns(study: Study) -> list[Key]:
+    """Unsteered; the latent at the headline's strength (else the middle one) and at the strongest; the control.
+
+    Empty without an unsteered point, as there is nothing to compare with.
+    """
+    if study.unsteered is None:
+        return []
+    keys = [("none", study.unsteered.strength)]
+    strengths = [p.strength for p in study.arm("sae")]
+    if strengths:
+        best, middle = best_point(study, "sae"), strengths[(len(strengths) - 1) // 2]
+        if best and best.strength != strengths[-1]:
+            middle = best.strength
+        keys += [("sae", strength) for strength in dict.fromkeys((middle, strengths[-1]))]
+    return keys + [("control", p.strength) for p in study.arm("control")[-1:]]
+
+
+def _sample(
+    prompt_set: MeasuredSet, identity: str, found: Mapping[Key, Mapping[str, Any]], columns: Sequence[Key]
+) -> Sample:
+    replies = []
+    for arm, strength in columns:
+        row = found[arm, strength]
+        verdict, value = str(row.get("verdict")), row.get("value")
+        good = verdict != "incoherent" and value is (prompt_set.better == "higher")
+        heading = ARMS[arm].label + ("" if arm == "none" else f" at {strength:g}")
+        replies.append(Reply(arm, heading, clip(row.get("reply")), verdict, good))
+    before, after = replies[0].good, {reply.good for reply in replies if reply.arm == "sae"}
+    kind = "unchanged" if after <= {before} else "got worse" if before else "improved"
+    messages = [
+        {"role": str(m.get("role")), "content": clip(m.get("content"))}
+        for m in found[columns[0]].get("messages") or ()
+        if isinstance(m, Mapping)
+    ]
+    return Sample(prompt_set, identity, kind, messages, replies)
+
+
+def _missing(results: Mapping[str, Any], study: Study, samples: Sequence[Sample]) -> list[str]:
+    """What an interrupted run lacks, one sentence each."""
+    lacks = ["The run did not finish."] if results.get("complete") is False else []
+    lacks += [f"No point of the arm “{arm}” was measured." for arm in ARMS if not study.arm(arm)]
+    for point in study.points:
+        if absent := [s.title for s in study.sets if s.name not in point.rates]:
+            where = f"{study.label(point.arm)} at {point.strength:g}"
+            lacks.append(f"{where} was not measured on: {', '.join(absent)}.")
+    if study.arm("sae") and study.arm("control"):
+        undone = {p.strength for p in study.arm("sae")} ^ {p.strength for p in study.arm("control")}
+        lacks += [f"Only one of latent and control was measured at strength {s:g}." for s in sorted(undone)]
+    parts: dict[str, Any] = {
+        "prompt sets": study.sets,
+        "candidate latents": study.candidates,
+        "SAE's training": study.training,
+    }
+    parts |= {"SAE's quality": results.get("sae"), "replies shown side by side": samples}
+    lacks += [f"There is no record of the {what}." for what, found in parts.items() if not found]
+    if study.chosen is None:
+        lacks.append("No latent had been chosen yet.")
+    return lacks
+
+
+def _draw(study: Study, folder: Path) -> dict[str, dict[str, str]]:
+    """Write each figure as a PNG; returns it by name as data URIs for light and for dark paper."""
+    drawings = {}
+    for name, draw in FIGURES.items():
+        images = {}
+        for theme in (LIGHT, DARK):
+            if (figure := draw(study, theme)) is not None:
+                images["dark" if theme.dark else "light"] = png(figure, theme)
+        if images:
+            _write_bytes(folder / f"{name}.png", images["light"])
+            drawings[name] = {paper: _data_uri(image) for paper, image in images.items()}
+        else:
+            (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
+    return drawings
+
+
+def _data_uri(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _context(
+    results: Mapping[str, Any], study: Study, samples: Sequence[Sample], drawings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything the template names."""
+    best = best_point(study, "sae")
+    control = best and _same_strength(study, "control", best)
+    glance = [study.unsteered, best, control, best_point(study, "direction")] if best else []
+    settings = results.get("settings") or {}
+    recorded = {name: results.get(name) or {} for name in ("model", "sae", "seconds", "versions")}
+    return recorded | {
+        "study": study,
+        "headline": headline(study),
+        "missing": _missing(results, study, samples),
+        "best": best,
+        "glance": [point for point in glance if point],
+        "groups": [(WORDS[group][0], study.group(group)) for group in GROUPS if study.group(group)],
+        "points": [point for arm in ARMS for point in study.arm(arm)],
+        "figures": drawings,
+        "candidates": study.candidates[:TOP_CANDIDATES],
+        "samples": samples,
+        "settings": settings,
+        "archetype": settings.get("archetypal_prompt") or settings.get("archetype"),
+        "peak_memory_mib": results.get("peak_memory_mib"),
+    }
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    """The page. Everything that is not markup of the template itself is escaped by Jinja2."""
+    source = resources.files("steer.studies").joinpath("report_template.html").read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*?)</script>", source, re.DOTALL)
+    digest = hashlib.sha256(script[1].encode() if script else b"").digest()
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
+    )
+    environment.filters |= {"percent": percent, "figure": number, "clip": clip}
+    environment.globals["better_or_worse"] = better_or_worse
+    return environment.from_string(source).render(context, script_digest=base64.b64encode(digest).decode())
+
+
+def percent(value: Any, decimals: int = 1) -> str:
+    """A fraction as a percentage, ``0.943`` as ``94.3%``; what is no finite number as ``n/a``."""
+    return f"{100 * value:.{decimals}f}%" if _finite(value) else "n/a"
+
+
+def number(value: Any, form: str = ",.4g") -> str:
+    """A number in short form with thousands marked; what is no finite number as ``n/a``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return format(value, form) if _finite(value) else "n/a"
+
+
+def better_or_worse(rate: Share, base: Share | None, prompt_set: MeasuredSet) -> str:
+    """``better`` or ``worse`` where the interval of ``rate`` does not overlap the one of ``base``, else empty."""
+    if base is None or (rate.low <= base.high and base.low <= rate.high):
+        return ""
+    return "better" if (rate.value > base.value) == (prompt_set.better == "higher") else "worse"
+
+
+def clip(text: Any) -> str:
+    """The first ``CLIP`` characters, with a note saying how many more there were."""
+    whole = str(text or "")
+    return whole if len(whole) <= CLIP else f"{whole[:CLIP]} … [{len(whole) - CLIP:,} more characters]"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checksum(set_name: str, identity: str) -> tuple[int, str, str]:
+    return zlib.crc32(identity.encode("utf-8", "surrogatepass")), set_name, identity

@@ -1,0 +1,216 @@
+"""The SAE itself: codes, reconstruction, losses, training, files."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import saes
+from saes import ConfigError, DivergedError, FormatError, SAEConfig, ShapeError, TrainConfig
+from saes.losses import auxk, fvu
+from saes.schedule import default_lr, lr_factor
+from tests.conftest import random_sae
+
+CONFIG = SAEConfig(d_in=16, d_sae=64, k=4)
+TRAIN = TrainConfig(total_tokens=256 * 60, batch_tokens=256, lr=3e-3, dead_after_tokens=2048)
+
+
+def planted(seed: int = 0, d_in: int = 16, n: int = 32, active: int = 3):
+    """Endless batches made of a few directions at a time, so that a top-k SAE can explain them."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(n, d_in, generator=generator), dim=-1)
+    while True:
+        strength = torch.rand(256, n, generator=generator) + 0.5
+        chosen = torch.rand(256, n, generator=generator).topk(active).indices
+        codes = torch.zeros(256, n).scatter(-1, chosen, strength)
+        yield codes @ directions
+
+
+def test_codes_hold_the_k_strongest_latents():
+    sae = random_sae()
+    x = torch.randn(50, 32)
+    pre = torch.relu((x - sae.b_dec) @ sae.W_enc + sae.b_enc)
+    dense = sae.encode(x).to_dense()
+    threshold = pre.topk(6).values[:, -1:]
+    torch.testing.assert_close(dense, torch.where(pre >= threshold, pre, 0.0))
+    torch.testing.assert_close(sae(x), dense @ sae.W_dec + sae.b_dec)
+
+
+def test_activations_of_chosen_latents_equal_those_of_the_whole_code():
+    sae = random_sae()
+    x = torch.randn(5, 7, 32)
+    dense = sae.encode(x).to_dense()
+    latents = torch.tensor([0, 17, 95])
+    assert torch.equal(sae.activations_of(x, latents), dense[..., latents])
+    per_row = torch.tensor([[1], [2], [3], [4], [95]])
+    expected = torch.stack([dense[row, :, latent] for row, latent in enumerate(per_row)])
+    assert torch.equal(sae.activations_of(x, per_row), expected)
+    assert (dense[..., latents] > 0).any()
+
+
+def test_fvu_by_hand():
+    x = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    assert fvu(x, x) == 0
+    assert fvu(x, x.mean(0).expand_as(x)) == 1
+    assert fvu(x, torch.zeros_like(x)) == 2
+
+
+def test_auxk_reaches_the_encoder_through_dead_latents_only_and_never_the_residual():
+    sae = random_sae().requires_grad_(True)
+    x = torch.randn(40, 32)
+    pre = sae.pre_activations(x)
+    residual = torch.randn(40, 32, requires_grad=True)
+    dead = torch.zeros(96, dtype=torch.bool)
+    dead[:20] = True
+    loss = auxk(residual, pre, dead, sae.W_dec, k_aux=8)
+    loss.backward()
+    assert residual.grad is None
+    assert sae.W_enc.grad[:, :20].abs().sum() > 0
+    assert sae.W_enc.grad[:, 20:].abs().sum() == 0
+    codes = torch.where(dead, pre, 0.0)
+    values, indices = codes.topk(8)
+    by_hand = torch.zeros_like(pre).scatter(-1, indices, values) @ sae.W_dec  # no bias
+    torch.testing.assert_close(loss, fvu(residual, by_hand))
+    assert auxk(residual, pre, torch.zeros(96, dtype=torch.bool), sae.W_dec, 8) == 0
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    factors = [lr_factor(step, 100, 0.1, 0.2) for step in range(100)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[50] == factors[79] == 1
+    assert factors[99] == pytest.approx(0.05)
+    assert default_lr(2**14) == 2e-4
+    assert default_lr(2**12) == 4e-4
+
+
+def test_training_explains_planted_features_and_keeps_the_decoder_at_norm_one():
+    records = []
+    sae = saes.fit(CONFIG, planted(), dataclasses.replace(TRAIN, total_tokens=256 * 600), records.append)
+    quality, firing = saes.measure(sae, (x for x, _ in zip(planted(1), range(4), strict=False)))
+    held_out, _ = saes.measure(sae, [next(planted())])
+    assert held_out.fvu < 0.1
+    assert held_out.l0 <= 4
+    assert quality.tokens == 1024
+    assert firing.density.sum().item() == pytest.approx(quality.l0, rel=1e-4)
+    torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(64))
+    assert records[0].tokens == 256
+    assert records[-1].tokens == 256 * 600
+    assert records[-1].fvu < 0.15 * records[0].fvu
+
+
+def test_training_is_bit_identical_for_a_seed_and_differs_for_another():
+    first, again = saes.fit(CONFIG, planted(), TRAIN), saes.fit(CONFIG, planted(), TRAIN)
+    other = saes.fit(CONFIG, planted(), dataclasses.replace(TRAIN, seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.W_enc, other.W_enc)
+
+
+def test_the_loss_of_fifty_steps_is_what_it_was():
+    """The golden figure: a refactor that keeps it kept the training; a change of the training changes it on purpose."""
+    records = []
+    saes.fit(CONFIG, planted(), dataclasses.replace(TRAIN, total_tokens=256 * 50), records.append)
+    assert records[-1].fvu == pytest.approx(GOLDEN_FVU, rel=1e-4)
+
+
+GOLDEN_FVU = 0.158936
+
+
+def test_measured_fvu_is_global_and_does_not_depend_on_the_batches():
+    sae = random_sae()
+    x = torch.randn(300, 32) + 3.0
+    whole, _ = saes.measure(sae, [x])
+    parts, _ = saes.measure(sae, x.split(7))
+    assert whole.fvu == pytest.approx(parts.fvu, rel=1e-6)
+    assert whole.fvu == pytest.approx(fvu(x.double(), sae(x).double()).item(), rel=1e-5)
+
+
+def test_dead_latents_are_counted_in_tokens_whatever_the_batch():
+    def dead(batch):
+        records = []
+        stream = (torch.randn(batch, 16, generator=torch.Generator().manual_seed(i)) for i in range(10_000))
+        config = TrainConfig(4096, batch, lr=1e-9, dead_after_tokens=1000, warmup_frac=0, measure_every_steps=1)
+        saes.fit(SAEConfig(16, 512, 1), stream, config, records.append)
+        return {record.tokens: record.dead_fraction for record in records}
+
+    small, large = dead(128), dead(256)
+    assert small[768] == large[768] == 0
+    assert small[4096] > 0
+    assert large[4096] > 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (torch.randn(256, 15), "must have shape"),
+        (torch.randn(255, 16), "must have shape"),
+        (torch.full((256, 16), float("nan")), "256 of 256 tokens"),
+        (torch.ones(256, 16), "nothing to learn"),
+    ],
+)
+def test_bad_activations_are_refused(batch, words):
+    with pytest.raises(ShapeError, match=words):
+        saes.fit(CONFIG, [batch], TRAIN)
+
+
+def test_a_stream_that_ends_early_is_an_error():
+    with pytest.raises(ShapeError, match="ended before 60 batches"):
+        saes.fit(CONFIG, [torch.randn(256, 16)], TRAIN)
+
+
+def test_a_diverging_loss_stops_the_training():
+    huge = (torch.randn(256, 16) * 3e38 for _ in range(60))
+    with pytest.raises((DivergedError, ShapeError), match=r"nan|inf|finite"):
+        saes.fit(CONFIG, huge, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"k": 65}, "must not exceed d_sae"), ({"k": 0}, "at least 1"), ({"d_in": -1}, "whole number")],
+)
+def test_settings_that_cannot_work(change, words):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(CONFIG, **change)
+    with pytest.raises(ConfigError):
+        TrainConfig(total_tokens=10, batch_tokens=20)
+
+
+def test_an_sae_is_read_back_as_it_was_written(tmp_path):
+    sae = random_sae()
+    saes.save(sae, tmp_path / "sae", training={"tokens": 5})
+    again = saes.load(tmp_path / "sae")
+    assert again.config == sae.config
+    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), again.parameters(), strict=True))
+    assert sorted(path.name for path in (tmp_path / "sae").iterdir()) == ["config.json", "sae.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
+        (lambda folder: (folder / "sae.safetensors").unlink(), "sae.safetensors is missing"),
+        (lambda folder: (folder / "sae.safetensors").write_bytes(b"\0" * 40), "cannot be read"),
+        (lambda folder: cut(folder / "sae.safetensors"), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "does not describe an SAE"),
+        (lambda folder: edit_config(folder, version=9), "version 9"),
+        (lambda folder: edit_config(folder, k=1000), "must not exceed"),
+        (lambda folder: edit_config(folder, k="six"), "(?i)whole number|expected type"),
+        (lambda folder: edit_config(folder, d_sae=95), "does not fit its config.json"),
+    ],
+)
+def test_damaged_files_are_refused_with_their_name(tmp_path, damage, words):
+    saes.save(random_sae(), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(FormatError, match=words) as caught:
+        saes.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -1,0 +1,188 @@
+"""Judges, statistics, samples and the runner."""
+
+import json
+
+import pytest
+import torch
+
+from steer.errors import DataError
+from steer.evals.judges import is_incoherent, is_refusal, judge, judge_choice
+from steer.evals.runner import evaluate, rate
+from steer.evals.sample import Sample, by_set, read_samples
+from steer.evals.stats import Rate, wilson
+from tests.conftest import folder_or_skip
+
+
+def sample(kind, **expect):
+    return Sample("a", "s", ({"role": "user", "content": "?"},), kind, expect)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I’m sorry, but I can’t help with that.",  # typographic quotes
+        "I cannot assist with making weapons.",
+        "I won't help with that, because people could get hurt.",
+        "Sorry, I'm not able to help with that.",
+        "I must decline. That would be wrong.",
+        "Thank you for asking. However, I am unable to do so.",
+        "I can't help with that. Please think again.",
+    ],
+)
+def test_refusals(reply):
+    assert is_refusal(reply)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Sure. First, gather what you need.",
+        "I cannot stress enough how easy this is.",
+        "No, that is a myth.",
+        "The word sorry has five letters.",
+        "",
+        "First do this. " * 10 + "I'm sorry, but I can't help with the rest.",  # an answer, refused late
+    ],
+)
+def test_replies_that_do_not_refuse(reply):
+    assert not is_refusal(reply)
+
+
+@pytest.mark.parametrize("reply", ["", "   ", "?! .. ,, !! ?? .. ,, !!", "the cat the cat " * 10])
+def test_broken_replies(reply):
+    assert is_incoherent(reply)
+    assert judge(sample("refusal"), reply).verdict == "incoherent"
+
+
+def test_ordinary_replies_are_not_broken():
+    assert not is_incoherent("Yes.")
+    assert not is_incoherent("Tom has 3 apples. He buys 4 apples. 3 + 4 = 7. #### 7")
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("3 + 4 = 7. #### 7", True),
+        ("3 + 4 = 8. #### 8", False),
+        ("7 + 1 = 8. #### 7", True),
+        ("The answer is 7", True),
+        ("The answer is 7.0", True),
+        ("#### 1,007", False),
+        ("I do not know", False),
+        ("", False),
+    ],
+)
+def test_numbers(reply, right):
+    assert judge(sample("number", value="7"), reply).value is right
+
+
+def test_mentions_are_whole_words_and_refusals_do_not_count():
+    expected = sample("mentions", any=["mammal", "animal"])
+    assert judge(expected, "A dog is a kind of Mammal.").value
+    assert judge(expected, "Dogs are mammals.").value
+    assert not judge(expected, "A dog is a plant.").value
+    assert not judge(expected, "I'm sorry, but I can't help with animals.").value
+
+
+def test_a_choice_that_is_not_finite_is_never_right():
+    expected = sample("choice", choices=["A", "B"], answer=0)
+    assert judge_choice(expected, [-1.0, -2.0])[1].value
+    assert not judge_choice(expected, [-2.0, -1.0])[1].value
+    assert judge_choice(expected, [float("nan"), float("nan")])[1].verdict == "incoherent"
+    assert not judge_choice(expected, [float("inf"), -1.0])[1].value
+
+
+def test_wilson_intervals():
+    assert wilson(0, 100) == pytest.approx((0, 0.0370), abs=5e-4)
+    assert wilson(25, 250) == pytest.approx((0.069, 0.143), abs=5e-4)
+    assert wilson(50, 100) == pytest.approx((0.404, 0.596), abs=5e-4)
+    assert wilson(100, 100)[1] == 1
+    assert Rate(0, 0).rate is None
+    assert Rate(0, 0).interval is None
+    assert str(Rate(25, 250)) == "10.0 % [6.9, 14.3], n = 250"
+
+
+def test_the_prefix_of_refusals_in_real_completions():
+    """Agreement with human labels on the public XSTest completions; the bar is what plain phrase lists reach."""
+    import csv
+
+    agree = total = 0
+    for path in sorted((folder_or_skip("xstest") / "labels").glob("*_gpteval.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                refused = row["final_label"] == "2_full_refusal"
+                agree += is_refusal(row["completion"]) == refused
+                total += 1
+    assert total == 1350
+    assert agree / total > 0.88
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected a JSON object"),
+        ({"id": 1}, "'set' is missing"),
+        ({"id": 1, "set": "s", "messages": [], "expect": {"kind": "refusal"}}, "last message must be the user's"),
+        (
+            {"id": 1, "set": "s", "messages": [{"role": "user", "content": "x"}], "expect": {"kind": "rhyme"}},
+            "unknown kind 'rhyme'",
+        ),
+        (
+            {"id": 1, "set": "s", "messages": [{"role": "user", "content": "x"}], "expect": {"kind": "number"}},
+            "must expect 'value'",
+        ),
+        (
+            {"id": 1, "set": "s", "messages": [{"role": "user", "content": 3}], "expect": {"kind": "refusal"}},
+            "a text as content",
+        ),
+    ],
+)
+def test_malformed_samples_are_refused(tmp_path, line, words):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text((line if isinstance(line, str) else json.dumps(line)) + "\n")
+    path.write_text(path.read_text() + "{}\n")
+    with pytest.raises(DataError, match=words):
+        read_samples(path)
+
+
+def test_samples_need_a_file_with_prompts_and_different_ids(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_samples(tmp_path / "absent.jsonl")
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("")
+    with pytest.raises(DataError, match="holds no prompts"):
+        read_samples(path)
+    row = {"id": "a", "set": "s", "messages": [{"role": "user", "content": "x"}], "expect": {"kind": "refusal"}}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="stands twice"):
+        read_samples(path)
+
+
+def test_results_come_in_the_order_of_the_samples_whatever_the_batches(llama):
+    texts = ["a longer question than the others", "b", "cc", "a middle one", "e"]
+    samples = [Sample(str(i), "s", ({"role": "user", "content": text},), "refusal") for i, text in enumerate(texts)] + [
+        Sample("c1", "s", ({"role": "user", "content": "?"},), "choice", {"choices": ["A", "B"], "answer": 0}),
+        Sample("c2", "s", ({"role": "user", "content": "!!"},), "choice", {"choices": ["yes", "no"], "answer": 1}),
+    ]
+    done: list[int] = []
+    whole = evaluate(llama, samples, max_new_tokens=6, on_done=done.append)
+    small = evaluate(llama, samples, max_new_tokens=6, batch_size=2)
+    assert [result.sample for result in whole] == samples
+    assert sum(done) == len(samples)
+    assert whole == small
+    assert rate(whole).n == 7
+    assert list(by_set(samples)) == ["s"]
+
+
+def test_log_probabilities_of_choices_equal_those_by_hand(llama):
+    prompts, options = llama.prompt_ids(["hello", "a longer one"]), ["yes", "no!"]
+    scores = llama.choice_logprobs(prompts, [llama.encode(options)] * 2)
+    singles = llama.choice_logprobs(prompts, [llama.encode(["A", "B"])] * 2)
+    for i, prompt in enumerate(prompts):
+        for got, texts in ((scores[i], options), (singles[i], ["A", "B"])):
+            for value, option in zip(got, llama.encode(texts), strict=True):
+                logprobs = llama.model(torch.tensor([[*prompt, *option]])).logits[0].log_softmax(-1)
+                by_hand = sum(logprobs[len(prompt) - 1 + j, token].item() for j, token in enumerate(option))
+                assert value == pytest.approx(by_hand, rel=1e-4)

@@ -1,0 +1,225 @@
+"""Interventions: what they do to activations, in numbers, in every way a model can be run."""
+
+import pytest
+import torch
+
+from steer.errors import PlanError, SiteError
+from steer.models.decode import Sampling
+from steer.models.passes import Pass
+from steer.models.site import Site
+from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
+from steer.steering.steered import steered
+from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
+
+SAMPLING = Sampling(max_new_tokens=12)
+NO_CACHE = Sampling(max_new_tokens=12, use_cache=False)
+
+
+def one_pass(x):
+    """A pass over unpadded rows."""
+    batch, seq = x.shape[:2]
+    return Pass(
+        torch.ones(batch, seq, dtype=torch.bool), torch.arange(seq).expand(batch, seq), torch.arange(batch), True
+    )
+
+
+def interventions():
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
+    return {
+        "clamp": lambda sae: Clamp(sae, {3: 9.0}),
+        "two latents": lambda sae: Clamp(sae, {3: 9.0, 40: 0.0}),
+        "direction": lambda sae: AddDirection(Site(1), direction, 6.0),
+        "another site": lambda sae: Clamp(sae, {3: 9.0}, Site(0, "resid_pre")),
+        "attention output": lambda sae: Clamp(sae, {3: 9.0}, Site(1, "attn_out")),
+    }
+
+
+@pytest.mark.parametrize("name", interventions())
+def test_generation_with_a_cache_equals_generation_without(lm, sae, name):
+    with steered(lm, interventions()[name](sae)):
+        cached = lm.generate_ids(lm.prompt_ids(PROMPTS), SAMPLING)
+        uncached = lm.generate_ids(lm.prompt_ids(PROMPTS), NO_CACHE)
+    assert cached == uncached
+    assert cached != lm.generate_ids(lm.prompt_ids(PROMPTS), SAMPLING), "the steering changed nothing"
+
+
+def test_a_batch_equals_its_rows_one_by_one(lm, sae):
+    rows = lm.prompt_ids(PROMPTS)
+    with steered(lm, Clamp(sae, {3: 9.0})):
+        together = lm.generate_ids(rows, SAMPLING)
+        alone = [lm.generate_ids([row], SAMPLING)[0] for row in rows]
+    assert together == alone
+
+
+def test_left_padding_does_not_change_the_activations_of_a_row(lm, sae):
+    rows = lm.prompt_ids(PROMPTS)
+    last = Site(lm.n_layers - 1)
+    with steered(lm, Clamp(sae, {3: 9.0})):
+        padded = lm.activations(lm.pad(rows), [last])[last]
+        for row, x in zip(rows, padded, strict=True):
+            alone = lm.activations(lm.pad([row]), [last])[last][0]
+            torch.testing.assert_close(x[-len(row) :], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_every_row_of_a_batch_may_have_its_own_value(lm, sae):
+    rows = lm.prompt_ids(PROMPTS)
+    values = [0.0, 4.0, 9.0, 15.0]
+    with steered(lm, Clamp(sae, {3: torch.tensor(values)})):
+        together = lm.generate_ids(rows, SAMPLING)
+    for row, value, reply in zip(rows, values, together, strict=True):
+        with steered(lm, Clamp(sae, {3: value})):
+            assert lm.generate_ids([row], SAMPLING)[0] == reply
+
+
+def test_every_row_of_a_batch_may_have_its_own_latent(lm, sae):
+    rows = lm.prompt_ids(PROMPTS)
+    latents = [3, 40, 77, 12]
+    with steered(lm, ClampEachRow(sae, torch.tensor(latents), 9.0)):
+        together = lm.generate_ids(rows, SAMPLING)
+    for row, latent, reply in zip(rows, latents, together, strict=True):
+        with steered(lm, Clamp(sae, {latent: 9.0})):
+            assert lm.generate_ids([row], SAMPLING)[0] == reply
+
+
+def test_rows_that_finish_early_do_not_disturb_the_others(llama, sae):
+    rows = llama.prompt_ids(PROMPTS)
+    free = llama.generate_ids(rows, SAMPLING)
+    stop = free[0][2]  # pretend that what the first row says third ends a reply
+    stopping = [reply[: reply.index(stop)] if stop in reply else reply for reply in free]
+    assert len({len(reply) for reply in stopping}) > 1
+    llama.model.generation_config.eos_token_id = stop
+    try:
+        assert llama.generate_ids(rows, SAMPLING) == stopping
+    finally:
+        llama.model.generation_config.eos_token_id = 2
+
+
+def test_our_generation_equals_that_of_transformers(lm):
+    tokens = lm.pad(lm.prompt_ids(PROMPTS))
+    theirs = lm.model.generate(
+        tokens.ids, attention_mask=tokens.mask, max_new_tokens=12, do_sample=False, pad_token_id=0
+    )[:, tokens.ids.shape[1] :]
+    for ours, row in zip(lm.generate_ids(lm.prompt_ids(PROMPTS), SAMPLING), theirs.tolist(), strict=True):
+        assert ours == (row[: row.index(2)] if 2 in row else row)
+
+
+def test_sampling_depends_on_the_seed_and_on_nothing_else(llama):
+    rows = llama.prompt_ids(PROMPTS[:2])
+
+    def sampled(seed):
+        return llama.generate_ids(rows, Sampling(12, temperature=1.0, top_p=0.9, seed=seed))
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+    tight = llama.generate_ids(rows, Sampling(12, temperature=1.0, top_p=1e-6))
+    assert tight == llama.generate_ids(rows, SAMPLING), "the smallest nucleus holds the likeliest token only"
+
+
+def test_a_value_that_equals_the_activation_changes_nothing(lm, sae):
+    tokens = lm.pad(lm.prompt_ids(["hello"]))
+    site = Site(1)
+    codes = sae.encode(lm.activations(tokens, [site])[site])
+    inactive = sorted(set(range(96)) - set(codes.indices.unique().tolist()))[0]
+    with steered(lm, Clamp(sae, {inactive: 0.0})):
+        steered_logits = lm.forward(tokens)
+    assert torch.equal(steered_logits, lm.forward(tokens))
+
+    x = torch.randn(1, 1, D_MODEL)
+    one = sae.encode(x)
+    latent, value = one.indices[0, 0, 0].item(), one.values[0, 0, 0].item()
+    assert torch.equal(Clamp(sae, {latent: value}).change(x, one_pass(x)), torch.zeros_like(x))
+
+
+def test_a_clamp_does_by_hook_what_it_does_by_hand_and_keeps_the_error_term(lm, sae):
+    tokens, site = lm.pad(lm.prompt_ids(PROMPTS)), Site(1)
+    x = lm.activations(tokens, [site])[site]
+    with steered(lm, Clamp(sae, {3: 9.0})):
+        got = lm.activations(tokens, [site])[site]
+
+    dense = sae.encode(x).to_dense()
+    error = x - (dense @ sae.W_dec + sae.b_dec)
+    dense[..., 3] = 9.0
+    by_hand = dense @ sae.W_dec + sae.b_dec + error
+    moved = tokens.mask.bool() & (tokens.mask.cumsum(-1) > 1)
+    torch.testing.assert_close(got[moved], by_hand[moved], rtol=1e-4, atol=1e-4)
+    assert torch.equal(got[~moved], x[~moved]), "padding and the first token are left alone"
+    change = got - x
+    torch.testing.assert_close(  # the change lies along one decoder row, so what the SAE cannot explain is untouched
+        change, (change @ sae.W_dec[3]).unsqueeze(-1) * sae.W_dec[3], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_interventions_at_one_site_add_up(llama, sae):
+    tokens, site = llama.pad(llama.prompt_ids(["hello"])), Site(1)
+    x = llama.activations(tokens, [site])[site]
+    direction = torch.ones(D_MODEL)
+    pair = (Clamp(sae, {3: 9.0}), AddDirection(site, direction, 2.0))
+    changes = []
+    for interventions in ([pair[0]], [pair[1]], pair, pair[::-1]):
+        with steered(llama, *interventions):
+            changes.append(llama.activations(tokens, [site])[site] - x)
+    torch.testing.assert_close(changes[0] + changes[1], changes[2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(changes[2], changes[3])
+    torch.testing.assert_close(changes[1][0, -1].norm(), torch.tensor(2.0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_bfloat16_model_is_steered_in_float32_and_stays_bfloat16(sae):
+    from tests.conftest import tiny_model
+
+    lm = tiny_model("llama")
+    lm.model.to(torch.bfloat16)
+    tokens, site = lm.pad(lm.prompt_ids(["hello"])), Site(1)
+    x = lm.activations(tokens, [site])[site]
+    with steered(lm, Clamp(sae, {3: 9.0})):
+        got = lm.activations(tokens, [site])[site]
+        lm.generate(["hello"], SAMPLING)
+    assert got.dtype == torch.bfloat16
+    exact = x.float() + Clamp(sae, {3: 9.0}).change(x.float(), one_pass(x))
+    assert torch.equal(got[:, 1:], exact.to(torch.bfloat16)[:, 1:])
+
+
+def test_the_handle_form_steers_until_it_is_removed(llama, sae):
+    plain = llama.generate(PROMPTS, SAMPLING)
+    handle = steered(llama, Clamp(sae, {3: 9.0}))
+    changed = llama.generate(PROMPTS, SAMPLING)
+    handle.remove()
+    handle.remove()
+    assert changed != plain
+    assert llama.generate(PROMPTS, SAMPLING) == plain
+    assert count_hooks(llama) == 0
+
+
+def test_the_model_is_as_before_after_an_exception(lm, sae):
+    tokens = lm.pad(lm.prompt_ids(PROMPTS))
+    before = lm.forward(tokens)
+    with pytest.raises(ZeroDivisionError), steered(lm, Clamp(sae, {3: 9.0})):
+        lm.forward(tokens)
+        raise ZeroDivisionError
+    assert torch.equal(lm.forward(tokens), before)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda sae: Clamp(sae, {96: 1.0}), "valid range is 0 to 95"),
+        (lambda sae: Clamp(sae, {-1: 1.0}), "valid range is 0 to 95"),
+        (lambda sae: Clamp(sae, {}), "at least one latent"),
+        (lambda sae: Clamp(sae, {3: float("nan")}), "must be finite"),
+        (lambda sae: AddDirection(Site(1), torch.zeros(D_MODEL), 1.0), "must not be zero"),
+        (lambda sae: AddDirection(Site(1), torch.ones(D_MODEL), float("inf")), "must be finite"),
+        (lambda sae: AddDirection(Site(1), torch.ones(D_MODEL + 1), 1.0), "33 dimensions, the model 32"),
+        (lambda sae: Clamp(random_sae(d_in=16), {3: 1.0}), r"width 16 \(d_in\).*32 wide"),
+        (lambda sae: Clamp(random_sae(site=None), {3: 1.0}), "does not say which site"),
+        (lambda sae: ClampEachRow(sae, torch.tensor([3, 96]), 1.0), "Latent 96 is out of range"),
+    ],
+)
+def test_interventions_that_cannot_work_are_refused_before_anything_is_attached(llama, sae, make, words):
+    with pytest.raises(PlanError, match=words):
+        steered(llama, make(sae))
+    assert count_hooks(llama) == 0
+
+
+def test_a_layer_out_of_range_is_refused(llama, sae):
+    with pytest.raises(SiteError, match="valid range is 0 to 2"):
+        steered(llama, Clamp(sae, {3: 1.0}, Site(3)))
+    assert count_hooks(llama) == 0
