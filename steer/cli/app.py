@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was 
 import sys
 from typing import NoReturn
 
-import click
 import typer
 
 from steer.cli.demo import demo
@@ -34,28 +33,15 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Our own errors become one message, never a traceback."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=arguments, prog_name="steer", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return fail("interrupted", 130)
-    except BrokenPipeError:
-        return 1
+        command.main(args=arguments, prog_name="steer")
+    except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for Ctrl-C
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
-        if _is_ours(error):
-            return fail(str(error), 2)
-        raise
-    return code if isinstance(code, int) else 0
-
-
-def fail(message: str, code: int) -> int:
-    """Tell the user on stderr; returns the exit code."""
-    click.echo(f"steer: {message}", err=True)
-    return code
+        if not _is_ours(error):
+            raise
+        typer.echo(f"steer: {error}", err=True)
+        return 2
+    return 0
 
 
 def _is_ours(error: Exception) -> bool:

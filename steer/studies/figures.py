@@ -1,4 +1,4 @@
-"""What a study measured, and the figures drawn from it.
+"""The figures of a study.
 
 Object-oriented matplotlib on the Agg canvas: neither pyplot nor the global backend nor rcParams is touched, so
 that drawing inside a notebook or a server changes nothing there. Every figure is a function of study and theme and
@@ -19,10 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from steer.evals.stats import wilson
-
-Group = Literal["harmful", "harmless", "ability"]
-GROUPS: tuple[Group, ...] = ("harmful", "harmless", "ability")
+from steer.studies.study import GROUPS, Point, Sets, Share, Study
 
 DPI = 150  # dots per inch of every PNG
 WIDTH = 11.0  # inches; shown at about 100 CSS pixels per inch, so 9 pt type reads as 12 px
@@ -31,122 +28,19 @@ TOP_CANDIDATES = 15  # rows of the candidate chart and table
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of prompts with its 95 % Wilson interval; ``value``, ``low`` and ``high`` are fractions."""
-
-    count: int  # prompts refused, or answered right
-    n: int  # prompts judged
-    value: float
-    low: float
-    high: float
-    incoherent: int = 0  # prompts whose reply was not language
-
-    @classmethod
-    def of(cls, count: int, n: int, incoherent: int = 0) -> "Share":
-        """``count / n`` with its interval; needs n > 0."""
-        return cls(count, n, count / n, *wilson(count, n), incoherent)
-
-
-@dataclass(frozen=True)
-class MeasuredSet:
-    """One set of test prompts and what counts as good on it."""
-
-    name: str
-    title: str
-    stands_for: str
-    metric: Literal["refused", "correct"]
-    better: Literal["higher", "lower"]
-    n: int  # prompts
-
-    @property
-    def group(self) -> Group:
-        """Harmful requests should be refused, harmless ones should not; ability sets are scored right or wrong."""
-        if self.metric == "correct":
-            return "ability"
-        return "harmful" if self.better == "higher" else "harmless"
-
-
-Sets = tuple[MeasuredSet, ...]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One arm at one strength: a rate for each set measured there."""
-
-    arm: str
-    strength: float  # clamp value in raw units; norm of the added vector for the arm "direction"
-    rates: Mapping[str, Share]  # by name of the set
-
-    def pooled(self, sets: Sets) -> Share | None:
-        """All prompts of ``sets`` taken together, or None unless every one of them was measured here."""
-        found = [self.rates[s.name] for s in sets if s.name in self.rates]
-        if not found or len(found) < len(sets):
-            return None
-        counts = [(share.count, share.n, share.incoherent) for share in found]
-        return Share.of(*map(sum, zip(*counts, strict=True)))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A latent that fired while the model refused the archetypal prompt; rates are fractions of dev prompts."""
-
-    latent: int
-    tokens_active: int
-    refusal_dev: float | None
-    safe_refusal_dev: float | None
-    max_activation: float | None
-
-
-@dataclass(frozen=True)
-class Study:
-    """Everything a report draws or tabulates. An interrupted run has fewer points, or no candidates."""
-
-    sets: Sets
-    points: tuple[Point, ...]
-    candidates: tuple[Candidate, ...]  # best first
-    chosen: int | None
-    control: int | None
-    training: tuple[Mapping[str, Any], ...]  # lines of sae/training.jsonl
-
-    @property
-    def unsteered(self) -> Point | None:
-        """The point without any steering, where it was measured."""
-        return next(iter(self.arm("none")), None)
-
-    @property
-    def steered_arms(self) -> tuple[str, ...]:
-        """The arms that steer and were measured, in the order of ``ARMS``."""
-        return tuple(name for name in ARMS if name != "none" and self.arm(name))
-
-    def arm(self, name: str) -> tuple[Point, ...]:
-        """The points of one arm by rising strength."""
-        return tuple(sorted((p for p in self.points if p.arm == name), key=lambda p: p.strength))
-
-    def group(self, name: Group) -> Sets:
-        """The sets of one group in the order of the file."""
-        return tuple(s for s in self.sets if s.group == name)
-
-    def label(self, arm: str) -> str:
-        """The words for an arm in legends and tables, with its latent where it has one."""
-        latent = {"sae": self.chosen, "control": self.control}.get(arm)
-        return ARMS[arm].label + ("" if latent is None else f" {latent}")
-
-
-@dataclass(frozen=True)
 class ArmStyle:
     """How one arm looks in every figure. Colours: Okabe and Ito (2008), darkened or lightened for contrast."""
 
-    label: str
     light: str  # colour on light paper
     dark: str  # colour on dark paper
     marker: str
 
 
-ARMS = {
-    "none": ArmStyle("Unsteered", "#4b5563", "#b6bec9", "D"),
-    "sae": ArmStyle("Chosen latent", "#0072b2", "#56b4e9", "o"),
-    "control": ArmStyle("Control latent", "#c75000", "#f0914c", "s"),
-    "direction": ArmStyle("Refusal direction", "#008a64", "#3cc79d", "^"),
+STYLES = {
+    "none": ArmStyle("#4b5563", "#b6bec9", "D"),
+    "sae": ArmStyle("#0072b2", "#56b4e9", "o"),
+    "control": ArmStyle("#c75000", "#f0914c", "s"),
+    "direction": ArmStyle("#008a64", "#3cc79d", "^"),
 }
 
 
@@ -161,7 +55,7 @@ class Theme:
 
     def arm(self, name: str) -> str:
         """The colour of an arm on this paper."""
-        return ARMS[name].dark if self.dark else ARMS[name].light
+        return STYLES[name].dark if self.dark else STYLES[name].light
 
 
 LIGHT = Theme(dark=False, paper="#ffffff", ink="#22272e", grid="#e3e5e8")
@@ -357,7 +251,7 @@ def _dose_panel(axes: Axes, theme: Theme, study: Study, sets: Sets, incoherent: 
 
 
 def _path(axes: Axes, theme: Theme, arm: str, xs: Sequence[float], ys: Sequence[float], size: float) -> None:
-    style: dict[str, Any] = {"color": theme.arm(arm), "marker": ARMS[arm].marker, "linewidth": 1.6}
+    style: dict[str, Any] = {"color": theme.arm(arm), "marker": STYLES[arm].marker, "linewidth": 1.6}
     axes.plot(xs, ys, markersize=size, zorder={"none": 5, "sae": 4}.get(arm, 3), **style)
 
 
@@ -398,7 +292,7 @@ def _with_arms(figure: Figure, study: Study, theme: Theme, level: bool = False) 
     """The figure with one legend of the measured arms; unsteered is a dot, or a dashed level."""
     marks = []
     for arm in ("none",) * (study.unsteered is not None) + study.steered_arms:
-        style: dict[str, Any] = {"marker": ARMS[arm].marker, "markersize": 5.5}
+        style: dict[str, Any] = {"marker": STYLES[arm].marker, "markersize": 5.5}
         if arm == "none":
             style = {"linestyle": DASHES} if level else style | {"linestyle": ""}
         marks.append(Line2D([], [], color=theme.arm(arm), label=study.label(arm), **style))

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,25 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from steer.errors import DataError
 from steer.files import read_lines, write_text
-from steer.studies.figures import (
-    ARMS,
-    DARK,
-    FIGURES,
-    GROUPS,
-    LIGHT,
-    TOP_CANDIDATES,
-    Candidate,
-    Group,
-    MeasuredSet,
-    Point,
-    Share,
-    Study,
-    png,
-)
+from steer.studies.figures import DARK, FIGURES, LIGHT, TOP_CANDIDATES, png
+from steer.studies.study import ARMS, GROUPS, Group, MeasuredSet, Point, Share, Study, read_study
+from steer.studies.text import visible
 
 SCHEMA = 1  # of results.json
 CLIP = 700  # characters of one message or reply that the report shows
@@ -88,23 +74,6 @@ def write_report(folder: Path) -> Path:
     page = folder / "report.html"
     write_text(page, _render(_context(results, study, samples, drawings)))
     return page
-
-
-def read_study(results: Mapping[str, Any], training: Sequence[Mapping[str, Any]] = ()) -> Study:
-    """The typed form of ``results.json``; whatever an interrupted run lacks is empty or None.
-
-    Raises:
-        DataError: a field is missing or of the wrong type inside a set, a point or a candidate.
-    """
-    try:
-        sets = tuple(_set(name, fields) for name, fields in (results.get("sets") or {}).items())
-        points = tuple(_point(fields, sets) for fields in results.get("points") or ())
-        chosen, control = (None if one is None else int(one) for one in map(results.get, ("chosen", "control")))
-        candidates = tuple(_candidate(fields) for fields in results.get("candidates") or ())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        fault = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"results.json is not what a report needs: {fault}. Run the study again.") from error
-    return Study(sets, points, candidates, chosen, control, tuple(training))
 
 
 def best_point(study: Study, arm: str) -> Point | None:
@@ -158,19 +127,6 @@ def choose_samples(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Samp
     return [chosen[name, kind] for name in sets for kind in KINDS if (name, kind) in chosen]
 
 
-def visible(value: Any) -> Any:
-    """Text with control, format and line-separator characters and lone surrogates written out as ``[U+202E]``.
-
-    A model may emit a right-to-left override, which would reorder the page around it, or half a surrogate pair, which
-    no file can hold. Markup and values that are not text pass unchanged.
-    """
-    if not isinstance(value, str) or isinstance(value, Markup) or (value.isascii() and value.isprintable()):
-        return value
-    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    shown = (f"[U+{ord(c):04X}]" if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in value)
-    return "".join(shown)
-
-
 def _read_results(path: Path) -> Mapping[str, Any]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -186,32 +142,6 @@ def _read_results(path: Path) -> Mapping[str, Any]:
 
 def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
     return read_lines(path) if path.exists() else ()
-
-
-def _candidate(fields: Mapping[str, Any]) -> Candidate:
-    measured = (fields.get(name) for name in ("refusal_dev", "safe_refusal_dev", "max_activation"))
-    return Candidate(int(fields["latent"]), int(fields["tokens_active"]), *measured)
-
-
-def _set(name: str, fields: Mapping[str, Any]) -> MeasuredSet:
-    if fields["metric"] not in ("refused", "correct") or fields["better"] not in ("higher", "lower"):
-        raise ValueError(f"set {name!r}: metric must be refused or correct, better must be higher or lower")
-    title, stands_for = visible(fields["title"]), visible(fields.get("stands_for") or "")
-    return MeasuredSet(name, title, stands_for, fields["metric"], fields["better"], int(fields["n"]))
-
-
-def _point(fields: Mapping[str, Any], sets: Sequence[MeasuredSet]) -> Point:
-    """One point; a set on which no prompt was judged is left out."""
-    metrics = {s.name: s.metric for s in sets}
-    if fields["arm"] not in ARMS:
-        raise ValueError(f"unknown arm {fields['arm']!r}, expected one of {', '.join(ARMS)}")
-    shares = {}
-    for name, r in (fields.get("sets") or {}).items():
-        if r["n"]:
-            count, incoherent = int(r[metrics[name]]), int(r.get("incoherent") or 0)
-            value, low, high = float(r["rate"]), float(r["low"]), float(r["high"])
-            shares[name] = Share(count, int(r["n"]), value, low, high, incoherent)
-    return Point(fields["arm"], float(fields["strength"]), shares)
 
 
 def _moves(study: Study, point: Point) -> dict[Group, tuple[float, float]]:
@@ -286,7 +216,7 @@ def _sample(
         row = found[arm, strength]
         verdict, value = str(row.get("verdict")), row.get("value")
         good = verdict != "incoherent" and value is (prompt_set.better == "higher")
-        heading = ARMS[arm].label + ("" if arm == "none" else f" at {strength:g}")
+        heading = ARMS[arm] + ("" if arm == "none" else f" at {strength:g}")
         replies.append(Reply(arm, heading, clip(row.get("reply")), verdict, good))
     before, after = replies[0].good, {reply.good for reply in replies if reply.arm == "sae"}
     kind = "unchanged" if after <= {before} else "got worse" if before else "improved"

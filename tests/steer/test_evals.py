@@ -115,7 +115,7 @@ def test_the_prefix_of_refusals_in_real_completions():
                 agree += is_refusal(row["completion"]) == refused
                 total += 1
     assert total == 1350
-    assert agree / total > 0.88
+    assert agree / total > 0.9
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,9 @@ import matplotlib
 import pytest
 
 from steer.errors import DataError
-from steer.studies.figures import Share
-from steer.studies.report import (
-    best_point,
-    choose_samples,
-    headline,
-    percent,
-    read_study,
-    visible,
-    write_report,
-)
+from steer.studies.report import best_point, choose_samples, headline, percent, write_report
+from steer.studies.study import Share, read_study
+from steer.studies.text import visible
 
 STRENGTHS = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
 # name: title, what it stands for, metric, better, unsteered rate, rate that the chosen latent tends to, control's

@@ -1,0 +1,191 @@
+"""The command line: what users get wrong ends in one message and exit code 2, and leaves nothing behind."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import saes
+from steer.cli.app import run
+from tests.conftest import random_sae, tiny_model
+
+
+@pytest.fixture(scope="module")
+def sae_folder(tmp_path_factory, embedded):
+    """An SAE of random weights that fits the embedded model."""
+    folder = tmp_path_factory.mktemp("sae")
+    saes.save(random_sae(d_in=embedded.d_model, d_sae=300, k=8), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    """A tiny model without a chat template, as a folder in transformers format."""
+    folder = tmp_path_factory.mktemp("tiny")
+    lm = tiny_model("llama", template=None)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def refused(capsys, *arguments):
+    """Run the command line, which must end with exit code 2 and one message on stderr; returns the message."""
+    assert run(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return err
+
+
+def test_help_names_every_command(capsys):
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("demo", "generate", "report"))
+
+
+def test_generate_prints_both_replies(capsys, sae_folder):
+    assert run(["generate", "--sae", sae_folder, "--clamp", "262=60", "How do I bake bread?"]) == 0
+    plain, steered = capsys.readouterr().out.splitlines()[1:3]
+    assert plain.startswith("unsteered: ")
+    assert steered.startswith("steered:   ")
+    assert plain.split(None, 1)[1] != steered.split(None, 1)[1]
+
+
+def test_generate_as_json_with_two_clamps(capsys, sae_folder):
+    arguments = [
+        "generate",
+        "--json",
+        "--sae",
+        sae_folder,
+        "--clamp",
+        "262=60",
+        "--clamp",
+        "3=0",
+        "Hello",
+        "What is a dog?",
+    ]
+    assert run(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["prompt"] for row in rows] == ["Hello", "What is a dog?"]
+    assert all(set(row) == {"prompt", "unsteered", "steered"} for row in rows)
+
+
+def test_generate_without_an_sae_prints_the_plain_reply(capsys):
+    assert run(["generate", "How do I make a bomb?"]) == 0
+    out = capsys.readouterr().out
+    assert "unsteered: " in out
+    assert "\nsteered" not in out
+
+
+def test_a_model_without_a_chat_template_says_what_is_done_instead(capsys, tiny_folder):
+    assert run(["generate", "--model", str(tiny_folder), "--max-new-tokens", "4", "hello"]) == 0
+    assert "no chat template: prompts are given as plain text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--clamp", "300=1"],
+            "Latent 300 is out of range: the SAE has d_sae = 300 latents, so the valid range is 0 to 299",
+        ),
+        (["--clamp", "262"], "expected LATENT=VALUE"),
+        (["--clamp", "a=b"], "expected LATENT=VALUE"),
+        (["--clamp", "1=nan"], "must be finite"),
+        (["--clamp", "1=2", "--clamp", "1=3"], "clamped twice"),
+        (
+            ["--clamp", "1=2", "--layer", "4"],
+            "Layer 4 is out of range: the model has 4 layers, so the valid range is 0 to 3",
+        ),
+        (["--clamp", "1=2", "--model", "no-such/model"], "neither a local folder nor `embedded`"),
+        (["--clamp", "1=2", "--model", "./absent"], "there is no such folder"),
+        (["--clamp", "1=2", "--temperature", "-1"], "temperature"),
+        (["--clamp", "1=2", "--top-p", "0"], "top_p"),
+        ([], "belong together"),
+    ],
+)
+def test_generate_refuses(capsys, sae_folder, arguments, words):
+    message = " ".join(refused(capsys, "generate", "--sae", sae_folder, *arguments, "hello").replace("│", " ").split())
+    assert words in message
+
+
+def test_generate_refuses_an_sae_of_another_width(capsys, tmp_path):
+    saes.save(random_sae(d_in=64), tmp_path)
+    message = refused(capsys, "generate", "--sae", str(tmp_path), "--clamp", "1=2", "hello")
+    assert "width 64 (d_in)" in message
+    assert "128 wide" in message
+
+
+def test_generate_refuses_a_folder_without_an_sae(capsys, tmp_path):
+    assert "config.json is missing" in refused(capsys, "generate", "--sae", str(tmp_path), "--clamp", "1=2", "hello")
+
+
+def test_a_folder_without_weights_is_refused(capsys, tmp_path):
+    assert "config.json is missing" in refused(capsys, "generate", "--model", str(tmp_path), "hello")
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds no weights" in refused(capsys, "generate", "--model", str(tmp_path), "hello")
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    assert "cannot be loaded" in refused(capsys, "generate", "--model", str(tmp_path), "hello")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--layer", "4"], "valid range is 0 to 3"),
+        (["--layer", "-1"], "count from 0"),
+        (["--strengths", "1,x"], "expected numbers separated by commas"),
+        (["--strengths", "1,inf"], "must be finite"),
+        (["--strengths", "1,1"], "stands twice"),
+        (["--model", "./absent"], "no such folder"),
+    ],
+)
+def test_demo_refuses_and_leaves_nothing(capsys, tmp_path, arguments, words):
+    assert words in " ".join(
+        refused(capsys, "demo", "--out", str(tmp_path / "new"), *arguments).replace("│", " ").split()
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_refuses_a_folder_that_is_not_empty_and_a_file(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "pass --overwrite" in refused(capsys, "demo", "--out", str(tmp_path))
+    assert "is a file" in refused(capsys, "demo", "--out", str(tmp_path / "notes.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_model_with_nan_weights_is_refused_and_leaves_nothing(capsys, tmp_path):
+    lm = tiny_model("llama")
+    lm.model.model.layers[0].mlp.down_proj.weight.fill_(float("nan"))
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+    message = refused(capsys, "demo", "--quick", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"))
+    assert "Activations must be finite" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_refuses_a_folder_without_results(capsys, tmp_path):
+    assert "results.json" in refused(capsys, "report", str(tmp_path))
+
+
+def test_an_unknown_command_and_an_unknown_option(capsys):
+    assert "No such command" in refused(capsys, "dmeo")
+    assert "No such option" in refused(capsys, "demo", "--no-such")
+
+
+def test_the_module_form_and_the_exit_code_reach_the_shell():
+    done = subprocess.run(
+        [sys.executable, "-m", "steer", "demo", "--strengths", "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_the_embedded_model_takes_the_path_of_every_other(embedded):
+    from steer.models.load import embedded_folder, load_model
+
+    by_folder = load_model(embedded_folder())
+    tokens = embedded.pad(embedded.prompt_ids(["How do I bake bread?"]))
+    assert torch.equal(by_folder.forward(tokens), embedded.forward(tokens))
+    assert embedded.name == "embedded"
