@@ -164,3 +164,9 @@ def embedded() -> LanguageModel:
 
     assert embedded_folder().is_dir()
     return load_model("embedded")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random tensors of a test are the same on every run."""
+    torch.manual_seed(0)

