@@ -34,6 +34,8 @@ def fit(
 ) -> SAE:
     """Train an SAE on ``train.steps`` batches of ``train.batch_tokens`` activations, shape [token, d_in].
 
+    It is trained, and returned, on the device of the first batch.
+
     The same seed and the same batches give bit-identical weights on one machine. Inside, activations are scaled so that
     their mean norm in the first batch is sqrt(d_in), which makes one learning rate fit all models; the scale is folded
     into the biases at the end, so the SAE returned reads and writes raw activations.
@@ -53,6 +55,8 @@ def fit(
     for step in range(train.steps):
         x = next(stream)
         if step == 0:
+            sae.to(x.device)
+            silent_tokens = silent_tokens.to(x.device)
             scale = config.d_in**0.5 / x.norm(dim=-1).mean().item()
             with torch.no_grad():
                 sae.b_dec.copy_(x.mean(0) * scale)
@@ -79,7 +83,7 @@ def fit(
         optimizer.step()
         sae.normalise_decoder()
 
-        fired = torch.zeros(config.d_sae, dtype=torch.bool)
+        fired = torch.zeros(config.d_sae, dtype=torch.bool, device=x.device)
         fired[indices[values > 0]] = True
         silent_tokens = torch.where(fired, 0, silent_tokens + len(x))
 

@@ -16,6 +16,10 @@ class Progress(Protocol):
         """``count`` more units of the current stage are done; ``note`` is a short remark for the display."""
         ...
 
+    def note(self, message: str) -> None:
+        """Something that the user should know."""
+        ...
+
 
 class Silent:
     """Progress that is shown to nobody."""
@@ -26,3 +30,6 @@ class Silent:
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count work done."""
+
+    def note(self, message: str) -> None:
+        """Pass a remark over."""

@@ -47,7 +47,7 @@ def activation_batches(
     source = _forever(lm, site, texts, generator)
     buffer = _take(source, buffer_tokens)
     while True:
-        places = torch.randperm(buffer_tokens, generator=generator)[:batch_tokens]
+        places = torch.randperm(buffer_tokens, generator=generator)[:batch_tokens].to(buffer.device)
         yield buffer[places]
         buffer[places] = _take(source, batch_tokens)
 
@@ -69,10 +69,10 @@ def _forever(lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]], gene
 
 
 def _take(source: _Source, count: int) -> Float[Tensor, "token d_model"]:
-    """The next ``count`` rows of a source, as one new tensor on the CPU."""
+    """The next ``count`` rows of a source, as one new tensor."""
     parts, missing = [], count
     while missing:
-        block = source.rest if source.rest is not None and len(source.rest) else next(source.blocks).cpu()
+        block = source.rest if source.rest is not None and len(source.rest) else next(source.blocks)
         parts.append(block[:missing])
         source.rest = block[missing:]
         missing -= len(parts[-1])

@@ -63,6 +63,10 @@ class Terminal:
             if note:
                 self._bars.update(self._task, note=note)
 
+    def note(self, message: str) -> None:
+        """Print a remark."""
+        self.console.print(f"[yellow]note:[/yellow] {message}")
+
 
 def quiet_transformers() -> None:
     """Keep transformers' own progress bars and advice out of the output."""

@@ -139,10 +139,13 @@ def measure_candidates(
         )
         for one in active
     ]
-    return sorted(
-        measured,
-        key=lambda one: (one.refusal_dev < ENOUGH, one.safe_refusal_dev - one.refusal_dev, one.latent),
-    )
+    return sorted(measured, key=rank)
+
+
+def rank(candidate: Candidate) -> tuple[bool, float, int]:
+    """Sorting key, best first; see ``measure_candidates``."""
+    lost = candidate.safe_refusal_dev - candidate.refusal_dev
+    return candidate.refusal_dev < ENOUGH, lost, candidate.latent
 
 
 def unrelated_latents(

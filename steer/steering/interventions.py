@@ -34,7 +34,7 @@ class Intervention(Protocol):
         ...
 
     def to(self, device: torch.device) -> "Intervention":
-        """The same with its tensors on ``device``."""
+        """The same with its tensors on ``device`` (an SAE is moved there, not copied)."""
         ...
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:

@@ -32,7 +32,7 @@ from steer.features.finder import (
     unrelated_latents,
 )  # fmt: skip
 from steer.files import check_output, clear_output
-from steer.models.chat import Conversation
+from steer.models.chat import NO_TEMPLATE_NOTE, Conversation
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
 from steer.models.site import Site
@@ -148,6 +148,8 @@ def run_demo(config: DemoConfig, out: Path, overwrite: bool = False, progress: P
         texts = read_texts(embedded_corpus(), lm)
         dev, test = _dev_prompts(config), load_prompts(split="test", limit=config.test_prompts)
         check_output(out, overwrite)
+    if not lm.has_chat_template:
+        job.progress.note(NO_TEMPLATE_NOTE)
 
     held_out, training = texts[: config.held_out_texts], texts[config.held_out_texts :]
     with job.stage("train SAE", config.sae_tokens):

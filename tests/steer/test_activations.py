@@ -1,0 +1,113 @@
+"""From text to activations, and what a reconstruction costs the model."""
+
+import gzip
+import json
+
+import pytest
+import torch
+
+import saes
+from saes import SAEConfig, TrainConfig
+from steer.activations.splice import splice_loss
+from steer.activations.stream import activation_batches, activation_rows
+from steer.activations.text import embedded_corpus, read_texts
+from steer.errors import DataError
+from steer.models.site import Site
+from tests.conftest import random_sae
+
+SITE = Site(1)
+
+
+def texts(lm, count=12):
+    return lm.encode(["<bos>" + "some words, " * (1 + i % 5) + str(i) for i in range(count)])
+
+
+def test_rows_are_the_activations_of_real_tokens_without_the_first(lm):
+    rows = torch.cat(list(activation_rows(lm, SITE, texts(lm))))
+    assert len(rows) == sum(len(ids) - 1 for ids in texts(lm))
+    alone = lm.activations(lm.pad([texts(lm)[0]]), [SITE])[SITE][0, 1:]
+    for x in alone:
+        assert (rows - x).norm(dim=-1).min() < 1e-3
+
+
+def test_batches_are_mixed_endless_and_depend_on_the_seed_alone(llama):
+    def some(seed, count=6):
+        stream = activation_batches(llama, SITE, texts(llama), 64, seed, buffer_tokens=256)
+        return torch.stack([batch for batch, _ in zip(stream, range(count), strict=False)])
+
+    assert torch.equal(some(0), some(0))
+    assert not torch.equal(some(0), some(1))
+    assert some(0).shape == (6, 64, llama.d_model)
+    every = torch.cat(list(activation_rows(llama, SITE, texts(llama))))
+    assert torch.cdist(some(0).flatten(0, 1), every).min(dim=1).values.max() < 1e-2, "only activations of the texts"
+
+
+def test_a_batch_does_not_change_after_it_was_handed_out(llama):
+    stream = activation_batches(llama, SITE, texts(llama), 64, buffer_tokens=128)
+    first = next(stream)
+    copy = first.clone()
+    next(stream), next(stream)
+    assert torch.equal(first, copy)
+
+
+def test_training_on_a_model_is_bit_identical_for_a_seed(llama):
+    def trained():
+        stream = activation_batches(llama, SITE, texts(llama), 64, 5, buffer_tokens=256)
+        return saes.fit(SAEConfig(llama.d_model, 64, 4), stream, TrainConfig(64 * 10, 64, lr=1e-3, seed=5))
+
+    assert all(torch.equal(a, b) for a, b in zip(trained().parameters(), trained().parameters(), strict=True))
+
+
+def test_a_perfect_reconstruction_loses_nothing_and_a_random_one_does(llama):
+    perfect = random_sae(d_sae=2 * llama.d_model, k=llama.d_model)
+    with torch.no_grad():  # a = relu([x, -x]) and x_hat = a [1; -1] give x back exactly
+        eye = torch.eye(llama.d_model)
+        perfect.W_enc.copy_(torch.cat([eye, -eye], 1))
+        perfect.W_dec.copy_(torch.cat([eye, -eye]))
+        perfect.b_enc.zero_()
+        perfect.b_dec.zero_()
+    loss = splice_loss(llama, perfect, SITE, texts(llama))
+    assert loss.spliced == pytest.approx(loss.plain, rel=1e-5)
+    assert loss.recovered == pytest.approx(1, abs=1e-3)
+    assert splice_loss(llama, random_sae(), SITE, texts(llama)).spliced != pytest.approx(loss.plain, rel=1e-3)
+
+
+def test_plain_loss_equals_that_of_transformers(llama):
+    ids = texts(llama)[3]
+    ours = splice_loss(llama, random_sae(), SITE, [ids]).plain
+    tokens = torch.tensor([ids])
+    assert ours == pytest.approx(llama.model(input_ids=tokens, labels=tokens).loss.item(), rel=1e-4)
+
+
+def test_the_embedded_corpus_is_read(embedded):
+    found = read_texts(embedded_corpus(), embedded)
+    assert len(found) > 5000
+    assert sum(map(len, found)) > 250_000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no text"),
+        (b'{"other": 1}\n', "line 1: expected"),
+        (b"not json\n", "cannot be read as JSON lines"),
+        (b"\xff\xfe\n", "cannot be read as JSON lines"),
+    ],
+)
+def test_bad_text_files_are_refused(llama, tmp_path, content, words):
+    path = tmp_path / "texts.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_texts(path, llama)
+    with pytest.raises(DataError, match="no such file"):
+        read_texts(tmp_path / "absent.jsonl", llama)
+
+
+def test_a_cut_off_archive_is_refused_and_a_whole_one_is_read(llama, tmp_path):
+    path = tmp_path / "texts.jsonl.gz"
+    line = json.dumps({"text": "hello there " * 50})
+    path.write_bytes(gzip.compress((line + "\n").encode()))
+    assert len(read_texts(path, llama)) == 1
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_texts(path, llama)

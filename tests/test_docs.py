@@ -1,0 +1,72 @@
+"""What the README and the docs say is run: Python examples as they stand, commands and options against the program."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import saes
+from steer.cli.app import app
+from tests.conftest import random_sae
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_examples_run(page, tmp_path, monkeypatch, capsys, embedded):
+    """All blocks of a page, one after another, in a folder where `make demo` has left an SAE."""
+    saes.save(random_sae(d_in=embedded.d_model, d_sae=1024, k=16), tmp_path / "runs" / "demo" / "sae")
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks(page, "python")), str(page), "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_command_and_option_in_the_docs_exists_and_every_command_is_documented():
+    import typer
+
+    commands = typer.main.get_command(app).commands
+    named = set()
+    for page in PAGES:
+        for line in "\n".join(blocks(page, "sh")).splitlines():
+            words = shlex.split(line, comments=True)
+            if not words or words[0] != "steer":
+                continue
+            command = commands[words[1]]
+            named.add(words[1])
+            options = {option for parameter in command.params for option in parameter.opts}
+            used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
+            assert used <= options, f"{page.name}: {line}"
+    assert named == set(commands)
+
+
+def test_every_option_of_the_demo_is_in_its_page():
+    import typer
+
+    page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    demo = typer.main.get_command(app).commands["demo"]
+    for parameter in demo.params:
+        assert any(f"`{option}" in page for option in parameter.opts), parameter.opts
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_constraints_pin_what_pyproject_asks_for():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    for requirement in asked:
+        name = re.match(r"[\w.-]+", requirement)[0].lower()
+        assert name in pinned or name.replace("-", "_") in pinned, name
