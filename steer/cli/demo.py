@@ -61,19 +61,29 @@ def demo(
 
 
 def summary(results: dict[str, Any]) -> "Table":
-    """All points as a table: one row a set, one column a point of the chosen latent, and the arms beside it."""
+    """Rates of all points of the chosen latent, and of the other arms at the greatest strength, in percent."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"Latent {results['chosen']} clamped (control: latent {results['control']}), % of test prompts")
-    table.add_column("set", no_wrap=True)
-    table.add_column("counts", style="dim")
-    titles = {"none": "unsteered", "sae": "latent", "control": "control", "direction": "direction"}
     strongest = max(point["strength"] for point in results["points"])
     shown = [point for point in results["points"] if point["arm"] in ("none", "sae") or point["strength"] == strongest]
+    table = Table(
+        title=f"Latent {results['chosen']} clamped (sae), latent {results['control']} clamped (ctl), direction added (dir)",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("% of test prompts", no_wrap=True)
     for point in shown:
-        strength = "" if point["arm"] == "none" else f"\n{point['strength']:g}"
-        table.add_column(titles[point["arm"]] + strength, justify="right")
-    for name, info in results["sets"].items():
-        rates = [f"{100 * point['sets'][name]['rate']:.0f}" for point in shown]
-        table.add_row(info["title"], info["metric"], *rates)
+        name, strength = _SHORT[point["arm"]], point["strength"]
+        table.add_column(name if point["arm"] == "none" else f"{name}\n{strength:g}", justify="right", no_wrap=True)
+    for metric in ("refused", "correct"):
+        table.add_section()
+        table.add_row(f"[dim]{metric}[/dim]")
+        for name, info in results["sets"].items():
+            if info["metric"] == metric:
+                table.add_row(info["title"], *(f"{100 * point['sets'][name]['rate']:.0f}" for point in shown))
     return table
+
+
+_SHORT = {"none": "plain", "sae": "sae", "control": "ctl", "direction": "dir"}
