@@ -68,7 +68,7 @@ def summary(results: dict[str, Any]) -> "Table":
     strongest = max(point["strength"] for point in results["points"])
     shown = [point for point in results["points"] if point["arm"] in ("none", "sae") or point["strength"] == strongest]
     table = Table(
-        title=f"Latent {results['chosen']} clamped (sae), latent {results['control']} clamped (ctl), direction added (dir)",
+        title="Latent {chosen} clamped (sae), latent {control} clamped (ctl), direction added (dir)".format(**results),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
