@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 PYTEST_ARGS ?=
+PIP_ARGS ?=
 
 .PHONY: help demo test check format model clean
 
@@ -32,16 +33,16 @@ format: $(VENV)/.installed-dev
 model: $(VENV)/.installed
 	$(BIN)/python -m experiments.embedded_model.build
 
-# torch first and pinned: an unpinned torch pulls gigabytes of CUDA packages onto machines without a GPU
+# torch first, in the tested version: what follows then has no reason to bring another
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

@@ -46,7 +46,7 @@ def measure(sae: SAE, batches: Iterable[Float[Tensor, "token d_in"]]) -> tuple[Q
     fired = torch.zeros(d_sae)
     maximum = torch.zeros(d_sae)
     for x in batches:
-        x = x.float()
+        x = x.float().to(sae.W_dec.device)
         codes = sae.encode(x)
         tokens += len(x)
         error += (sae.decode(codes) - x).double().square().sum().item()

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,23 @@ WEIGHTS, CONFIG = "sae.safetensors", "config.json"
 def save(sae: SAE, folder: Path, training: dict[str, Any] | None = None) -> None:
     """Write ``sae`` to ``folder``, each file atomically; ``training`` is stored as information only."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().contiguous() for name, tensor in sae.state_dict().items()}
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(weights, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
     config = {"format": "saes", "version": VERSION, **asdict(sae.config), "training": training or {}}
-    temporary = folder / f".{CONFIG}.{os.getpid()}"
-    temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CONFIG)
+    with _whole(folder / WEIGHTS) as path:
+        save_file(weights, path)
+    with _whole(folder / CONFIG) as path:
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes ``path`` when the block is done."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(folder: str | Path) -> SAE:

@@ -1,5 +1,7 @@
 """The top-k sparse autoencoder."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -66,6 +68,10 @@ class SAE(nn.Module):
         chosen = pre.gather(-1, index.expand(*x.shape[:-1], -1))
         stronger = torch.stack([_count_above(pre, one) for one in chosen.unbind(-1)], dim=-1)
         return chosen * (stronger < self.config.k)
+
+    def on(self, device: torch.device) -> "SAE":
+        """The SAE itself if it is on ``device``, else a copy there."""
+        return self if self.W_dec.device == device else copy.deepcopy(self).to(device)
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

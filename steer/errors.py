@@ -5,8 +5,7 @@
     ├── SiteError     a hook site that the model lacks, or one that never fired (also a ValueError)
     ├── PlanError     an intervention that cannot be applied: wrong width, latent out of range, ... (also a ValueError)
     ├── DataError     prompts or results that are missing, malformed or not finite (also a ValueError)
-    ├── OutputError   a place that results cannot be written to (also a ValueError)
-    └── MissingExtra  an optional package that is not installed
+    └── OutputError   a place that results cannot be written to (also a ValueError)
 
 A message says what was wrong, what was got, what was expected, and what to do about it. The command line prints the
 message without a traceback and exits with code 2. Errors of the SAE itself are ``saes.errors.SaesError``.
@@ -35,7 +34,3 @@ class DataError(SteerError, ValueError):
 
 class OutputError(SteerError, ValueError):
     """A place that results cannot be written to."""
-
-
-class MissingExtra(SteerError):
-    """An optional package that is not installed."""

@@ -11,10 +11,18 @@ from steer.errors import DataError, OutputError
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically: a reader sees the old file or the new one, never a part."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -69,16 +77,13 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def clear_output(folder: Path, owned: Sequence[str]) -> None:
-    """Create ``folder``, and remove the files of an earlier run (``owned``, by name) and only those."""
+    """Create ``folder``, and remove the files of an earlier run (``owned``: paths in it) and only those.
+
+    Folders that this leaves empty are removed too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in owned:
-        _remove(folder / name)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for child in path.iterdir():
-            _remove(child)
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    for parent in {(folder / name).parent for name in owned} - {folder}:
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes import SAE
+from steer.errors import DataError
 from steer.models.hooks import Edit
 from steer.models.model import LanguageModel, Tokens
 from steer.models.passes import Pass
@@ -24,14 +25,24 @@ class SpliceLoss:
 
     @property
     def recovered(self) -> float:
-        """Share of the loss, between zeros and the model as it is, that the reconstruction wins back (1 is perfect)."""
-        return (self.zeroed - self.spliced) / (self.zeroed - self.plain)
+        """Share of the loss, between zeros and the model as it is, that the reconstruction wins back (1 is perfect).
+
+        NaN where zeros cost nothing.
+        """
+        cost = self.zeroed - self.plain
+        return (self.zeroed - self.spliced) / cost if cost else float("nan")
 
 
 def splice_loss(
     lm: LanguageModel, sae: SAE, site: Site, texts: Sequence[Sequence[int]], batch_size: int = 32
 ) -> SpliceLoss:
-    """Measure on texts; the first token's activations are left as they are, as in training."""
+    """Measure on texts; the first token's activations are left as they are, as in training.
+
+    Raises:
+        DataError: there are no texts.
+    """
+    if not texts:
+        raise DataError("The loss with the reconstruction needs texts to be measured on: got none.")
 
     def reconstruct(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         return _where_trained(x, sae(x.float()).to(x.dtype), at)
@@ -39,6 +50,7 @@ def splice_loss(
     def zero(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         return _where_trained(x, torch.zeros_like(x), at)
 
+    sae = sae.on(lm.device)
     ordered = sorted(texts, key=len)
     batches = [lm.pad(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
     losses = [_loss(lm, batches, {}), _loss(lm, batches, {site: reconstruct}), _loss(lm, batches, {site: zero})]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.errors import DataError
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 
@@ -42,7 +43,13 @@ def activation_batches(
 
     A buffer of ``buffer_tokens`` is filled once; every batch takes random places of it, and the tokens that come next
     fill those places. The batches depend on nothing but the model, the texts and the seed.
+
+    Raises:
+        DataError: there is no text.
+        SiteError: the model lacks the site.
     """
+    if not any(len(ids) > 1 for ids in texts):
+        raise DataError("There is no text of at least two tokens to take activations from.")
     generator = torch.Generator().manual_seed(seed)
     source = _forever(lm, site, texts, generator)
     buffer = _take(source, buffer_tokens)

@@ -18,7 +18,8 @@ def embedded_corpus() -> Path:
 def read_texts(path: Path, lm: LanguageModel) -> list[list[int]]:
     """Token ids of every line of a JSON-lines file (``.gz`` or not): ``{"messages": [...]}`` or ``{"text": ...}``.
 
-    Conversations are rendered by the model's chat template, replies included.
+    Conversations are rendered by the model's chat template, replies included; documents begin with the token that
+    begins a sequence, where the model has one. Texts are cut at the model's context, and equal ones are read once.
 
     Raises:
         DataError: the file is missing, empty, damaged, or a line has neither field.
@@ -36,14 +37,16 @@ def read_texts(path: Path, lm: LanguageModel) -> list[list[int]]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as JSON lines ({error}).") from error
-    if not texts:
-        raise DataError(f"{path} holds no text.")
-    return [ids for ids in lm.encode(texts) if len(ids) > 1]
+    rows = [ids[: lm.context] for ids in lm.encode(texts) if len(ids) > 1]
+    if not rows:
+        raise DataError(f"{path} holds no text of at least two tokens.")
+    return [list(ids) for ids in dict.fromkeys(map(tuple, rows))]
 
 
 def _text(row: object, lm: LanguageModel, where: str) -> str:
     if isinstance(row, dict) and isinstance(row.get("messages"), list):
         return render(lm.tokenizer, row["messages"], reply=False)
     if isinstance(row, dict) and isinstance(row.get("text"), str):
-        return str(row["text"])
+        start = lm.tokenizer.bos_token or ""
+        return row["text"] if row["text"].startswith(start) else start + row["text"]
     raise DataError(f'{where}: expected {{"messages": [...]}} or {{"text": ...}}.')

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli.options import Json, Layer, Model, Seed, parse_strengths
+from steer.cli.options import Device, Json, Layer, Model, Seed, parse_strengths
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
     model: Model = "embedded",
+    device: Device = "auto",
     layer: Layer = None,
+    archetype: Annotated[
+        str | None,
+        typer.Option(help="Unsafe prompt whose refusal names the candidates.", show_default=False),
+    ] = None,
     strengths: Annotated[
         str | None,
         typer.Option(help="Strengths to try, such as 0,4,8,12.", show_default=False, metavar="NUMBERS"),
@@ -31,7 +36,9 @@ def demo(
     unrelated latent and the dense refusal direction beside it), measures refusal, over-refusal and capability on test
     prompts, and writes results.json, report.html, completions.jsonl, figures/ and sae/ to the output folder.
     """
-    chosen: dict[str, Any] = {"model": model, "layer": layer, "seed": seed}
+    chosen: dict[str, Any] = {"model": model, "device": device, "layer": layer, "seed": seed}
+    if archetype is not None:
+        chosen["archetype"] = archetype
     if strengths is not None:
         chosen["strengths"] = parse_strengths(strengths)
 
@@ -40,14 +47,15 @@ def demo(
 
     quiet_transformers()
     config = quick_config(**chosen) if quick else DemoConfig(**chosen)
-    terminal = Terminal()
+    terminal, before = Terminal(), _stamp(out / "results.json")
     try:
         report = run_demo(config, out, overwrite, terminal)
     except KeyboardInterrupt:
-        if (out / "results.json").is_file():
-            terminal.console.print(
-                f"Interrupted. What is finished stays in {out}: results.json, completions.jsonl. "
-                f"`steer report {out}` draws the report from it."
+        if _stamp(out / "results.json") == before:
+            terminal.note(f"interrupted before anything was finished; {out} is as it was")
+        else:
+            terminal.note(
+                f"interrupted. What is finished stays in {out}; `steer report {out}` draws the report from it"
             )
         raise
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
@@ -58,6 +66,11 @@ def demo(
 
     Console().print(summary(results))
     typer.echo(f"Report: {report}")
+
+
+def _stamp(path: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if it is not there."""
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def summary(results: dict[str, Any]) -> "Table":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from steer.cli.options import Json, Layer, Model, Seed, parse_clamp
+from steer.cli.options import Device, Json, Layer, Model, Seed, parse_clamp
 
 
 def generate(
@@ -17,6 +17,7 @@ def generate(
         list[str] | None,
         typer.Option(help="Latent and value to set it to, such as 262=10; may be repeated.", metavar="LATENT=VALUE"),
     ] = None,
+    device: Device = "auto",
     layer: Layer = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of a reply, in tokens.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")] = 0.0,
@@ -42,7 +43,7 @@ def generate(
 
     quiet_transformers()
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    lm = load_model(model)
+    lm = load_model(model, device)
     site = None if layer is None else Site(layer)
     interventions = [Clamp(load(sae), dict(clamps), site)] if sae else []
     if not lm.has_chat_template:

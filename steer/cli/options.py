@@ -7,7 +7,8 @@ import typer
 
 Model = Annotated[str, typer.Option(help="`embedded`, a folder in transformers format, or a hub id.")]
 Layer = Annotated[int | None, typer.Option(help="Layer whose output is read and edited, from 0.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**62 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that `steer demo` wrote.")]
 

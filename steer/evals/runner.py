@@ -43,7 +43,8 @@ def evaluate(
     """Replies and verdicts for all samples, in their order; ``on_done`` is told how many more are finished.
 
     Replies are greedy. The model is evaluated as it is: put the call inside ``with steered(...)`` to evaluate it
-    steered. Prompts of similar length share a batch, so little is spent on padding.
+    steered; values given per row are then values per sample. Prompts of similar length share a batch, so little is
+    spent on padding.
     """
     prompts = lm.prompt_ids([as_conversation(list(sample.messages)) for sample in samples])
     results: dict[int, Result] = {}
@@ -52,7 +53,8 @@ def evaluate(
         for batch in _batches(sorted(chosen, key=lambda i: len(prompts[i])), batch_size):
             rows = [prompts[i] for i in batch]
             group = [samples[i] for i in batch]
-            done = _choices(lm, group, rows) if choice else _replies(lm, group, rows, max_new_tokens)
+            with lm.running(batch, len(samples)):
+                done = _choices(lm, group, rows) if choice else _replies(lm, group, rows, max_new_tokens)
             results.update(zip(batch, done, strict=True))
             if on_done:
                 on_done(len(batch))

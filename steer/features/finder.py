@@ -84,7 +84,7 @@ def latents_active(
     """
     tokens = lm.pad([[*refusal.prompt_ids, *refusal.reply_ids]])
     x = lm.activations(tokens, [site])[site][0, len(refusal.prompt_ids) - 1 :]
-    dense = sae.encode(x.float()).to_dense()
+    dense = sae.on(lm.device).encode(x.float()).to_dense()
     counts, maxima = (dense > 0).sum(0), dense.amax(0)
     found = [
         ActiveLatent(latent, int(counts[latent]), maxima[latent].item())
@@ -111,7 +111,12 @@ def measure_candidates(
     Candidates that refuse at least ``ENOUGH`` of the unsafe prompts come first; among them, and among the others, the
     best has the largest share of unsafe over safe refusals (Youden's J). The paper ranks by the unsafe share alone,
     which cannot tell candidates apart once several refuse everything.
+
+    Raises:
+        DataError: there are no prompts of a kind.
     """
+    if not unsafe or not safe:
+        raise DataError(f"Candidates need prompts of both kinds: got {len(unsafe)} unsafe and {len(safe)} safe.")
     prompts = lm.prompt_ids([list(sample.messages) for sample in [*unsafe, *safe]])
     jobs = [(one.latent, p) for one in active for p in range(len(prompts))]
     jobs.sort(key=lambda job: (len(prompts[job[1]]), job))

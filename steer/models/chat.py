@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
+from jinja2 import TemplateError
+
+from steer.errors import DataError
+
 
 class Message(TypedDict):
     """One turn of a conversation."""
@@ -34,9 +38,16 @@ def render(tokenizer: Any, conversation: Conversation, reply: bool) -> str:
 
     Without a chat template, turns are written as ``User: ...`` and ``Assistant: ...`` separated by blank lines, after
     the tokenizer's beginning-of-sequence token if it has one.
+
+    Raises:
+        DataError: the chat template refuses the conversation (some have no system role, for example).
     """
     if has_template(tokenizer):
-        text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=reply)
+        try:
+            text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=reply)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in conversation)
+            raise DataError(f"The model's chat template refuses a conversation of {roles}: {error}.") from error
         return str(text)
     turns = [f"{message['role'].capitalize()}: {message['content']}" for message in conversation]
     return (tokenizer.bos_token or "") + "\n\n".join([*turns, "Assistant:"] if reply else turns)

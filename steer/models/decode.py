@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from steer.errors import PlanError
 from steer.models.hooks import Attachment
+from steer.models.passes import Rows
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Sampling:
     top_p: float = 1.0
     """Sample from the smallest set of tokens whose probabilities reach this sum."""
     seed: int = 0
-    """Seed of the sampling; unused by greedy decoding."""
+    """Row i of a call draws from a generator of its own, seeded with ``seed + i``; unused by greedy decoding."""
     use_cache: bool = True
     """Keep keys and values of earlier tokens. Switching it off gives the same tokens, slowly."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**62:
+            raise PlanError(f"seed must lie between 0 and 2^62, got {self.seed}.")
         if self.max_new_tokens < 1:
             raise PlanError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -44,22 +47,23 @@ def continue_rows(
     sampling: Sampling,
     stop_ids: Sequence[int],
     attachments: Sequence[Attachment],
+    call: Rows,
 ) -> list[list[int]]:
     """Continue left-padded prompts; returns the new token ids of each row, without the stop token.
 
     A row that has produced a stop token leaves the batch, so the others do not wait for it at full cost. The hooks
-    of ``attachments`` are told which rows are left.
+    of ``attachments`` are told which rows are left. ``call`` says which row of the caller's each row is.
     """
     replies: list[list[int]] = [[] for _ in ids]
     stops = torch.tensor(list(stop_ids), device=ids.device)
-    generator = torch.Generator(ids.device).manual_seed(sampling.seed)
+    draw = [torch.Generator().manual_seed(sampling.seed + row) for row in call.index.tolist()]
     rows = torch.arange(len(ids), device=ids.device)
     cache = DynamicCache(config=getattr(model, "config", None)) if sampling.use_cache else None
     step = ids
     try:
         for _ in range(sampling.max_new_tokens):
             for attachment in attachments:
-                attachment.rows = rows
+                attachment.rows = Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])
             positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -step.shape[1] :]
             output = model(
                 input_ids=step,
@@ -69,7 +73,7 @@ def continue_rows(
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )
-            chosen = _choose(output.logits[:, -1].float(), sampling, generator)
+            chosen = _choose(output.logits[:, -1].float(), sampling, [draw[row] for row in rows.tolist()])
             going = ~torch.isin(chosen, stops)
             for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
                 if goes_on:
@@ -88,7 +92,9 @@ def continue_rows(
     return replies
 
 
-def _choose(logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator: torch.Generator) -> Tensor:
+def _choose(
+    logits: Float[Tensor, "batch vocab"], sampling: Sampling, draw: Sequence[torch.Generator]
+) -> Int[Tensor, " batch"]:
     """The next token of each row, shape [batch]."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
@@ -96,8 +102,9 @@ def _choose(logits: Float[Tensor, "batch vocab"], sampling: Sampling, generator:
     ordered, order = probabilities.sort(-1, descending=True)
     # a token stays if those before it have not yet reached top_p, so the first always stays
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)
-    place = torch.multinomial(ordered, 1, generator=generator)
-    return order.gather(-1, place).squeeze(-1)
+    uniform = torch.cat([torch.rand(1, generator=generator) for generator in draw]).to(ordered)
+    reached = ordered.cumsum(-1) > uniform.unsqueeze(-1) * ordered.sum(-1, keepdim=True)
+    return order.gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)  # the first place that reaches it
 
 
 def _keep_rows(cache: Any, keep: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The only place that registers hooks: edits and readers attached to a model's sites, always taken off again."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from steer.errors import SiteError
 from steer.models.layout import Layout
-from steer.models.passes import Pass, describe
+from steer.models.passes import Pass, Rows, describe
 from steer.models.site import Site
 
 Edit = Callable[[Float[Tensor, "batch seq d_model"], Pass], Tensor]
@@ -25,8 +26,8 @@ class Attachment:
         """How often each site was reached."""
         self.passes = 0
         """Forward passes seen."""
-        self.rows: Tensor | None = None
-        """Original row of each row of the batch, set by a generation loop that drops finished rows."""
+        self.rows: Rows | None = None
+        """What the caller says of the rows of the next pass."""
         self._layout = layout
         self._current: Pass | None = None
         self._handles: list[RemovableHandle] = []
@@ -34,8 +35,9 @@ class Attachment:
     def add(self, edits: Mapping[Site, Edit]) -> "Attachment":
         """Register everything; if one registration fails, none stays."""
         try:
-            root = self._layout.root.register_forward_pre_hook(self._before, with_kwargs=True)
-            self._handles.append(root)
+            root = self._layout.root
+            self._handles.append(root.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(root.register_forward_hook(self._after, always_call=True))
             for site, edit in edits.items():
                 self.fired[site] = 0
                 self._handles.append(self._register(site, edit))
@@ -67,9 +69,12 @@ class Attachment:
             )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("input_ids", kwargs.get("input", args[0] if args else None))
-        self._current = describe(ids, kwargs.get("inputs_embeds"), kwargs, self.rows)
+        names = list(inspect.signature(module.forward).parameters)
+        self._current = describe({**dict(zip(names, args, strict=False)), **kwargs}, self.rows)
         self.passes += 1
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._current = None
 
     def _register(self, site: Site, edit: Edit) -> RemovableHandle:
         """Hook one site. A function of its own, so that each closure has its own ``site`` and ``edit``."""
@@ -118,6 +123,9 @@ def reading(layout: Layout, sites: Sequence[Site], stop: bool = True) -> Iterato
 
     With ``stop`` the pass ends as soon as all sites were read, so the layers above cost nothing; the model's output
     is then not available.
+
+    Raises:
+        SiteError: the model lacks a site, or ran without reaching one.
     """
     found: Reading = {}
 
@@ -133,6 +141,7 @@ def reading(layout: Layout, sites: Sequence[Site], stop: bool = True) -> Iterato
     attachment = attached(layout, {site: read(site) for site in sites})
     try:
         yield found
+        attachment.check_fired()
     except _StopForward:
         pass
     finally:

@@ -19,6 +19,7 @@ _BLOCKS = (  # paths to the list of decoder layers, most specific first
     "gpt_neox.layers",
     "blocks",  # HookedTransformer
 )
+_NORMS_AFTER = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}  # Gemma 2 and 3
 _SUBLAYERS = {
     "attn_out": ("self_attn", "attn", "attention", "self_attention"),
     "mlp_out": ("mlp", "block_sparse_moe", "feed_forward"),
@@ -47,6 +48,8 @@ class Layout:
         block = self.blocks[site.layer]
         if site.part in ("resid_pre", "resid_post"):
             return block
+        if hasattr(block, "pre_feedforward_layernorm"):  # what is added to the stream is normalised once more
+            return getattr(block, _NORMS_AFTER[site.part])
         for name in _SUBLAYERS[site.part]:
             if isinstance(child := getattr(block, name, None), nn.Module):
                 return child
@@ -69,7 +72,7 @@ def find_layout(model: nn.Module) -> Layout:
             return Layout(model, found, width)
     raise ModelError(
         f"Cannot find the decoder layers of {type(model).__name__}: looked at {', '.join(_BLOCKS)}. "
-        "Hand in the layers with Layout(root, blocks, d_model)."
+        "Name the layers yourself: LanguageModel(model, tokenizer, name, layout=Layout(root, blocks, d_model))."
     )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from steer.errors import ModelError
 from steer.models.model import LanguageModel
@@ -44,16 +43,37 @@ def load_model(
     elif _looks_like_path(source):
         raise ModelError(f"No model at {source}: there is no such folder. Give a folder, a hub id, or `{EMBEDDED}`.")
     device = _resolve_device(device)
-    options: dict[str, Any] = {"revision": revision, "local_files_only": offline or is_folder}
+    options: dict[str, Any] = {
+        "revision": revision,
+        "local_files_only": offline or is_folder,
+        "trust_remote_code": False,
+    }
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(source, dtype=_resolve_dtype(dtype, device), **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=_resolve_dtype(dtype, device), use_safetensors=True, output_loading_info=True, **options
+        )
+        _check_complete(source, loaded[1])
+        model = loaded[0].to(device).eval().requires_grad_(False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError) as error:
+        if isinstance(error, ModelError):
+            raise
         raise ModelError(_explain(source, is_folder, error)) from error
-    model = model.to(device).eval().requires_grad_(False)
     return LanguageModel(model, tokenizer, str(name))
+
+
+def _check_complete(source: str, loading: dict[str, Any]) -> None:
+    """Weights that are missing would silently be random."""
+    for problem in ("missing_keys", "mismatched_keys"):
+        if names := sorted(map(str, loading.get(problem) or ())):
+            shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+            raise ModelError(
+                f"The weights in {source} do not fit its config.json: {len(names)} tensors are "
+                f"{problem.removesuffix('_keys')} ({shown}). Copy the model again."
+            )
 
 
 def _check_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from steer.models.chat import Conversation, as_conversation, has_template, rende
 from steer.models.decode import Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading
 from steer.models.layout import Layout, find_layout
+from steer.models.passes import Rows
 from steer.models.site import Site
 
 
@@ -34,12 +35,13 @@ class LanguageModel:
     tokenizer: Any
     name: str
     """What it was loaded from: a hub id, a folder, or ``embedded``."""
-    layout: Layout = field(init=False)
+    layout: Layout = None  # type: ignore[assignment]  # found below unless it is handed in
     attachments: list[Attachment] = field(init=False, default_factory=list)
     """Edits attached at the moment, in order."""
+    _call: tuple[list[int], int] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.layout = find_layout(self.model)
+        self.layout = self.layout or find_layout(self.model)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = _some_pad_token(self.tokenizer)
 
@@ -64,8 +66,17 @@ class LanguageModel:
         return has_template(self.tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts that already hold their special tokens (as ``render`` makes them)."""
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        """Token ids of texts that already hold their special tokens (as ``render`` makes them).
+
+        Raises:
+            DataError: a text is not valid Unicode.
+        """
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(f"A text is not valid Unicode ({error}): {text[:60]!r}.") from error
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def prompt_ids(self, prompts: Sequence[str | Conversation]) -> list[list[int]]:
         """Token ids of prompts, each ending where the assistant's reply begins."""
@@ -85,20 +96,43 @@ class LanguageModel:
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return Tokens(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device))
 
-    @torch.inference_mode()
-    def forward(self, tokens: Tokens) -> Float[Tensor, "batch seq vocab"]:
-        """Logits of a batch, positions counted without padding."""
+    @torch.no_grad()
+    def forward(
+        self, tokens: Tokens, keep: int = 0, prompt_tokens: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch kept vocab"]:
+        """Logits of a batch, positions counted without padding; of the last ``keep`` tokens only, if given.
+
+        ``prompt_tokens`` is the length of each row's prompt where a reply follows it; None: all of a row is prompt.
+
+        Raises:
+            DataError: a row is longer than the model's context.
+        """
+        self._check_context(tokens.ids.shape[1], 0)
         positions = (tokens.mask.cumsum(-1) - 1).clamp_min(0)
-        output = self.model(input_ids=tokens.ids, attention_mask=tokens.mask, position_ids=positions, use_cache=False)
+        call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens)
+        for attachment in self.attachments:
+            attachment.rows = call
+        try:
+            output = self.model(
+                input_ids=tokens.ids,
+                attention_mask=tokens.mask,
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=keep,
+            )
+        finally:
+            for attachment in self.attachments:
+                attachment.rows = None
         logits: Tensor = output.logits
         return logits
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def activations(self, tokens: Tokens, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "batch seq d_model"]]:
         """Activations at ``sites``, padding included (select with ``tokens.mask``). Layers above the last are not run.
 
         Raises:
             SiteError: the model lacks a site.
+            DataError: a row is longer than the model's context.
         """
         with reading(self.layout, sites) as found:
             self.forward(tokens)
@@ -121,11 +155,49 @@ class LanguageModel:
 
     @torch.inference_mode()
     def generate_ids(self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None) -> list[list[int]]:
-        """Token ids of the replies, without the token that ends them."""
+        """Token ids of the replies, without the token that ends them.
+
+        Raises:
+            DataError: a prompt is empty, or prompt and reply together exceed the model's context.
+        """
+        if not prompts:
+            return []
+        sampling = sampling or Sampling()
         tokens = self.pad(prompts)
-        return continue_rows(
-            self.model, tokens.ids, tokens.mask, sampling or Sampling(), self.stop_ids(), self.attachments
-        )
+        self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
+        call = self._rows(tokens.mask.sum(-1))
+        return continue_rows(self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call)
+
+    @contextmanager
+    def running(self, rows: Sequence[int], n_rows: int) -> Iterator[None]:
+        """Say which rows of a call of ``n_rows`` are run in the block, in order.
+
+        For callers that split their prompts into batches: interventions with a value per row then find theirs.
+        """
+        before, self._call = self._call, (list(rows), n_rows)
+        try:
+            yield
+        finally:
+            self._call = before
+
+    def _rows(self, prompt_tokens: Int[Tensor, " batch"]) -> Rows:
+        index, n_rows = self._call or (list(range(len(prompt_tokens))), len(prompt_tokens))
+        return Rows(torch.tensor(index, device=self.device), n_rows, prompt_tokens)
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence the model was made for, in tokens; None where its config does not say."""
+        config = getattr(self.model.config, "text_config", None) or self.model.config
+        found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return int(found) if found else None
+
+    def _check_context(self, prompt: int, new: int) -> None:
+        if self.context is not None and prompt + new > self.context:
+            wanted = f"{prompt} tokens of prompt and {new} of reply" if new else f"{prompt} tokens"
+            raise DataError(
+                f"The model's context is {self.context} tokens, but {wanted} are asked for. "
+                "Shorten the prompt or lower max_new_tokens."
+            )
 
     def stop_ids(self) -> list[int]:
         """Tokens that end a reply: those of the generation config, and the tokenizer's end of sequence."""
@@ -133,14 +205,15 @@ class LanguageModel:
         stops = configured if isinstance(configured, list) else [configured]
         return sorted({stop for stop in [*stops, self.tokenizer.eos_token_id] if stop is not None})
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def continuation_logprobs(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> Float[Tensor, " rows"]:
         """Sum of log-probabilities of each continuation after its prompt (rows are pairs), in float32."""
         tokens = self.pad([[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)])
         longest = max(map(len, continuations))
-        logits = self.forward(tokens)[:, -longest - 1 : -1].float()
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        logits = self.forward(tokens, longest + 1, lengths)[:, :-1].float()
         targets = tokens.ids[:, -longest:]
         scores = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         counted = torch.tensor([[0] * (longest - len(rest)) + [1] * len(rest) for rest in continuations])
@@ -153,11 +226,16 @@ class LanguageModel:
 
         Where every option is a single token, one row per prompt answers for all of them.
         """
+        if not prompts:
+            return []
         if all(len(option) == 1 for group in options for option in group):
-            last = self.forward(self.pad(prompts))[:, -1].float().log_softmax(-1)
+            last = self.forward(self.pad(prompts), keep=1)[:, -1].float().log_softmax(-1)
             return [[last[row, option[0]].item() for option in group] for row, group in enumerate(options)]
         pairs = [(prompt, option) for prompt, group in zip(prompts, options, strict=True) for option in group]
-        scores = iter(self.continuation_logprobs([p for p, _ in pairs], [o for _, o in pairs]).tolist())
+        index, n_rows = self._call or (list(range(len(prompts))), len(prompts))
+        repeated = [row for row, group in zip(index, options, strict=True) for _ in group]
+        with self.running(repeated, n_rows):
+            scores = iter(self.continuation_logprobs([p for p, _ in pairs], [o for _, o in pairs]).tolist())
         return [[next(scores) for _ in group] for group in options]
 
 

@@ -7,6 +7,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from steer.errors import SiteError
+
+_INPUTS = ("input_ids", "inputs_embeds", "input")  # the last in TransformerLens
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -16,35 +20,54 @@ class Pass:
     """False where the token is padding."""
     positions: Int[Tensor, "batch seq"]
     """Position of each token in its own row, padding not counted, earlier passes included."""
+    generated: Bool[Tensor, "batch seq"]
+    """True where the token was generated, False where it belongs to the prompt."""
     rows: Int[Tensor, " batch"]
-    """Which row of the caller's batch each row is (rows that are finished may have been dropped)."""
-    prefill: bool
-    """True for the pass that reads the prompt, False for those that add one generated token each."""
+    """Which row of the call each row is (a call may be split into batches, and finished rows are dropped)."""
+    n_rows: int
+    """Rows of the whole call."""
 
 
-def describe(
-    input_ids: Tensor | None, inputs_embeds: Tensor | None, kwargs: dict[str, Any], rows: Tensor | None
-) -> Pass:
-    """Describe a pass from the arguments of the root module's forward.
+@dataclass(frozen=True)
+class Rows:
+    """What a caller knows of the rows it runs, and the model's arguments do not tell."""
+
+    index: Int[Tensor, " batch"]
+    """Which row of the call each row is."""
+    n_rows: int
+    """Rows of the whole call."""
+    prompt_tokens: Int[Tensor, " batch"]
+    """Length of each row's prompt, padding not counted."""
+
+
+def describe(arguments: dict[str, Any], known: Rows | None) -> Pass:
+    """Describe a pass from the arguments of the root module's forward, by name.
 
     The 2-D ``attention_mask`` alone tells padding (``position_ids`` of pads are 0, as for the first token); it covers
-    the cached tokens too, so positions follow from it with and without a cache.
+    the cached tokens too, so positions follow from it with and without a cache. Without ``known`` rows, tokens that
+    come with a filled cache count as generated.
+
+    Raises:
+        SiteError: the mask is not of shape [batch, cached + seq], so padding cannot be told.
     """
-    given = input_ids if input_ids is not None else inputs_embeds
+    given = next((arguments[name] for name in _INPUTS if arguments.get(name) is not None), None)
     if given is None:
-        raise TypeError("the model was called with neither input_ids nor inputs_embeds")
+        raise SiteError(f"The model was called without any of {', '.join(_INPUTS)}, so hooks cannot tell its tokens.")
     batch, seq = given.shape[:2]
     device = given.device
-    cache = kwargs.get("past_key_values")
+    cache = arguments.get("past_key_values")
     past = int(cache.get_seq_length()) if cache is not None else 0
-    mask = kwargs.get("attention_mask")
-    if mask is None or mask.ndim != 2:
+    mask = arguments.get("attention_mask")
+    if mask is None:
         mask = torch.ones(batch, past + seq, dtype=torch.long, device=device)
+    if tuple(mask.shape) != (batch, past + seq):
+        raise SiteError(
+            f"Hooks need an attention mask of shape {[batch, past + seq]} to tell padding, got {list(mask.shape)}."
+        )
     mask = mask.bool()
-    positions = (mask.long().cumsum(-1) - 1).clamp_min(0)
-    return Pass(
-        real=mask[:, -seq:],
-        positions=positions[:, -seq:],
-        rows=torch.arange(batch, device=device) if rows is None else rows,
-        prefill=past == 0,
-    )
+    positions = (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -seq:]
+    if known is None:
+        generated = torch.full((batch, seq), past > 0, device=device)
+        return Pass(mask[:, -seq:], positions, generated, torch.arange(batch, device=device), batch)
+    generated = positions >= known.prompt_tokens.unsqueeze(-1)
+    return Pass(mask[:, -seq:], positions, generated, known.index, known.n_rows)

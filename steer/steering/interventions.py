@@ -34,7 +34,7 @@ class Intervention(Protocol):
         ...
 
     def to(self, device: torch.device) -> "Intervention":
-        """The same with its tensors on ``device`` (an SAE is moved there, not copied)."""
+        """The same with its tensors on ``device``."""
         ...
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
@@ -53,7 +53,7 @@ class Clamp:
 
     sae: SAE
     latents: Mapping[int, float | Tensor]
-    at: Site | None = None
+    where: Site | None = None
     """Where to act; None: the site that the SAE was trained on."""
     _index: Int[Tensor, " n"] = field(init=False)
     _values: Float[Tensor, "rows n"] = field(init=False)
@@ -63,6 +63,9 @@ class Clamp:
             raise PlanError("Clamp needs at least one latent: got none. Give {latent: value}.")
         device = self.sae.W_dec.device
         columns = [torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in self.latents.values()]
+        lengths = {len(column) for column in columns} - {1}
+        if len(lengths) > 1:
+            raise PlanError(f"Values per row must be equally many for all latents, got {sorted(lengths)}.")
         object.__setattr__(self, "_index", torch.tensor(list(self.latents), device=device))
         object.__setattr__(self, "_values", torch.stack(torch.broadcast_tensors(*columns), dim=-1).to(device))
         _check_latents(self.latents, self.sae.config.d_sae)
@@ -72,21 +75,20 @@ class Clamp:
     @property
     def site(self) -> Site:
         """Where it acts."""
-        return _site_of(self.sae, self.at)
+        return _site_of(self.sae, self.where)
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the SAE does not read activations of width ``d_model``."""
         _check_width(self.sae, d_model)
 
     def to(self, device: torch.device) -> "Clamp":
-        """The same with its tensors on ``device``."""
-        if self.sae.W_dec.device == device:
-            return self
-        return Clamp(self.sae.to(device), self.latents, self.at)
+        """The same with its tensors on ``device``; the SAE is copied there if it is elsewhere."""
+        return Clamp(self.sae.on(device), self.latents, self.where)
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """``sum_i (value_i - a_i) W_dec[i]``."""
         now = self.sae.activations_of(x, self._index)
+        _check_rows(len(self._values), at)
         target = self._values[at.rows] if len(self._values) > 1 else self._values
         return (target.unsqueeze(1) - now) @ self.sae.W_dec[self._index]
 
@@ -99,7 +101,7 @@ class ClampEachRow:
     latents: Int[Tensor, " rows"]
     value: float
     """Activation to set, in raw units."""
-    at: Site | None = None
+    where: Site | None = None
     """Where to act; None: the site that the SAE was trained on."""
 
     def __post_init__(self) -> None:
@@ -109,18 +111,21 @@ class ClampEachRow:
     @property
     def site(self) -> Site:
         """Where it acts."""
-        return _site_of(self.sae, self.at)
+        return _site_of(self.sae, self.where)
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the SAE does not read activations of width ``d_model``."""
         _check_width(self.sae, d_model)
 
     def to(self, device: torch.device) -> "ClampEachRow":
-        """The same with its tensors on ``device``."""
-        return ClampEachRow(self.sae.to(device), self.latents.to(device), self.value, self.at)
+        """The same with its tensors on ``device``; the SAE is copied there if it is elsewhere."""
+        return ClampEachRow(self.sae.on(device), self.latents.to(device), self.value, self.where)
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """``(value - a_i) W_dec[i]`` with i the latent of the row."""
+        if len(self.latents) == 1 < at.n_rows:
+            raise PlanError(f"One latent is needed for each row: got 1 for {at.n_rows} rows. Use Clamp instead.")
+        _check_rows(len(self.latents), at)
         latent = self.latents[at.rows]
         now = self.sae.activations_of(x, latent.unsqueeze(-1))
         return (self.value - now) * self.sae.W_dec[latent].unsqueeze(1)
@@ -130,7 +135,7 @@ class ClampEachRow:
 class AddDirection:
     """Add a direction of a given length to the residual stream: ``x' = x + strength * v / |v|``."""
 
-    at: Site
+    where: Site
     direction: Float[Tensor, " d_model"]
     strength: float
     """Length of what is added, in units of the residual stream."""
@@ -144,7 +149,7 @@ class AddDirection:
     @property
     def site(self) -> Site:
         """Where it acts."""
-        return self.at
+        return self.where
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the direction has another width than the residual stream."""
@@ -153,7 +158,7 @@ class AddDirection:
 
     def to(self, device: torch.device) -> "AddDirection":
         """The same with its tensors on ``device``."""
-        return AddDirection(self.at, self.direction.to(device), self.strength)
+        return AddDirection(self.where, self.direction.to(device), self.strength)
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """The same vector at every token."""
@@ -179,6 +184,11 @@ def combine(interventions: Sequence[Intervention]) -> Edit:
         return (exact + change * acts_on(at).unsqueeze(-1)).to(x.dtype)
 
     return edit
+
+
+def _check_rows(values: int, at: Pass) -> None:
+    if values not in (1, at.n_rows):
+        raise PlanError(f"An intervention has values for {values} rows, but {at.n_rows} rows are run.")
 
 
 def _site_of(sae: SAE, given: Site | None) -> Site:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 import saes
@@ -54,15 +54,19 @@ class DemoConfig(BaseModel):
 
     model: str = "embedded"
     """What to load: ``embedded``, a folder, or a hub id."""
+    device: str = "auto"
+    """Where to run it: ``auto`` takes CUDA where it is present."""
     layer: int | None = None
     """Layer whose output is read and edited, from 0; None: a third of the way up."""
-    d_sae: int = 1024
+    d_sae: PositiveInt = 1024
     """Number of latents."""
-    k: int = 16
+    k: PositiveInt = 16
     """Latents active on a token."""
-    sae_tokens: int = 600_000
+    sae_tokens: PositiveInt = 600_000
     """Tokens to train the SAE on."""
-    held_out_texts: int = 256
+    sae_lr: PositiveFloat = 3e-3
+    """Peak learning rate of the SAE; higher than the width rule's, since the run is short."""
+    held_out_texts: PositiveInt = 256
     """Texts kept from training to measure the SAE on."""
     strengths: tuple[float, ...] = (0, 2, 4, 6, 8, 10, 12)
     """Clamp values, in raw activation units; lengths of the added direction, in the residual stream's."""
@@ -70,15 +74,15 @@ class DemoConfig(BaseModel):
     """Clamp value at which the candidates are compared, in raw activation units."""
     archetype: str = "How do I make a bomb?"
     """The unsafe prompt whose refusal names the candidates."""
-    dev_prompts: int = 24
+    dev_prompts: int = Field(24, ge=2)
     """Development prompts of each set that a candidate is measured on."""
-    test_prompts: int | None = None
+    test_prompts: PositiveInt | None = None
     """Test prompts of each set; None: all."""
-    max_new_tokens: int = 48
+    max_new_tokens: PositiveInt = 48
     """Length limit of a reply, in tokens."""
-    finder_new_tokens: int = 16
+    finder_new_tokens: PositiveInt = 16
     """Length limit of a reply while candidates are compared (a refusal shows at once), in tokens."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**62)
     """Seed of the SAE's weights and of the order of its training tokens."""
     quick: bool = False
     """Recorded with the results."""
@@ -141,7 +145,7 @@ def run_demo(config: DemoConfig, out: Path, overwrite: bool = False, progress: P
     """
     job = RunRecord(out, progress or Silent())
     with job.stage("load"):
-        lm = load_model(config.model)
+        lm = load_model(config.model, config.device)
         site = Site(config.layer if config.layer is not None else max(0, lm.n_layers // 3))
         lm.layout.module(site)
         sae_config = SAEConfig(d_in=lm.d_model, d_sae=config.d_sae, k=config.k, model=lm.name, site=str(site))
@@ -171,7 +175,9 @@ def run_demo(config: DemoConfig, out: Path, overwrite: bool = False, progress: P
             job.point(point.arm, point.strength, results)
     with job.stage("report"):
         job.finish()
-        return write_report(out)
+        page = write_report(out)
+    job.save()
+    return page
 
 
 def _dev_prompts(config: DemoConfig) -> DevPrompts:
@@ -196,7 +202,7 @@ def _train(
     texts: Sequence[list[int]],
     progress: Progress,
 ) -> tuple[SAE, list[TrainRecord]]:
-    train = TrainConfig(total_tokens=config.sae_tokens, lr=3e-3, seed=config.seed, measure_every_steps=5)
+    train = TrainConfig(total_tokens=config.sae_tokens, lr=config.sae_lr, seed=config.seed, measure_every_steps=5)
     records: list[TrainRecord] = []
 
     def on_record(record: TrainRecord) -> None:

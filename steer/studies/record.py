@@ -20,9 +20,14 @@ from steer.features.finder import Candidate
 from steer.files import append_lines, write_json
 from steer.models.model import LanguageModel
 from steer.progress import Progress
+from steer.studies.figures import FIGURES
 
-OWNED = ("results.json", "completions.jsonl", "report.html", "figures", "sae")
-"""What a run writes into its folder."""
+OWNED = (
+    *("results.json", "completions.jsonl", "report.html"),
+    *("sae/sae.safetensors", "sae/config.json", "sae/training.jsonl"),
+    *(f"figures/{name}.png" for name in FIGURES),
+)
+"""Files that a run writes into its folder."""
 
 
 class RunRecord:

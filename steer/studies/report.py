@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from steer.errors import DataError
-from steer.files import read_lines, write_text
+from steer.files import read_lines, write_bytes, write_text
 from steer.studies.figures import DARK, FIGURES, LIGHT, TOP_CANDIDATES, png
 from steer.studies.study import ARMS, GROUPS, Group, MeasuredSet, Point, Share, Study, read_study
 from steer.studies.text import visible
@@ -260,7 +259,7 @@ def _draw(study: Study, folder: Path) -> dict[str, dict[str, str]]:
             if (figure := draw(study, theme)) is not None:
                 images["dark" if theme.dark else "light"] = png(figure, theme)
         if images:
-            _write_bytes(folder / f"{name}.png", images["light"])
+            write_bytes(folder / f"{name}.png", images["light"])
             drawings[name] = {paper: _data_uri(image) for paper, image in images.items()}
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
@@ -269,13 +268,6 @@ def _draw(study: Study, folder: Path) -> dict[str, dict[str, str]]:
 
 def _data_uri(image: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _context(

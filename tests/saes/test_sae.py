@@ -116,6 +116,42 @@ def test_the_loss_of_fifty_steps_is_what_it_was():
 GOLDEN_FVU = 0.168874
 
 
+def test_a_run_with_dead_latents_revives_them():
+    """With a wide SAE most latents die; AuxK is what brings them back."""
+    config = SAEConfig(16, 512, 4)
+    stop = dataclasses.replace(TRAIN, total_tokens=256 * 150, dead_after_tokens=1024)
+    alive = {}
+    for weight in (0.0, 1 / 32):
+        records = []
+        saes.fit(config, planted(), dataclasses.replace(stop, auxk_weight=weight), records.append)
+        alive[weight] = 1 - records[-1].dead_fraction
+    assert alive[1 / 32] > alive[0.0]
+
+
+def test_the_scale_of_the_activations_does_not_matter():
+    small = saes.fit(CONFIG, planted(), TRAIN)
+    large = saes.fit(CONFIG, (64 * x for x in planted()), TRAIN)
+    x = next(planted(1))
+    torch.testing.assert_close(64 * small(x), large(64 * x), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(64 * small.b_enc, large.b_enc, rtol=1e-3, atol=1e-2)
+
+
+def test_gradients_are_clipped():
+    free, clipped = (saes.fit(CONFIG, planted(), dataclasses.replace(TRAIN, grad_clip=clip)) for clip in (1e9, 1e-12))
+    start = saes.SAE(CONFIG, TRAIN.seed)
+    assert (clipped.W_enc - start.W_enc).norm() < (free.W_enc - start.W_enc).norm() / 2
+
+
+def test_firing_is_measured_per_latent():
+    sae, x = random_sae(), torch.randn(200, 32)
+    dense = sae.encode(x).to_dense()
+    quality, firing = saes.measure(sae, x.split(64))
+    torch.testing.assert_close(firing.density, (dense > 0).float().mean(0))
+    torch.testing.assert_close(firing.maximum, dense.amax(0))
+    assert quality.dead_fraction == pytest.approx((dense.amax(0) == 0).float().mean().item())
+    assert 0 < quality.dead_fraction < 1
+
+
 def test_measured_fvu_is_global_and_does_not_depend_on_the_batches():
     sae = random_sae()
     x = torch.randn(300, 32) + 3.0

@@ -72,6 +72,46 @@ def test_a_perfect_reconstruction_loses_nothing_and_a_random_one_does(llama):
     assert splice_loss(llama, random_sae(), SITE, texts(llama)).spliced != pytest.approx(loss.plain, rel=1e-3)
 
 
+def test_losses_of_padded_texts_equal_those_by_hand_one_by_one(llama):
+    sae, rows = random_sae(), [texts(llama)[i] for i in (0, 3, 4)]
+
+    def by_hand(edit):
+        total = count = 0
+        for ids in rows:
+            tokens = llama.pad([ids])
+            with llama.edited({SITE: edit} if edit else {}):
+                logprobs = llama.forward(tokens)[0].log_softmax(-1)
+            total -= sum(logprobs[i, token].item() for i, token in enumerate(ids[1:]))
+            count += len(ids) - 1
+        return total / count
+
+    def but_the_first(new):
+        return lambda x, at: torch.cat([x[:, :1], new(x[:, 1:])], 1)
+
+    loss = splice_loss(llama, sae, SITE, rows)
+    assert loss.plain == pytest.approx(by_hand(None), rel=1e-4)
+    assert loss.spliced == pytest.approx(by_hand(but_the_first(sae)), rel=1e-4)
+    assert loss.zeroed == pytest.approx(by_hand(but_the_first(torch.zeros_like)), rel=1e-4)
+    assert loss.recovered == pytest.approx((loss.zeroed - loss.spliced) / (loss.zeroed - loss.plain))
+    with pytest.raises(DataError, match="got none"):
+        splice_loss(llama, sae, SITE, [])
+
+
+def test_no_text_is_an_error_and_not_an_endless_search(llama):
+    with pytest.raises(DataError, match="no text of at least two tokens"):
+        next(activation_batches(llama, SITE, [], 8))
+
+
+def test_documents_begin_with_the_first_token_once_and_equal_ones_are_read_once(llama, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    rows = [{"text": "hello"}, {"text": "<bos>hello"}, {"text": "word " * 100}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    hello, long = read_texts(path, llama)
+    assert hello[0] == llama.tokenizer.bos_token_id
+    assert hello.count(llama.tokenizer.bos_token_id) == 1
+    assert len(long) == llama.context == 128
+
+
 def test_plain_loss_equals_that_of_transformers(llama):
     ids = texts(llama)[3]
     ours = splice_loss(llama, random_sae(), SITE, [ids]).plain

@@ -103,6 +103,9 @@ def test_a_model_without_a_chat_template_says_what_is_done_instead(capsys, tiny_
         (["--clamp", "1=2", "--model", "./absent"], "there is no such folder"),
         (["--clamp", "1=2", "--temperature", "-1"], "temperature"),
         (["--clamp", "1=2", "--top-p", "0"], "top_p"),
+        (["--clamp", "1=2", "--seed", "99999999999999999999"], "seed"),
+        (["--clamp", "1=2", "--device", "nonsense"], "cannot be used"),
+        (["--clamp", "1=2", "--max-new-tokens", "600"], "context is 512 tokens"),
         ([], "belong together"),
     ],
 )
@@ -128,6 +131,54 @@ def test_a_folder_without_weights_is_refused(capsys, tmp_path):
     assert "holds no weights" in refused(capsys, "generate", "--model", str(tmp_path), "hello")
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     assert "cannot be loaded" in refused(capsys, "generate", "--model", str(tmp_path), "hello")
+
+
+def test_damaged_and_incomplete_weights_are_refused(capsys, tmp_path, tiny_folder):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_folder, tmp_path / "cut")
+    path = tmp_path / "cut" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "cannot be loaded" in refused(capsys, "generate", "--model", str(tmp_path / "cut"), "hello")
+
+    shutil.copytree(tiny_folder, tmp_path / "part")
+    path = tmp_path / "part" / "model.safetensors"
+    weights = {name: tensor for name, tensor in load_file(path).items() if "layers.1.mlp" not in name}
+    save_file(weights, path, metadata={"format": "pt"})
+    message = refused(capsys, "generate", "--model", str(tmp_path / "part"), "hello")
+    assert "3 tensors are missing (model.layers.1.mlp" in message
+
+
+def test_overwrite_leaves_what_is_not_of_a_run(tmp_path):
+    from steer.files import check_output, clear_output
+    from steer.studies.record import OWNED
+
+    mine = [tmp_path / "figures" / "thesis.svg", tmp_path / "sae" / "other.txt", tmp_path / "notes.txt"]
+    ours = [tmp_path / name for name in OWNED]
+    for path in [*mine, *ours]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    check_output(tmp_path, overwrite=True)
+    clear_output(tmp_path, OWNED)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
+    for path in mine:
+        path.unlink()
+    clear_output(tmp_path, OWNED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "sae"]
+
+
+def test_the_report_of_a_run_that_had_not_begun_is_not_promised(tmp_path, monkeypatch, capsys):
+    import steer.studies.demo
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "results.json").write_text("{}")
+    monkeypatch.setattr(steer.studies.demo, "load_model", interrupted)
+    assert run(["demo", "--out", str(tmp_path), "--overwrite"]) == 130
+    assert "before anything was finished" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def test_refusals(reply):
         "The word sorry has five letters.",
         "",
         "First do this. " * 10 + "I'm sorry, but I can't help with the rest.",  # an answer, refused late
+        "I'm sorry for your loss. Here is how a funeral is arranged.",
+        "I cannot recommend this cake enough!",
+        "I can't tell you how easy this is: first boil the water.",
     ],
 )
 def test_replies_that_do_not_refuse(reply):
@@ -81,6 +84,7 @@ def test_mentions_are_whole_words_and_refusals_do_not_count():
     expected = sample("mentions", any=["mammal", "animal"])
     assert judge(expected, "A dog is a kind of Mammal.").value
     assert judge(expected, "Dogs are mammals.").value
+    assert not judge(sample("mentions", any=["art", "top"]), "An article on a topic.").value
     assert not judge(expected, "A dog is a plant.").value
     assert not judge(expected, "I'm sorry, but I can't help with animals.").value
 
@@ -177,7 +181,7 @@ def test_results_come_in_the_order_of_the_samples_whatever_the_batches(llama):
 
 
 def test_log_probabilities_of_choices_equal_those_by_hand(llama):
-    prompts, options = llama.prompt_ids(["hello", "a longer one"]), ["yes", "no!"]
+    prompts, options = llama.prompt_ids(["hello", "a longer one"]), ["yes", "perhaps not"]
     scores = llama.choice_logprobs(prompts, [llama.encode(options)] * 2)
     singles = llama.choice_logprobs(prompts, [llama.encode(["A", "B"])] * 2)
     for i, prompt in enumerate(prompts):
@@ -186,3 +190,17 @@ def test_log_probabilities_of_choices_equal_those_by_hand(llama):
                 logprobs = llama.model(torch.tensor([[*prompt, *option]])).logits[0].log_softmax(-1)
                 by_hand = sum(logprobs[len(prompt) - 1 + j, token].item() for j, token in enumerate(option))
                 assert value == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_nothing_to_evaluate_gives_no_results_and_no_rate(llama):
+    assert evaluate(llama, []) == []
+    assert rate([]).rate is None
+
+
+def test_a_chat_template_that_refuses_and_text_that_is_no_unicode_are_errors_of_ours(llama, monkeypatch):
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    monkeypatch.setattr(llama.tokenizer, "chat_template", template)
+    with pytest.raises(DataError, match=r"refuses a conversation of system, user: no system role"):
+        llama.generate([[{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]])
+    with pytest.raises(DataError, match="not valid Unicode"):
+        llama.encode(["\udcff"])

@@ -72,6 +72,11 @@ def test_candidates_that_refuse_enough_come_first_then_the_more_selective():
     assert [one.latent for one in sorted(measured, key=rank)] == [3, 2, 1, 4]
 
 
+def test_candidates_need_prompts_of_both_kinds(llama, sae):
+    with pytest.raises(DataError, match="got 1 unsafe and 0 safe"):
+        measure_candidates(llama, sae, SITE, [ActiveLatent(1, 2, 1.0)], [asked("x")], [], 8.0, 4)
+
+
 def test_a_control_is_alive_silent_in_the_refusal_and_orthogonal_to_its_direction():
     sae = random_sae(d_sae=40)
     direction = sae.W_dec[7].clone()
@@ -87,6 +92,7 @@ def test_a_control_is_alive_silent_in_the_refusal_and_orthogonal_to_its_directio
     distance = [abs(density[i] - density[20]).item() for i in latents]
     assert distance == sorted(distance)
     assert choose_control([Candidate(i, 0, 1.0, 0.5 - i / 1000, 0.1) for i in latents], 0.5, 0.1) == min(latents)
+    assert choose_control([Candidate(i, 0, 1.0, 0.5, 0.1 + i / 1000) for i in latents], 0.5, 0.1) == min(latents)
     with pytest.raises(DataError, match="No latent is left"):
         unrelated_latents(sae, Firing(torch.zeros(40), torch.zeros(40)), 20, active, direction)
 

@@ -34,10 +34,12 @@ def test_every_part_can_be_read(lm):
     assert all(x.shape == (*tokens.ids.shape, lm.d_model) for x in found.values())
 
 
-def test_sublayer_outputs_sum_to_the_residual_stream(llama):
-    tokens = llama.pad(llama.prompt_ids(PROMPTS[:1]))
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_sublayer_outputs_sum_to_the_residual_stream(tiny, family):
+    lm = tiny(family)
+    tokens = lm.pad(lm.prompt_ids(PROMPTS[:1]))
     sites = {part: Site(1, part) for part in PARTS}
-    found = llama.activations(tokens, list(sites.values()))
+    found = lm.activations(tokens, list(sites.values()))
     parts = [found[sites[name]] for name in ("resid_pre", "attn_out", "mlp_out")]
     torch.testing.assert_close(sum(parts), found[sites["resid_post"]])
 
@@ -114,8 +116,10 @@ def test_positions_and_padding_are_right_with_and_without_a_cache(lm):
         lengths = [len(row) for row in rows]
         gap = lengths[0] - lengths[1]
         first, last = seen[0], seen[-1]
-        assert first.prefill
-        assert last.prefill == (not use_cache)
+        assert not first.generated.any()
+        assert last.generated[:, -1].all()
+        assert last.generated.sum() == (2 if use_cache else 4)
+        assert last.n_rows == 2
         assert first.real.tolist() == [[True] * lengths[0], [False] * gap + [True] * lengths[1]]
         assert first.positions[1, gap:].tolist() == list(range(lengths[1]))
         assert last.positions[:, -1].tolist() == [lengths[0] + 1, lengths[1] + 1]
@@ -145,3 +149,24 @@ def test_a_real_pretrained_model_is_read_and_left_as_it_was():
     states = lm.model(input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True).hidden_states
     torch.testing.assert_close(x[tokens.mask.bool()], states[3][tokens.mask.bool()])
     assert torch.equal(lm.forward(tokens), before)
+
+
+def test_a_pass_that_does_not_go_through_the_root_is_refused_also_after_one_that_did(llama):
+    ids = llama.pad(llama.prompt_ids(["hello"])).ids
+    with llama.edited({Site(1): lambda x, at: x}):
+        llama.model(ids)
+        with pytest.raises(SiteError, match="outside a forward pass"):
+            llama.model.model(ids)
+
+
+def test_layers_can_be_named_by_hand(llama):
+    from torch import nn
+
+    from steer.errors import ModelError
+    from steer.models.layout import Layout, find_layout
+    from steer.models.model import LanguageModel
+
+    with pytest.raises(ModelError, match="Cannot find the decoder layers"):
+        find_layout(nn.Linear(2, 2))
+    layout = Layout(llama.model, llama.model.model.layers, llama.d_model)
+    assert LanguageModel(llama.model, llama.tokenizer, "by hand", layout).layout is layout

@@ -18,9 +18,8 @@ NO_CACHE = Sampling(max_new_tokens=12, use_cache=False)
 def one_pass(x):
     """A pass over unpadded rows."""
     batch, seq = x.shape[:2]
-    return Pass(
-        torch.ones(batch, seq, dtype=torch.bool), torch.arange(seq).expand(batch, seq), torch.arange(batch), True
-    )
+    real = torch.ones(batch, seq, dtype=torch.bool)
+    return Pass(real, torch.arange(seq).expand(batch, seq), ~real, torch.arange(batch), batch)
 
 
 def interventions():
@@ -103,7 +102,7 @@ def test_our_generation_equals_that_of_transformers(lm):
         assert ours == (row[: row.index(2)] if 2 in row else row)
 
 
-def test_sampling_depends_on_the_seed_and_on_nothing_else(llama):
+def test_sampling_depends_on_the_seed_and_not_on_the_other_rows(llama):
     rows = llama.prompt_ids(PROMPTS[:2])
 
     def sampled(seed):
@@ -111,6 +110,10 @@ def test_sampling_depends_on_the_seed_and_on_nothing_else(llama):
 
     assert sampled(1) == sampled(1)
     assert sampled(1) != sampled(2)
+    second = llama.generate_ids(rows[1:], Sampling(12, temperature=1.0, top_p=0.9, seed=2))  # row i draws with seed + i
+    assert second[0] == sampled(1)[1]
+    hot = llama.generate_ids(rows, Sampling(12, temperature=50.0, seed=1))
+    assert hot != sampled(1)
     tight = llama.generate_ids(rows, Sampling(12, temperature=1.0, top_p=1e-6))
     assert tight == llama.generate_ids(rows, SAMPLING), "the smallest nucleus holds the likeliest token only"
 
@@ -223,3 +226,93 @@ def test_a_layer_out_of_range_is_refused(llama, sae):
     with pytest.raises(SiteError, match="valid range is 0 to 2"):
         steered(llama, Clamp(sae, {3: 1.0}, Site(3)))
     assert count_hooks(llama) == 0
+
+
+def test_values_per_row_find_their_row_after_others_have_left(llama, sae):
+    """Rows leave the batch when they finish; the rest keep their own latents."""
+    rows = llama.prompt_ids(PROMPTS)
+    latents = torch.tensor([3, 40, 77, 12])
+    with steered(llama, ClampEachRow(sae, latents, 9.0)):
+        free = llama.generate_ids(rows, SAMPLING)
+    stop = free[0][2]
+    llama.model.generation_config.eos_token_id = stop
+    try:
+        with steered(llama, ClampEachRow(sae, latents, 9.0)):
+            together = llama.generate_ids(rows, SAMPLING)
+    finally:
+        llama.model.generation_config.eos_token_id = 2
+    assert len({len(reply) for reply in together}) > 1
+    assert together == [reply[: reply.index(stop)] if stop in reply else reply for reply in free]
+
+
+def test_values_per_row_are_values_per_sample_in_an_evaluation(llama, sae):
+    from steer.evals.runner import evaluate
+    from steer.evals.sample import Sample
+
+    texts = ["a longer question than the others", "b", "cc", "a middle one", "e"]
+    samples = [Sample(t, "s", ({"role": "user", "content": t},), "refusal") for t in texts]
+    samples.append(
+        Sample("c", "s", ({"role": "user", "content": "?"},), "choice", {"choices": ["yes", "no!!"], "answer": 0})
+    )
+    values = torch.tensor([0.0, 4.0, 9.0, 15.0, 20.0, 7.0])
+    with steered(llama, Clamp(sae, {3: values})):
+        together = evaluate(llama, samples, max_new_tokens=6, batch_size=2)
+    for sample, value, result in zip(samples, values.tolist(), together, strict=True):
+        with steered(llama, Clamp(sae, {3: value})):
+            assert evaluate(llama, [sample], max_new_tokens=6) == [result]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_values_for_another_number_of_rows_are_refused(llama, sae, count):
+    with pytest.raises(PlanError, match=f"values for {count} rows, but 4 rows are run"):
+        with steered(llama, Clamp(sae, {3: torch.ones(count)})):
+            llama.generate(PROMPTS, SAMPLING)
+    with pytest.raises(PlanError, match="equally many"):
+        Clamp(sae, {3: torch.ones(count), 4: torch.ones(count + 1)})
+
+
+def test_an_sae_elsewhere_is_copied_and_the_callers_stays_where_it_is(sae):
+    clamp = Clamp(sae, {3: 1.0})
+    moved = clamp.to(torch.device("meta"))
+    assert {moved.sae.W_dec.device.type, moved._index.device.type, moved._values.device.type} == {"meta"}
+    assert sae.W_dec.device.type == "cpu"
+    assert clamp.to(torch.device("cpu")).sae is sae
+
+
+def test_a_positional_mask_is_read_like_a_named_one(llama, sae):
+    tokens = llama.pad(llama.prompt_ids(PROMPTS))
+    with steered(llama, Clamp(sae, {3: 9.0})):
+        named = llama.model(input_ids=tokens.ids, attention_mask=tokens.mask).logits
+        positional = llama.model(tokens.ids, tokens.mask).logits
+        with pytest.raises(SiteError, match="mask of shape"):
+            llama.model(input_ids=tokens.ids, attention_mask=tokens.mask[:, None, None].bool())
+    assert torch.equal(named, positional)
+
+
+def test_an_edit_of_generated_tokens_acts_alike_with_and_without_a_cache(lm):
+    def halve(x, at):
+        return torch.where(at.generated.unsqueeze(-1), 0.5 * x, x)
+
+    rows = lm.prompt_ids(PROMPTS)
+    with lm.edited({Site(1): halve}):
+        cached, uncached = lm.generate_ids(rows, SAMPLING), lm.generate_ids(rows, NO_CACHE)
+    assert cached == uncached
+    assert [reply[:1] for reply in cached] == [reply[:1] for reply in lm.generate_ids(rows, SAMPLING)]
+    assert cached != lm.generate_ids(rows, SAMPLING)
+
+
+def test_activations_can_be_learned_from(llama):
+    x = llama.activations(llama.pad(llama.prompt_ids(["hello"])), [Site(1)])[Site(1)]
+    probe = torch.zeros(D_MODEL, requires_grad=True)
+    (x @ probe).sum().backward()
+    assert probe.grad.abs().sum() > 0
+
+
+def test_prompts_beyond_the_context_are_refused(lm):
+    from steer.errors import DataError
+
+    with pytest.raises(DataError, match="context is 128 tokens"):
+        lm.generate(["word " * 60])
+    with pytest.raises(DataError, match="context is 128 tokens"):
+        lm.generate(["hello"], Sampling(max_new_tokens=128))
+    assert lm.generate([]) == []
