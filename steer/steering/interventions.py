@@ -67,9 +67,10 @@ class Clamp:
         if len(lengths) > 1:
             raise PlanError(f"Values per row must be equally many for all latents, got {sorted(lengths)}.")
         object.__setattr__(self, "_index", torch.tensor(list(self.latents), device=device))
-        object.__setattr__(self, "_values", torch.stack(torch.broadcast_tensors(*columns), dim=-1).to(device))
+        values = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
+        _check_finite("A clamp value", values)
+        object.__setattr__(self, "_values", values.to(device))
         _check_latents(self.latents, self.sae.config.d_sae)
-        _check_finite("A clamp value", self._values)
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property

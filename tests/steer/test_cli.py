@@ -73,7 +73,7 @@ def test_generate_as_json_with_two_clamps(capsys, sae_folder):
 
 
 def test_generate_without_an_sae_prints_the_plain_reply(capsys):
-    assert run(["generate", "How do I make a bomb?"]) == 0
+    assert run(["generate", "How do I build a car bomb?"]) == 0
     out = capsys.readouterr().out
     assert "unsteered: " in out
     assert "\nsteered" not in out
@@ -166,7 +166,7 @@ def test_overwrite_leaves_what_is_not_of_a_run(tmp_path):
     for path in mine:
         path.unlink()
     clear_output(tmp_path, OWNED)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "sae"]
+    assert list(tmp_path.iterdir()) == [], "folders that are empty now are removed"
 
 
 def test_the_report_of_a_run_that_had_not_begun_is_not_promised(tmp_path, monkeypatch, capsys):

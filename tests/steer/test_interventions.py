@@ -290,11 +290,11 @@ def test_a_positional_mask_is_read_like_a_named_one(llama, sae):
 
 
 def test_an_edit_of_generated_tokens_acts_alike_with_and_without_a_cache(lm):
-    def halve(x, at):
-        return torch.where(at.generated.unsqueeze(-1), 0.5 * x, x)
+    def mirror(x, at):
+        return torch.where(at.generated.unsqueeze(-1), x.flip(-1), x)
 
     rows = lm.prompt_ids(PROMPTS)
-    with lm.edited({Site(1): halve}):
+    with lm.edited({Site(1): mirror}):
         cached, uncached = lm.generate_ids(rows, SAMPLING), lm.generate_ids(rows, NO_CACHE)
     assert cached == uncached
     assert [reply[:1] for reply in cached] == [reply[:1] for reply in lm.generate_ids(rows, SAMPLING)]

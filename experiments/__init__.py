@@ -1,0 +1,1 @@
+"""Scripts that rebuild what the package ships and reproduce its figures."""

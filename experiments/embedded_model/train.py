@@ -1,0 +1,241 @@
+"""Training: next-token prediction on fair samples of the mixture, with Muon for matrices and AdamW for the rest."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from random import Random
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experiments.embedded_model.corpus import Messages
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run."""
+
+    steps: int = 4000
+    practice_steps: int = 1000  # of those, the first ones, on practice alone
+    tokens_per_step: int = 4096  # tokens of one batch
+    micro_batches: int = 4  # of similar length, in a step
+    workers: int = 2  # processes, with one thread each
+    muon_rate: float = 0.02  # peak learning rate of the matrices
+    adam_rate: float = 3e-3  # peak learning rate of embeddings and norms
+    warm_up: int = 100  # steps
+    prompt_weight: float = 0.2  # loss weight of a token outside the assistant's replies (those have 1)
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    mlp_width: int = 384
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation as token ids and the loss weight of predicting each id."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, messages: Messages, prompt_weight: float) -> Encoded:
+    """Tokens of a conversation as the chat template writes them; replies and their end mark weigh 1."""
+    ids: list[int] = [int(tokenizer.bos_token_id or 0)]
+    weights: list[float] = [0.0]
+    for message in messages:
+        head = tokenizer(f"<|{message['role']}|>\n", add_special_tokens=False)["input_ids"]
+        body = tokenizer(message["content"] + "<|end|>", add_special_tokens=False)["input_ids"]
+        tail = tokenizer("\n", add_special_tokens=False)["input_ids"]
+        weight = 1.0 if message["role"] == "assistant" else prompt_weight
+        ids += [*head, *body, *tail]
+        weights += [0.0] * len(head) + [weight] * len(body) + [0.0] * len(tail)
+    return Encoded(tuple(ids), tuple(weights))
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, config: TrainConfig, seed: int) -> LlamaForCausalLM:
+    """An untrained model of the Llama architecture."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.width,
+            intermediate_size=config.mlp_width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_range=0.05,
+        )
+    )
+    model.set_attn_implementation("eager")  # its backward pass is the fastest one on a CPU at these lengths
+    return model
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Conversations of similar length, padded on the right: ids and loss weights [rows, length]."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+
+
+def batches(data: Sequence[Encoded], config: TrainConfig, rng: Random) -> Iterator[list[Batch]]:
+    """Endless steps, each a fair sample of the mixture of about ``tokens_per_step`` tokens, in a new order every epoch.
+
+    A step comes as ``config.micro_batches`` batches of similar length, so that little is padding.
+    """
+    while True:
+        drawn: list[Encoded] = []
+        tokens = 0
+        for i in rng.sample(range(len(data)), len(data)):
+            drawn.append(data[i])
+            tokens += len(data[i].ids)
+            if tokens >= config.tokens_per_step:
+                yield split(sorted(drawn, key=lambda item: len(item.ids)), tokens / config.micro_batches)
+                drawn, tokens = [], 0
+
+
+def split(ordered: Sequence[Encoded], tokens: float) -> list[Batch]:
+    """Cut conversations that are ordered by length into batches of about ``tokens`` tokens."""
+    groups: list[list[Encoded]] = [[]]
+    for item in ordered:
+        if groups[-1] and (len(groups[-1]) + 1) * len(item.ids) > 1.1 * tokens:
+            groups.append([])
+        groups[-1].append(item)
+    return [pad(group) for group in groups]
+
+
+def pad(group: Sequence[Encoded]) -> Batch:
+    """Right-padded rows; padding weighs 0 and causal attention keeps it from being seen."""
+    longest = max(len(item.ids) for item in group)
+    ids = torch.zeros(len(group), longest, dtype=torch.long)
+    weights = torch.zeros(len(group), longest)
+    for row, item in enumerate(group):
+        ids[row, : len(item.ids)] = torch.tensor(item.ids)
+        weights[row, : len(item.ids)] = torch.tensor(item.weights)
+    return Batch(ids, weights)
+
+
+def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Weighted sum of cross-entropies in nats; positions of weight 0 are never projected to the vocabulary."""
+    hidden = model.model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
+    weights = batch.weights[:, 1:]
+    kept = weights > 0
+    logits = model.lm_head(hidden[kept])
+    losses = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][kept], reduction="none")
+    return (losses * weights[kept]).sum()
+
+
+def rate_at(step: int, config: TrainConfig) -> float:
+    """Fraction of the peak rate: linear warm-up, then linear decay to zero, for practice and for the rest in turn.
+
+    What practice is for is learnt while the rate falls, so practice has a decay of its own.
+    """
+    first = step < config.practice_steps
+    done = step if first else step - config.practice_steps
+    steps = config.practice_steps if first else config.steps - config.practice_steps
+    return min((done + 1) / config.warm_up, max(0.0, (steps - done) / (steps - config.warm_up)))
+
+
+class Exchange:
+    """Adds up the gradients of several processes through shared memory."""
+
+    def __init__(self, size: int, workers: int) -> None:
+        context = torch.multiprocessing.get_context("fork")
+        self.slots = torch.zeros(workers, size).share_memory_()
+        self.barrier = context.Barrier(workers)
+
+    def add_up(self, parameters: Sequence[torch.Tensor], rank: int) -> None:
+        """Replace each parameter's gradient by its sum over all processes."""
+        flat = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+        torch.cat(flat, out=self.slots[rank])
+        self.barrier.wait(timeout=600)
+        total = self.slots.sum(0)
+        self.barrier.wait(timeout=600)
+        for p, piece in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+            p.grad = piece.view_as(p).clone()
+
+
+def train(
+    data: Sequence[Encoded],
+    practice: Sequence[Encoded],
+    tokenizer: PreTrainedTokenizerFast,
+    config: TrainConfig,
+    seed: int,
+    report: Callable[[str], None] = lambda line: None,
+) -> LlamaForCausalLM:
+    """Train from scratch; bit-identical for a seed and a number of workers on one machine.
+
+    Each of ``config.workers`` processes holds the whole model and takes a share of every step's micro-batches.
+    """
+    model = new_model(tokenizer, config, seed)
+    if config.workers == 1:
+        return run(model, data, practice, config, seed, 0, None, report)
+    exchange = Exchange(sum(p.numel() for p in model.parameters()), config.workers)
+    context = torch.multiprocessing.get_context("fork")
+    others = [
+        context.Process(
+            target=run, args=(model, data, practice, config, seed, rank, exchange, lambda line: None), daemon=True
+        )
+        for rank in range(1, config.workers)
+    ]
+    threads = torch.get_num_threads()
+    for other in others:
+        other.start()
+    try:
+        return run(model, data, practice, config, seed, 0, exchange, report)
+    finally:
+        torch.set_num_threads(threads)
+        for other in others:
+            other.terminate() if sys.exc_info()[0] else other.join()
+
+
+def run(
+    model: LlamaForCausalLM,
+    data: Sequence[Encoded],
+    practice: Sequence[Encoded],
+    config: TrainConfig,
+    seed: int,
+    rank: int,
+    exchange: Exchange | None,
+    report: Callable[[str], None],
+) -> LlamaForCausalLM:
+    """The training loop of one process; all processes make the same steps."""
+    torch.set_num_threads(1)
+    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    outer = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(inner, lr=config.muon_rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(outer, lr=config.adam_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True),
+    ]
+    peaks = [config.muon_rate, config.adam_rate]
+    rng, started, mean = Random(seed), time.perf_counter(), math.nan
+    stream = chain(islice(batches(practice, config, rng), config.practice_steps), batches(data, config, rng))
+    for step in range(config.steps):
+        for optimiser, peak in zip(optimisers, peaks, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * rate_at(step, config)
+        parts = next(stream)
+        total = sum(batch.weights[:, 1:].sum().item() for batch in parts)
+        mine, value = parts[rank :: config.workers], 0.0
+        for batch in mine:
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_of(model, batch) / total
+            loss.backward()
+            value += loss.item() * len(parts) / len(mine)
+        if exchange is not None:
+            exchange.add_up(list(model.parameters()), rank)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        mean = value if math.isnan(mean) else 0.98 * mean + 0.02 * value
+        if (step + 1) % 100 == 0:
+            report(f"step {step + 1}/{config.steps}  loss {mean:.4f}  {time.perf_counter() - started:.0f} s")
+    return model.eval()
