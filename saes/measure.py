@@ -34,7 +34,7 @@ class Firing:
 
 
 @torch.no_grad()
-def measure(sae: SAE, batches: Iterable[Float[Tensor, "token d_in"]]) -> tuple[Quality, Firing]:
+def measure(sae: SAE, batches: Iterable[Float[Tensor, "_ d_in"]]) -> tuple[Quality, Firing]:
     """Run the SAE over batches of activations; sums are kept in float64.
 
     Raises:

@@ -28,7 +28,7 @@ class TrainRecord:
 
 def fit(
     config: SAEConfig,
-    batches: Iterable[Float[Tensor, "token d_in"]],
+    batches: Iterable[Float[Tensor, "_ d_in"]],
     train: TrainConfig,
     on_record: Callable[[TrainRecord], None] | None = None,
 ) -> SAE:
@@ -122,8 +122,8 @@ def _remove_radial_gradient(sae: SAE) -> None:
 
 
 def checked(
-    batches: Iterable[Float[Tensor, "token d_in"]], d_in: int, train: TrainConfig
-) -> Iterator[Float[Tensor, "token d_in"]]:
+    batches: Iterable[Float[Tensor, "_ d_in"]], d_in: int, train: TrainConfig
+) -> Iterator[Float[Tensor, "_ d_in"]]:
     """The batches in float32, each checked for shape and content; see ``fit`` for the errors."""
     shape = (train.batch_tokens, d_in)
     for x in batches:

@@ -15,7 +15,7 @@ FORWARD_TOKENS = 8192  # tokens of one forward pass, padding included
 
 def activation_rows(
     lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]], generator: torch.Generator | None = None
-) -> Iterator[Float[Tensor, "token d_model"]]:
+) -> Iterator[Float[Tensor, "_ d_model"]]:
     """Activations at ``site`` of the tokens of all texts, one block per forward pass.
 
     Padding and the first token of each text are left out (the first token's activations are unlike all others).
@@ -38,7 +38,7 @@ def activation_batches(
     batch_tokens: int,
     seed: int = 0,
     buffer_tokens: int = 65_536,
-) -> Iterator[Float[Tensor, "token d_model"]]:
+) -> Iterator[Float[Tensor, "_ d_model"]]:
     """Batches of ``batch_tokens`` activations, mixed over many texts, without end (the texts are read again and again).
 
     A buffer of ``buffer_tokens`` is filled once; every batch takes random places of it, and the tokens that come next
