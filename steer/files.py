@@ -3,26 +3,48 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from steer.errors import DataError, OutputError
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while the block writes to ``path`` into an error of ours.
+
+    Raises:
+        OutputError: no permission, no space, a folder where a file should be, a name that is too long, ...
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors says in its own way that a disk is full
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}. Mend that, or choose another folder.") from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically: a reader sees the old file or the new one, never a part."""
+    """Write ``text`` to ``path`` atomically: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OutputError: see ``writing``.
+    """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """The same for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -31,28 +53,48 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows to a JSON-lines file in one write, flushed to disk before the call returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    block = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("ab") as file:
-        file.write(block.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file. A last line cut off by a kill is passed over.
+    """Append rows to a JSON-lines file in one write, flushed to disk before the call returns.
 
     Raises:
-        DataError: another line is not a JSON object.
+        OutputError: see ``writing``.
     """
-    lines = path.read_bytes().split(b"\n")  # bytes: U+2028 inside a string is no line break
+    block = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(block.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a link itself, if it is there.
+
+    Raises:
+        OutputError: see ``writing``.
+    """
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+def read_lines(path: Path, missing_ok: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file; none if it is absent and ``missing_ok``. A last line cut off by a kill is passed over.
+
+    Raises:
+        DataError: the file cannot be read, or another line is not a JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")  # bytes: U+2028 inside a string is no line break
+    except OSError as error:
+        if missing_ok and isinstance(error, FileNotFoundError):
+            return
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
             raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
@@ -61,29 +103,73 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def check_output(folder: Path, overwrite: bool) -> None:
-    """See whether ``folder`` can be written to, without touching it.
+def check_output(folder: Path, overwrite: bool, owned: Sequence[str] = ()) -> None:
+    """See whether ``folder`` and the files ``owned`` in it can be written to, without touching anything.
 
     Raises:
-        OutputError: it is a file, cannot be created or written to, or is not empty and ``overwrite`` is not set.
+        OutputError: it is a file, a link that leads nowhere or round in a circle, cannot be created or written to, is
+            not empty and ``overwrite`` is not set, or holds a folder where a file is needed or the other way round.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file. Give a folder with --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"The output folder {folder} is not empty. Choose another, or pass --overwrite.")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(f"The output folder {folder} cannot be created: no permission to write to {nearest}.")
+    with writing(folder):
+        nearest = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
+        if not nearest.is_dir():
+            raise OutputError(f"{nearest} is a file. Give a folder with --out.")
+        if nearest == folder and any(folder.iterdir()) and not overwrite:
+            raise OutputError(f"The output folder {folder} is not empty. Choose another, or pass --overwrite.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise OutputError(f"The output folder {folder} cannot be created: no permission to write to {nearest}.")
+        for part in folder.absolute().relative_to(nearest.absolute()).parts:
+            with suppress(FileNotFoundError):
+                (nearest / part).lstat()  # a name that is too long shows now, not when the folder is made
+        for name in owned:
+            _check_place(folder, folder / name)
 
 
 def clear_output(folder: Path, owned: Sequence[str]) -> None:
     """Create ``folder``, and remove the files of an earlier run (``owned``: paths in it) and only those.
 
-    Folders that this leaves empty are removed too.
+    What a killed run left half-written under a temporary name goes too, and folders that this leaves empty. A link is
+    removed as a link: what it leads to is not ours.
+
+    Raises:
+        OutputError: see ``writing``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    parents = {path.parent for path in (folder / name for name in owned)} - {folder}
     for name in owned:
-        (folder / name).unlink(missing_ok=True)
-    for parent in {(folder / name).parent for name in owned} - {folder}:
+        path = folder / name
+        if path.parent in parents and path.parent.is_symlink():
+            remove(path.parent)
+        for old in (path, *path.parent.glob(f".{path.name}.*")):
+            if old == path or old.suffix[1:].isdigit():  # the suffix is the number of the process
+                remove(old)
+    for parent in parents:
         if parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
+            with writing(parent):
+                parent.rmdir()
+
+
+def _is_there(path: Path) -> bool:
+    """Like ``Path.exists``, but a path that cannot be looked at raises OSError, and a dead link OutputError."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise OutputError(f"{path} is a link that leads nowhere. Remove it, or choose another folder.") from None
+        return False
+    return True
+
+
+def _check_place(folder: Path, path: Path) -> None:
+    """Whether ``path``, at most one folder below ``folder``, can be written as a file."""
+    parent = path.parent
+    if parent != folder and parent.is_symlink():
+        return  # ``clear_output`` removes the link
+    if parent != folder and _is_there(parent):
+        if not parent.is_dir():
+            raise OutputError(f"{parent} is a file where a folder is needed. Remove it, or choose another folder.")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise OutputError(f"No permission to write to {parent}. Choose another folder.")
+    if not path.is_symlink() and _is_there(path) and path.is_dir():
+        raise OutputError(f"{path} is a folder where a file is needed. Remove it, or choose another folder.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import saes
-from steer.cli.app import app
+from steer.cli.commands import app
 from tests.conftest import random_sae
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The ``steer`` command: its verbs, and how errors end it.
+"""The ``steer`` command, and how errors end it. Imports nothing heavy, so that Ctrl-C is seen to from the start.
 
 Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was asked, 130 interrupted.
 """
@@ -6,22 +6,8 @@ Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was 
 import sys
 from typing import NoReturn
 
-import typer
-
-from steer.cli.demo import demo
-from steer.cli.generate import generate
-from steer.cli.report import report
-
-app = typer.Typer(
-    name="steer",
-    help="Steer language models with sparse autoencoders, and measure what it buys and what it costs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command()(demo)
-app.command()(generate)
-app.command()(report)
+from steer.cli.interrupts import INTERRUPTED, importing
+from steer.errors import SteerError
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -31,11 +17,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Our own errors become one message, never a traceback."""
-    command = typer.main.get_command(app)
     try:
-        command.main(args=arguments, prog_name="steer")
+        with importing():
+            import typer
+
+            from steer.cli.commands import app
+        typer.main.get_command(app).main(args=arguments, prog_name="steer")
     except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for Ctrl-C
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:  # outside of what typer watches
+        return INTERRUPTED
     except Exception as error:
         if not _is_ours(error):
             raise
@@ -45,7 +36,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _is_ours(error: Exception) -> bool:
-    from saes.errors import SaesError  # imports torch, which by now is loaded or about to be missed
-    from steer.errors import SteerError
-
-    return isinstance(error, SteerError | SaesError)
+    """Whether we raised it on purpose. ``saes.errors`` is not imported here: that would import torch."""
+    saes_errors = sys.modules.get("saes.errors")
+    ours = (SteerError, saes_errors.SaesError) if saes_errors else (SteerError,)
+    return isinstance(error, ours)

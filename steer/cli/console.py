@@ -3,8 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -65,11 +67,17 @@ class Terminal:
 
     def note(self, message: str) -> None:
         """Print a remark."""
-        self.console.print(f"[yellow]note:[/yellow] {message}")
+        self.console.print(f"[yellow]note:[/yellow] {escape(message)}")
 
 
-def quiet_transformers() -> None:
-    """Keep transformers' own progress bars and advice out of the output."""
+def shown(path: Path) -> str:
+    """A path for the terminal: bytes of a name that are not UTF-8 would not print."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")
+
+
+def import_transformers() -> None:
+    """Import transformers, and keep its own progress bars and advice out of the output."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  # now, not in the midst of the work
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,25 +1,52 @@
 """``steer demo``: the main job in one command."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli.options import Device, Json, Layer, Model, Seed, parse_strengths
+from steer.cli.interrupts import importing
+from steer.cli.options import (
+    Device,
+    Dtype,
+    DtypeName,
+    Json,
+    Layer,
+    Model,
+    Seed,
+    Threads,
+    asked_threads,
+    parse_strengths,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from steer.studies.demo import DemoConfig
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("demo"),
     model: Model = "embedded",
     device: Device = "auto",
+    dtype: Dtype = DtypeName.auto,
+    threads: Threads = None,
     layer: Layer = None,
+    d_sae: Annotated[
+        int | None, typer.Option(min=1, help="Latents of the SAE; 1024 by default.", show_default=False)
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option(min=1, help="Latents active on a token; 16 by default.", show_default=False)
+    ] = None,
     archetype: Annotated[
         str | None,
         typer.Option(help="Unsafe prompt whose refusal names the candidates.", show_default=False),
+    ] = None,
+    finder_strength: Annotated[
+        float | None,
+        typer.Option(help="Clamp value at which candidates are compared; 4 by default.", show_default=False),
     ] = None,
     strengths: Annotated[
         str | None,
@@ -36,27 +63,23 @@ def demo(
     unrelated latent and the dense refusal direction beside it), measures refusal, over-refusal and capability on test
     prompts, and writes results.json, report.html, completions.jsonl, figures/ and sae/ to the output folder.
     """
-    chosen: dict[str, Any] = {"model": model, "device": device, "layer": layer, "seed": seed}
-    if archetype is not None:
-        chosen["archetype"] = archetype
+    chosen: dict[str, Any] = {"model": model, "device": device, "dtype": dtype.value, "layer": layer, "seed": seed}
+    optional = {"d_sae": d_sae, "k": k, "archetype": archetype, "finder_strength": finder_strength}
+    chosen |= {name: value for name, value in optional.items() if value is not None}
     if strengths is not None:
         chosen["strengths"] = parse_strengths(strengths)
 
-    from steer.cli.console import Terminal, quiet_transformers
-    from steer.studies.demo import DemoConfig, quick_config, run_demo
+    with importing():
+        from steer.cli.console import Terminal, import_transformers, shown
+        from steer.studies.demo import DemoConfig, quick_config, run_demo
 
-    quiet_transformers()
-    config = quick_config(**chosen) if quick else DemoConfig(**chosen)
-    terminal, before = Terminal(), _stamp(out / "results.json")
+        import_transformers()
+    config = checked(quick_config if quick else DemoConfig, {**chosen, "threads": asked_threads(threads)})
+    terminal, before = Terminal(), _version(out / "results.json")
     try:
         report = run_demo(config, out, overwrite, terminal)
     except KeyboardInterrupt:
-        if _stamp(out / "results.json") == before:
-            terminal.note(f"interrupted before anything was finished; {out} is as it was")
-        else:
-            terminal.note(
-                f"interrupted. What is finished stays in {out}; `steer report {out}` draws the report from it"
-            )
+        terminal.note(_interrupted(out, before))
         raise
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     if as_json:
@@ -65,12 +88,42 @@ def demo(
     from rich.console import Console
 
     Console().print(summary(results))
-    typer.echo(f"Report: {report}")
+    typer.echo(f"Report: {shown(report)}")
 
 
-def _stamp(path: Path) -> int | None:
-    """When a file was written, in nanoseconds; None if it is not there."""
-    return path.stat().st_mtime_ns if path.is_file() else None
+def checked(make: "Callable[..., DemoConfig]", settings: dict[str, Any]) -> "DemoConfig":
+    """Settings as a config.
+
+    Raises:
+        typer.BadParameter: a setting cannot work.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return make(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        raise typer.BadParameter(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What differs after a file was written anew; None if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def _interrupted(out: Path, before: tuple[int, int] | None) -> str:
+    """What an interrupted run has left in ``out``, whose results.json was ``before`` when it began."""
+    now = _version(out / "results.json")
+    if now == before:
+        return f"interrupted before anything was finished; {out} is as it was"
+    if now is None:
+        return f"interrupted when the earlier results in {out} were removed and no new ones were written yet"
+    return f"interrupted. What is finished stays in {out}; `steer report {out}` draws the report from it"
 
 
 def summary(results: dict[str, Any]) -> "Table":

@@ -2,11 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli.options import Device, Json, Layer, Model, Seed, parse_clamp
+from steer.cli.interrupts import importing
+from steer.cli.options import (
+    Device,
+    Dtype,
+    DtypeName,
+    Json,
+    Layer,
+    Model,
+    Seed,
+    Threads,
+    asked_threads,
+    parse_clamp,
+)
+
+if TYPE_CHECKING:
+    from saes import SAEConfig
+    from steer.models.site import Site
 
 
 def generate(
@@ -18,6 +34,8 @@ def generate(
         typer.Option(help="Latent and value to set it to, such as 262=10; may be repeated.", metavar="LATENT=VALUE"),
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = DtypeName.auto,
+    threads: Threads = None,
     layer: Layer = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of a reply, in tokens.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")] = 0.0,
@@ -26,31 +44,32 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Print the unsteered reply to each prompt and, with --sae and --clamp, the steered one."""
-    clamps = [parse_clamp(text) for text in clamp or []]
-    if bool(clamps) != (sae is not None):
-        raise typer.BadParameter("--sae and --clamp belong together: give both or neither")
-    if len({latent for latent, _ in clamps}) < len(clamps):
-        raise typer.BadParameter("a latent is clamped twice")
+    clamps = read_clamps(clamp or [], sae, layer)
+    with importing():
+        from saes import load
+        from steer.cli.console import import_transformers
+        from steer.models.chat import NO_TEMPLATE_NOTE
+        from steer.models.decode import Sampling
+        from steer.models.load import load_model
+        from steer.models.site import Site
+        from steer.steering.interventions import Clamp
+        from steer.steering.steered import steered
+        from steer.threads import torch_threads
 
-    from saes import load
-    from steer.cli.console import quiet_transformers
-    from steer.models.chat import NO_TEMPLATE_NOTE
-    from steer.models.decode import Sampling
-    from steer.models.load import load_model
-    from steer.models.site import Site
-    from steer.steering.interventions import Clamp
-    from steer.steering.steered import steered
-
-    quiet_transformers()
+        import_transformers()
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    lm = load_model(model, device)
+    lm = load_model(model, device, dtype.value)
     site = None if layer is None else Site(layer)
-    interventions = [Clamp(load(sae), dict(clamps), site)] if sae else []
-    if not lm.has_chat_template:
-        typer.echo(f"note: {NO_TEMPLATE_NOTE}", err=True)
-    with steered(lm, *interventions):
-        edited = lm.generate(prompts, sampling)
-    plain = lm.generate(prompts, sampling) if interventions else edited
+    interventions = [Clamp(load(sae), clamps, site)] if sae else []
+    notes = [] if lm.has_chat_template else [NO_TEMPLATE_NOTE]
+    for clamped in interventions:
+        notes += mismatches(clamped.sae.config, lm.name, clamped.site)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    with torch_threads(lm.model, asked_threads(threads)):
+        with steered(lm, *interventions):
+            edited = lm.generate(prompts, sampling)
+        plain = lm.generate(prompts, sampling) if interventions else edited
 
     rows = [
         {"prompt": prompt, "unsteered": one, **({"steered": other} if interventions else {})}
@@ -58,6 +77,34 @@ def generate(
     ]
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-        return
-    for row in rows:
-        typer.echo("\n".join(f"{name + ':':<11}{text}" for name, text in row.items()))
+    else:
+        for row in rows:
+            typer.echo("\n".join(f"{name + ':':<11}{text}" for name, text in row.items()))
+
+
+def read_clamps(texts: list[str], sae: Path | None, layer: int | None) -> dict[int, float]:
+    """The clamps that were asked for.
+
+    Raises:
+        typer.BadParameter: one has another form, a latent stands twice, or options are given that do not go together.
+    """
+    clamps = [parse_clamp(text) for text in texts]
+    if bool(clamps) != (sae is not None):
+        raise typer.BadParameter("--sae and --clamp belong together: give both or neither")
+    if layer is not None and sae is None:
+        raise typer.BadParameter("--layer says where the SAE acts: give it with --sae and --clamp, or leave it out")
+    if len({latent for latent, _ in clamps}) < len(clamps):
+        raise typer.BadParameter("a latent is clamped twice")
+    return dict(clamps)
+
+
+def mismatches(trained: "SAEConfig", model: str, site: "Site") -> list[str]:
+    """Notes on an SAE that is used on another model, or at another site, than it was trained on."""
+    from steer.models.site import Site
+
+    notes = []
+    if trained.model is not None and trained.model != model:
+        notes.append(f"the SAE was trained on the model {trained.model!r}, and is used on {model!r}.")
+    if trained.site is not None and Site.parse(trained.site) != site:
+        notes.append(f"the SAE was trained at {trained.site}, and is used at {site}.")
+    return notes

@@ -1,13 +1,41 @@
 """Options that several commands share, and how their values are read."""
 
+import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+class DtypeName(StrEnum):
+    """Number formats of a model's weights."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def check_device(name: str) -> str:
+    """Refuse torch's device without memory; whether any other can be used is seen when the model is loaded.
+
+    Raises:
+        typer.BadParameter: it is ``meta``.
+    """
+    if name.split(":")[0] == "meta":
+        raise typer.BadParameter("the device `meta` holds no numbers, so no model runs on it; use auto, cpu or cuda")
+    return name
+
+
 Model = Annotated[str, typer.Option(help="`embedded`, a folder in transformers format, or a hub id.")]
 Layer = Annotated[int | None, typer.Option(help="Layer whose output is read and edited, from 0.", show_default=False)]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...", callback=check_device)]
+Dtype = Annotated[DtypeName, typer.Option(help="Number format of the model; auto: float32 on a CPU, else its own.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads; else OMP_NUM_THREADS, else 1 for a small model.", min=1, max=1024),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**62 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that `steer demo` wrote.")]
@@ -17,17 +45,12 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     """``0,2,4`` as numbers.
 
     Raises:
-        typer.BadParameter: something in it is not a finite number, or stands twice.
+        typer.BadParameter: something in it is not a number.
     """
     try:
-        values = tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"expected numbers separated by commas, such as 0,4,8; got {text!r}") from None
-    if not all(abs(value) < float("inf") for value in values):  # also refuses NaN
-        raise typer.BadParameter(f"strengths must be finite, got {text!r}")
-    if len(set(values)) < len(values):
-        raise typer.BadParameter(f"a strength stands twice in {text!r}")
-    return values
 
 
 def parse_clamp(text: str) -> tuple[int, float]:
@@ -43,3 +66,12 @@ def parse_clamp(text: str) -> tuple[int, float]:
         return int(latent), float(value)
     except ValueError:
         raise typer.BadParameter(f"expected LATENT=VALUE, such as 262=10; got {text!r}") from None
+
+
+def asked_threads(option: int | None) -> int | None:
+    """Threads that the user asked for, by ``--threads`` or by OMP_NUM_THREADS (which torch has read); else None."""
+    if option is None and "OMP_NUM_THREADS" in os.environ:
+        import torch
+
+        return torch.get_num_threads()
+    return option

@@ -2,11 +2,14 @@
 
 import typer
 
+from steer.cli.interrupts import importing
 from steer.cli.options import Folder
 
 
 def report(folder: Folder) -> None:
     """Write report.html and its figures from what is in a folder, also after an interrupted run."""
-    from steer.studies.report import write_report
+    with importing():
+        from steer.cli.console import shown
+        from steer.studies.report import write_report
 
-    typer.echo(f"Report: {write_report(folder)}")
+    typer.echo(f"Report: {shown(write_report(folder))}")

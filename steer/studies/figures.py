@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from steer.studies.study import GROUPS, Point, Sets, Share, Study
+from steer.studies.text import is_number
 
 DPI = 150  # dots per inch of every PNG
 WIDTH = 11.0  # inches; shown at about 100 CSS pixels per inch, so 9 pt type reads as 12 px
@@ -158,7 +159,7 @@ def training(study: Study, theme: Theme) -> Figure | None:
         "dead_fraction": "Dead latents",
     }
     curves = {
-        key: [(m["tokens"] / 1000, m[key]) for m in study.training if _finite(m.get("tokens"), m.get(key))]
+        key: [(m["tokens"] / 1000, m[key]) for m in study.training if is_number(m.get("tokens"), m.get(key))]
         for key in panels
     }
     if not any(curves.values()):
@@ -263,10 +264,6 @@ def _errors(shares: Sequence[Share]) -> list[list[float]]:
     """Distances below and above the share in percent; never negative, which matplotlib refuses."""
     below = [max(0.0, 100 * (s.value - s.low)) for s in shares]
     return [below, [max(0.0, 100 * (s.high - s.value)) for s in shares]]
-
-
-def _finite(*values: Any) -> bool:
-    return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
 
 def _dress(axes: Axes, theme: Theme, title: str = "", xlabel: str = "", ylabel: str = "") -> None:

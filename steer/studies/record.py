@@ -1,7 +1,7 @@
 """What a study writes into its folder, step by step, so that a run that is stopped stays readable."""
 
 import dataclasses
-import resource
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import saes
 from saes import SAE, Quality, TrainRecord
 from steer.activations.splice import SpliceLoss
@@ -17,7 +19,7 @@ from steer.evals.runner import Result, rate
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import SETS
 from steer.features.finder import Candidate
-from steer.files import append_lines, write_json
+from steer.files import append_lines, write_json, writing
 from steer.models.model import LanguageModel
 from steer.progress import Progress
 from steer.studies.figures import FIGURES
@@ -62,6 +64,7 @@ class RunRecord:
             },
             "settings": {
                 **settings,
+                "threads": torch.get_num_threads(),
                 "operation": "set",
                 "error": "keep",
                 "positions": "prompt and generated tokens, except the first token and padding",
@@ -76,19 +79,24 @@ class RunRecord:
 
     def sae(self, sae: SAE, records: Sequence[TrainRecord], quality: Quality, loss: SpliceLoss) -> None:
         """Write the SAE and record its measurements."""
-        saes.save(sae, self.out / "sae", training={"tokens": records[-1].tokens, "seconds": records[-1].seconds})
+        with writing(self.out / "sae"):
+            saes.save(sae, self.out / "sae", training={"tokens": records[-1].tokens, "seconds": records[-1].seconds})
         append_lines(self.out / "sae" / "training.jsonl", map(dataclasses.asdict, records))
-        measured = {"fvu": quality.fvu, "l0": quality.l0, "dead_fraction": quality.dead_fraction}
+        measured = {
+            "fvu": quality.fvu,
+            "l0": quality.l0,
+            "dead_fraction": quality.dead_fraction,
+            "loss_recovered": loss.recovered,
+            "loss_plain": loss.plain,
+            "loss_spliced": loss.spliced,
+            "loss_zeroed": loss.zeroed,
+        }
         self.results["sae"] = {
             "d_in": sae.config.d_in,
             "d_sae": sae.config.d_sae,
             "k": sae.config.k,
             "site": sae.config.site,
-            **{name: round(value, 6) for name, value in measured.items()},
-            "loss_recovered": round(loss.recovered, 6),
-            "loss_plain": round(loss.plain, 6),
-            "loss_spliced": round(loss.spliced, 6),
-            "loss_zeroed": round(loss.zeroed, 6),
+            **{name: round(value, 6) if math.isfinite(value) else None for name, value in measured.items()},
             "measured_on_tokens": quality.tokens,
         }
         self.save()
@@ -146,7 +154,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _peak_memory_mib() -> float:
-    """Largest resident memory of this process so far. Linux counts it in KiB, macOS in bytes."""
+def _peak_memory_mib() -> float | None:
+    """Largest resident memory of this process so far; None on Windows. Linux counts it in KiB, macOS in bytes."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)

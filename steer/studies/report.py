@@ -7,8 +7,6 @@ layout are in ``report_template.html``; what is computed from the data is here; 
 
 import base64
 import hashlib
-import json
-import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,20 +17,19 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from steer.errors import DataError
-from steer.files import read_lines, write_bytes, write_text
+from steer.files import read_lines, remove, write_bytes, write_text
 from steer.studies.figures import DARK, FIGURES, LIGHT, TOP_CANDIDATES, png
+from steer.studies.results import Results, read_results
 from steer.studies.study import ARMS, GROUPS, Group, MeasuredSet, Point, Share, Study, read_study
-from steer.studies.text import visible
+from steer.studies.text import is_number, visible
 
-SCHEMA = 1  # of results.json
 CLIP = 700  # characters of one message or reply that the report shows
 WORDS: Mapping[Group, tuple[str, str]] = {  # heading of a group; how a sentence names its rate
     "harmful": ("Harmful requests", "refusals of harmful requests"),
     "harmless": ("Harmless requests", "refusals of harmless requests"),
     "ability": ("Ability", "tasks done right"),
 }
-KINDS = ("improved", "got worse", "unchanged")  # of a sample, judged against the unsteered reply
+KINDS = ("improved", "got worse", "unchanged")  # of a comparison, judged against the unsteered reply
 
 Key = tuple[str, float]  # arm and strength of a point
 
@@ -49,7 +46,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Comparison:
     """One prompt with its replies side by side."""
 
     set: MeasuredSet
@@ -63,15 +60,17 @@ def write_report(folder: Path) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder`` from the files there; returns the page's path.
 
     Raises:
-        DataError: ``results.json`` is missing, unreadable, of another schema, or contradicts itself; or a line of
-            ``completions.jsonl`` or ``sae/training.jsonl`` other than a last, cut-off one is not JSON.
+        DataError: ``results.json`` is missing, unreadable, of another schema, or contradicts itself; or
+            ``completions.jsonl`` or ``sae/training.jsonl`` is unreadable or has a line, other than a last, cut-off
+            one, that is not JSON.
+        OutputError: the folder cannot be written to.
     """
-    results = _read_results(folder / "results.json")
-    study = read_study(results, list(_lines(folder / "sae" / "training.jsonl")))
-    samples = choose_samples(study, _lines(folder / "completions.jsonl"))
+    results = read_results(folder / "results.json")
+    study = read_study(results, list(read_lines(folder / "sae" / "training.jsonl", missing_ok=True)))
+    comparisons = choose_comparisons(study, read_lines(folder / "completions.jsonl", missing_ok=True))
     drawings = _draw(study, folder / "figures")
     page = folder / "report.html"
-    write_text(page, _render(_context(results, study, samples, drawings)))
+    write_text(page, _render(_context(results, study, comparisons, drawings)))
     return page
 
 
@@ -105,42 +104,25 @@ def headline(study: Study) -> list[str]:
     return lines
 
 
-def choose_samples(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Sample]:
+def choose_comparisons(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Comparison]:
     """From each set one prompt that improved, one that got worse and one that stayed as it was.
 
     A prompt improved (got worse) if the unsteered reply was bad (good) and the chosen latent's reply at either shown
     strength is good (bad). Among several the one with the lowest CRC-32 of its id is taken: fixed, and nobody's pick.
     """
-    columns = _sample_columns(study)
+    columns = _columns(study)
     replies: dict[tuple[str, str], dict[Key, Mapping[str, Any]]] = {}
     for row in rows:
         for key in columns:
             if key == (row.get("arm"), row.get("strength")):
-                replies.setdefault((str(row.get("set")), str(row.get("id"))), {})[key] = row
+                replies.setdefault((_text(row.get("set")), _text(row.get("id"))), {})[key] = row
     sets = {s.name: s for s in study.sets}
-    chosen: dict[tuple[str, str], Sample] = {}
+    chosen: dict[tuple[str, str], Comparison] = {}
     for (name, identity), found in sorted(replies.items(), key=lambda item: _checksum(*item[0])):
         if name in sets and len(found) == len(columns) > 1:
-            sample = _sample(sets[name], identity, found, columns)
-            chosen.setdefault((name, sample.kind), sample)
+            comparison = _compare(sets[name], identity, found, columns)
+            chosen.setdefault((name, comparison.kind), comparison)
     return [chosen[name, kind] for name in sets for kind in KINDS if (name, kind) in chosen]
-
-
-def _read_results(path: Path) -> Mapping[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path.parent} holds no results.json. Give the output folder of a study.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Run the study again.") from error
-    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
-        found = results.get("schema") if isinstance(results, dict) else type(results).__name__
-        raise DataError(f"{path}: expected schema {SCHEMA}, got {found!r}. Use the version that wrote it.")
-    return results
-
-
-def _lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    return read_lines(path) if path.exists() else ()
 
 
 def _moves(study: Study, point: Point) -> dict[Group, tuple[float, float]]:
@@ -190,7 +172,7 @@ def _same_strength(study: Study, arm: str, point: Point) -> Point | None:
     return next(same, None)
 
 
-def _sample_columns(study: Study) -> list[Key]:
+def _columns(study: Study) -> list[Key]:
     """Unsteered; the latent at the headline's strength (else the middle one) and at the strongest; the control.
 
     Empty without an unsteered point, as there is nothing to compare with.
@@ -207,29 +189,30 @@ def _sample_columns(study: Study) -> list[Key]:
     return keys + [("control", p.strength) for p in study.arm("control")[-1:]]
 
 
-def _sample(
+def _compare(
     prompt_set: MeasuredSet, identity: str, found: Mapping[Key, Mapping[str, Any]], columns: Sequence[Key]
-) -> Sample:
+) -> Comparison:
     replies = []
     for arm, strength in columns:
         row = found[arm, strength]
-        verdict, value = str(row.get("verdict")), row.get("value")
+        verdict, value = _text(row.get("verdict")), row.get("value")
         good = verdict != "incoherent" and value is (prompt_set.better == "higher")
         heading = ARMS[arm] + ("" if arm == "none" else f" at {strength:g}")
-        replies.append(Reply(arm, heading, clip(row.get("reply")), verdict, good))
+        replies.append(Reply(arm, heading, clip(_text(row.get("reply"))), verdict, good))
     before, after = replies[0].good, {reply.good for reply in replies if reply.arm == "sae"}
     kind = "unchanged" if after <= {before} else "got worse" if before else "improved"
+    turns = found[columns[0]].get("messages")
     messages = [
-        {"role": str(m.get("role")), "content": clip(m.get("content"))}
-        for m in found[columns[0]].get("messages") or ()
-        if isinstance(m, Mapping)
+        {"role": _text(turn.get("role")), "content": clip(_text(turn.get("content")))}
+        for turn in (turns if isinstance(turns, list) else ())
+        if isinstance(turn, Mapping)
     ]
-    return Sample(prompt_set, identity, kind, messages, replies)
+    return Comparison(prompt_set, identity, kind, messages, replies)
 
 
-def _missing(results: Mapping[str, Any], study: Study, samples: Sequence[Sample]) -> list[str]:
+def _missing(results: Results, study: Study, comparisons: Sequence[Comparison]) -> list[str]:
     """What an interrupted run lacks, one sentence each."""
-    lacks = ["The run did not finish."] if results.get("complete") is False else []
+    lacks = ["The run did not finish."] if results.complete is False else []
     lacks += [f"No point of the arm “{arm}” was measured." for arm in ARMS if not study.arm(arm)]
     for point in study.points:
         if absent := [s.title for s in study.sets if s.name not in point.rates]:
@@ -243,7 +226,7 @@ def _missing(results: Mapping[str, Any], study: Study, samples: Sequence[Sample]
         "candidate latents": study.candidates,
         "SAE's training": study.training,
     }
-    parts |= {"SAE's quality": results.get("sae"), "replies shown side by side": samples}
+    parts |= {"SAE's quality": results.sae, "replies shown side by side": comparisons}
     lacks += [f"There is no record of the {what}." for what, found in parts.items() if not found]
     if study.chosen is None:
         lacks.append("No latent had been chosen yet.")
@@ -262,7 +245,7 @@ def _draw(study: Study, folder: Path) -> dict[str, dict[str, str]]:
             write_bytes(folder / f"{name}.png", images["light"])
             drawings[name] = {paper: _data_uri(image) for paper, image in images.items()}
         else:
-            (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
+            remove(folder / f"{name}.png")  # of an earlier report
     return drawings
 
 
@@ -271,28 +254,31 @@ def _data_uri(image: bytes) -> str:
 
 
 def _context(
-    results: Mapping[str, Any], study: Study, samples: Sequence[Sample], drawings: Mapping[str, Any]
+    results: Results, study: Study, comparisons: Sequence[Comparison], drawings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything the template names."""
     best = best_point(study, "sae")
     control = best and _same_strength(study, "control", best)
     glance = [study.unsteered, best, control, best_point(study, "direction")] if best else []
-    settings = results.get("settings") or {}
-    recorded = {name: results.get(name) or {} for name in ("model", "sae", "seconds", "versions")}
-    return recorded | {
+    settings = results.settings
+    return {
+        "model": results.model,
+        "sae": results.sae,
+        "seconds": results.seconds,
+        "versions": results.versions,
         "study": study,
         "headline": headline(study),
-        "missing": _missing(results, study, samples),
+        "missing": _missing(results, study, comparisons),
         "best": best,
         "glance": [point for point in glance if point],
         "groups": [(WORDS[group][0], study.group(group)) for group in GROUPS if study.group(group)],
         "points": [point for arm in ARMS for point in study.arm(arm)],
         "figures": drawings,
         "candidates": study.candidates[:TOP_CANDIDATES],
-        "samples": samples,
+        "comparisons": comparisons,
         "settings": settings,
         "archetype": settings.get("archetypal_prompt") or settings.get("archetype"),
-        "peak_memory_mib": results.get("peak_memory_mib"),
+        "peak_memory_mib": results.peak_memory_mib,
     }
 
 
@@ -311,14 +297,14 @@ def _render(context: Mapping[str, Any]) -> str:
 
 def percent(value: Any, decimals: int = 1) -> str:
     """A fraction as a percentage, ``0.943`` as ``94.3%``; what is no finite number as ``n/a``."""
-    return f"{100 * value:.{decimals}f}%" if _finite(value) else "n/a"
+    return f"{100 * value:.{decimals}f}%" if is_number(value) else "n/a"
 
 
 def number(value: Any, form: str = ",.4g") -> str:
     """A number in short form with thousands marked; what is no finite number as ``n/a``."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return format(value, form) if _finite(value) else "n/a"
+    return format(value, form) if is_number(value) else "n/a"
 
 
 def better_or_worse(rate: Share, base: Share | None, prompt_set: MeasuredSet) -> str:
@@ -334,8 +320,8 @@ def clip(text: Any) -> str:
     return whole if len(whole) <= CLIP else f"{whole[:CLIP]} … [{len(whole) - CLIP:,} more characters]"
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _checksum(set_name: str, identity: str) -> tuple[int, str, str]:

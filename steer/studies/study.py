@@ -1,12 +1,11 @@
-"""What a study measured, in typed form: read from ``results.json``, drawn by ``figures`` and told by ``report``."""
+"""What a study measured, as it is drawn by ``figures`` and told by ``report``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steer.errors import DataError
 from steer.evals.stats import wilson
-from steer.studies.text import visible
+from steer.studies.results import CandidateFacts, PointFacts, Results
 
 Group = Literal["harmful", "harmless", "ability"]
 GROUPS: tuple[Group, ...] = ("harmful", "harmless", "ability")
@@ -76,23 +75,12 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A latent that fired while the model refused the archetypal prompt; rates are fractions of dev prompts."""
-
-    latent: int
-    tokens_active: int
-    refusal_dev: float | None
-    safe_refusal_dev: float | None
-    max_activation: float | None
-
-
-@dataclass(frozen=True)
 class Study:
     """Everything a report draws or tabulates. An interrupted run has fewer points, or no candidates."""
 
     sets: Sets
     points: tuple[Point, ...]
-    candidates: tuple[Candidate, ...]  # best first
+    candidates: tuple[CandidateFacts, ...]  # best first
     chosen: int | None
     control: int | None
     training: tuple[Mapping[str, Any], ...]  # lines of sae/training.jsonl
@@ -121,44 +109,22 @@ class Study:
         return ARMS[arm] + ("" if latent is None else f" {latent}")
 
 
-def read_study(results: Mapping[str, Any], training: Sequence[Mapping[str, Any]] = ()) -> Study:
-    """The typed form of ``results.json``; whatever an interrupted run lacks is empty or None.
-
-    Raises:
-        DataError: a field is missing or of the wrong type inside a set, a point or a candidate.
-    """
-    try:
-        sets = tuple(_set(name, fields) for name, fields in (results.get("sets") or {}).items())
-        points = tuple(_point(fields, sets) for fields in results.get("points") or ())
-        chosen, control = (None if one is None else int(one) for one in map(results.get, ("chosen", "control")))
-        candidates = tuple(_candidate(fields) for fields in results.get("candidates") or ())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        fault = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"results.json is not what a report needs: {fault}. Run the study again.") from error
-    return Study(sets, points, candidates, chosen, control, tuple(training))
+def read_study(results: Results, training: Sequence[Mapping[str, Any]] = ()) -> Study:
+    """What is drawn and told of ``results``; ``training`` holds the lines of ``sae/training.jsonl``."""
+    sets = tuple(
+        MeasuredSet(name, one.title, one.stands_for or "", one.metric, one.better, one.n)
+        for name, one in results.sets.items()
+    )
+    points = tuple(_point(one, sets) for one in results.points)
+    return Study(sets, points, tuple(results.candidates), results.chosen, results.control, tuple(training))
 
 
-def _candidate(fields: Mapping[str, Any]) -> Candidate:
-    measured = (fields.get(name) for name in ("refusal_dev", "safe_refusal_dev", "max_activation"))
-    return Candidate(int(fields["latent"]), int(fields["tokens_active"]), *measured)
-
-
-def _set(name: str, fields: Mapping[str, Any]) -> MeasuredSet:
-    if fields["metric"] not in ("refused", "correct") or fields["better"] not in ("higher", "lower"):
-        raise ValueError(f"set {name!r}: metric must be refused or correct, better must be higher or lower")
-    title, stands_for = visible(fields["title"]), visible(fields.get("stands_for") or "")
-    return MeasuredSet(name, title, stands_for, fields["metric"], fields["better"], int(fields["n"]))
-
-
-def _point(fields: Mapping[str, Any], sets: Sequence[MeasuredSet]) -> Point:
+def _point(facts: PointFacts, sets: Sets) -> Point:
     """One point; a set on which no prompt was judged is left out."""
     metrics = {s.name: s.metric for s in sets}
-    if fields["arm"] not in ARMS:
-        raise ValueError(f"unknown arm {fields['arm']!r}, expected one of {', '.join(ARMS)}")
     shares = {}
-    for name, r in (fields.get("sets") or {}).items():
-        if r["n"]:
-            count, incoherent = int(r[metrics[name]]), int(r.get("incoherent") or 0)
-            value, low, high = float(r["rate"]), float(r["low"]), float(r["high"])
-            shares[name] = Share(count, int(r["n"]), value, low, high, incoherent)
-    return Point(fields["arm"], float(fields["strength"]), shares)
+    for name, counted in facts.sets.items():
+        if counted.n:
+            count, value, low, high = counted.of(metrics[name])
+            shares[name] = Share(count, counted.n, value, low, high, counted.incoherent or 0)
+    return Point(facts.arm, facts.strength, shares)

@@ -1,5 +1,6 @@
-"""Text that came from a model, made safe to show."""
+"""Text and numbers that came from a model or a file, made safe to show."""
 
+import sys
 import unicodedata
 from typing import Any
 
@@ -17,3 +18,8 @@ def visible(value: Any) -> Any:
     hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
     shown = (f"[U+{ord(c):04X}]" if c not in "\n\t" and unicodedata.category(c) in hidden else c for c in value)
     return "".join(shown)
+
+
+def is_number(*values: Any) -> bool:
+    """Whether all are numbers that a float can hold: not NaN, not infinite, not a whole number of 400 digits."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values)

@@ -16,8 +16,10 @@ import matplotlib
 import pytest
 
 from steer.errors import DataError
-from steer.studies.report import best_point, choose_samples, headline, percent, write_report
-from steer.studies.study import Share, read_study
+from steer.studies.report import best_point, choose_comparisons, headline, percent, write_report
+from steer.studies.results import parse_results
+from steer.studies.study import Share, Study
+from steer.studies.study import read_study as read_parsed
 from steer.studies.text import visible
 
 STRENGTHS = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
@@ -35,6 +37,10 @@ SETS: dict[str, tuple[str, str, str, str, float, float, float]] = {
     "concepts": ("Concepts", "SELECT-like", "correct", "higher", 0.95, 0.72, 0.9),
 }  # fmt: skip
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028\u202eevil\ud800 $x$ {{ 7*7 }} \x00"
+
+
+def read_study(results: dict[str, Any]) -> Study:
+    return read_parsed(parse_results(results))
 
 
 def synthetic_rate(name: str, arm: str, strength: float, n: int) -> float:
@@ -197,7 +203,7 @@ def test_headline_does_not_hide_a_latent_that_does_harm() -> None:
     for point in results["points"]:
         if point["arm"] == "sae":
             for name in ("unsafe_seen", "unsafe_unseen", "jailbroken", "multi_turn"):
-                point["sets"][name]["refused"] = 0
+                point["sets"][name] |= {"refused": 0, "rate": 0.0, "low": 0.0, "high": 0.02}
     assert "refusals of harmful requests fell from 42.8% to 0.0%" in headline(read_study(results))[0]
 
 
@@ -311,7 +317,7 @@ def test_a_run_that_has_only_just_begun_is_written_up(tmp_path: Path) -> None:
 def test_a_point_without_some_sets_is_named_and_not_pooled(tmp_path: Path) -> None:
     results = synthetic_results(n=20)
     del results["points"][-1]["sets"]["jailbroken"]
-    results["points"][-1]["sets"]["safe"] |= {"n": 0, "rate": None, "low": None, "high": None}
+    results["points"][-1]["sets"]["safe"] |= {"n": 0, "refused": 0, "rate": None, "low": None, "high": None}
     partial = render(tmp_path, results)
     assert "Refusal direction at 12 was not measured on: Jailbroken, Safe." in partial.text
     study = read_study(results)
@@ -327,8 +333,8 @@ def test_a_cut_off_last_line_is_passed_over(tmp_path: Path) -> None:
 
 def test_samples_follow_the_stated_rule() -> None:
     study, rows = read_study(synthetic_results()), synthetic_completions()
-    samples = choose_samples(study, rows)
-    assert samples == choose_samples(study, list(reversed(rows)))
+    samples = choose_comparisons(study, rows)
+    assert samples == choose_comparisons(study, list(reversed(rows)))
     assert len({(s.set.name, s.kind) for s in samples}) == len(samples)
     assert {s.kind for s in samples} == {"improved", "got worse", "unchanged"}
     assert {s.set.name for s in samples} == set(SETS)
@@ -344,7 +350,7 @@ def test_samples_follow_the_stated_rule() -> None:
 
 def test_an_incoherent_reply_is_never_good() -> None:
     rows = [row | {"verdict": "incoherent", "value": False} for row in synthetic_completions(n=3)]
-    assert not any(reply.good for s in choose_samples(read_study(synthetic_results()), rows) for reply in s.replies)
+    assert not any(reply.good for s in choose_comparisons(read_study(synthetic_results()), rows) for reply in s.replies)
 
 
 def test_the_same_input_gives_the_same_bytes(study_folder: Path) -> None:
@@ -361,7 +367,7 @@ def test_the_same_input_gives_the_same_bytes(study_folder: Path) -> None:
         ("[]", "expected schema 1, got 'list'"),
         ('{"schema": 2}', "expected schema 1, got 2"),
         ('{"schema": 1, "points": [{"arm": "sae"}]}', "strength"),
-        ('{"schema": 1, "points": [{"arm": "other", "strength": 1}]}', "unknown arm 'other'"),
+        ('{"schema": 1, "points": [{"arm": "other", "strength": 1}]}', "points.0.arm: Input should be 'none'"),
         ('{"schema": 1, "points": [{"arm": "sae", "strength": 1, "sets": {"ghost": {"n": 1}}}]}', "ghost"),
         ('{"schema": 1, "sets": {"a": {"title": "A", "metric": "liked", "better": "higher", "n": 1}}}', "metric"),
     ],

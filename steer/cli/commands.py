@@ -1,0 +1,18 @@
+"""The verbs of ``steer``."""
+
+import typer
+
+from steer.cli.demo import demo
+from steer.cli.generate import generate
+from steer.cli.report import report
+
+app = typer.Typer(
+    name="steer",
+    help="Steer language models with sparse autoencoders, and measure what it buys and what it costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(generate)
+app.command()(report)
