@@ -4,31 +4,50 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from saes.config import SAEConfig
-from saes.errors import ConfigError, FormatError
-from saes.sae import SAE
+from saes.errors import ConfigError, FormatError, ShapeError
+from saes.sae import SAE, tensor_shapes
 
 VERSION = 1
 WEIGHTS, CONFIG = "sae.safetensors", "config.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def save(sae: SAE, folder: Path, training: dict[str, Any] | None = None) -> None:
-    """Write ``sae`` to ``folder``, each file atomically; ``training`` is stored as information only."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(sae: SAE, folder: str | Path, training: dict[str, Any] | None = None) -> None:
+    """Write ``sae`` to ``folder``; ``training`` is stored as information only.
+
+    Both files are complete under temporary names before either gets its own, so a failure leaves what was there.
+
+    Raises:
+        ShapeError: a weight is NaN or infinite.
+        ConfigError: ``training`` is not JSON.
+        FormatError: the folder cannot be written to.
+    """
+    folder = Path(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ShapeError(f"The SAE is not written: {name} holds NaN or infinite values. Train it again.")
     config = {"format": "saes", "version": VERSION, **asdict(sae.config), "training": training or {}}
-    with _whole(folder / WEIGHTS) as path:
-        save_file(weights, path)
-    with _whole(folder / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"training must be JSON without NaN or infinity ({error}): got {training!r}.") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _whole(folder / CONFIG) as config_path, _whole(folder / WEIGHTS) as weights_path:
+            save_file(weights, weights_path)
+            config_path.write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"The SAE cannot be written to {folder} ({error}). Choose another folder.") from error
 
 
 @contextmanager
@@ -47,22 +66,21 @@ def load(folder: str | Path) -> SAE:
 
     Raises:
         FormatError: the folder is missing or incomplete, is of another format or version, or a tensor has the wrong
-            name, shape or content.
+            name, shape, dtype or content.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FormatError(
-                f"No SAE at {folder}: {name} is missing. Expected a folder with {CONFIG} and {WEIGHTS}, as "
-                "`steer demo` writes to DIR/sae."
-            )
-    config = _read_config(folder / CONFIG)
     try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{folder / WEIGHTS} cannot be read ({error}). It may be cut off: copy it again.") from error
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise FormatError(
+                    f"No SAE at {folder}: {name} is missing. Expected a folder with {CONFIG} and {WEIGHTS}, as "
+                    "`steer demo` writes to DIR/sae."
+                )
+        config = _read_config(folder / CONFIG)
+        weights = _read_weights(folder / WEIGHTS, tensor_shapes(config))
+    except OSError as error:
+        raise FormatError(f"The SAE at {folder} cannot be read ({error}). Check the permissions.") from error
     sae = SAE(config)
-    _check_weights(weights, sae, folder / WEIGHTS)
     sae.load_state_dict(weights)
     return sae.requires_grad_(False)
 
@@ -70,24 +88,38 @@ def load(folder: str | Path) -> SAE:
 def _read_config(path: Path) -> SAEConfig:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON ({error}).") from error
     if not isinstance(data, dict) or data.get("format") != "saes":
         raise FormatError(f'{path} does not describe an SAE of this format: expected "format": "saes".')
     if data.get("version") != VERSION:
         raise FormatError(f"{path} has version {data.get('version')!r}, this release reads version {VERSION}.")
-    known = {field.name for field in fields(SAEConfig)}
+    if missing := [field.name for field in fields(SAEConfig) if field.default is MISSING and field.name not in data]:
+        raise FormatError(f"{path} lacks {', '.join(missing)}. Copy the SAE again.")
     try:
-        return SAEConfig(**{name: value for name, value in data.items() if name in known})
-    except (TypeError, ConfigError) as error:
+        return SAEConfig(**{field.name: data[field.name] for field in fields(SAEConfig) if field.name in data})
+    except ConfigError as error:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _check_weights(weights: dict[str, torch.Tensor], sae: SAE, path: Path) -> None:
-    expected = {name: list(tensor.shape) for name, tensor in sae.state_dict().items()}
-    got = {name: list(tensor.shape) for name, tensor in weights.items()}
-    if expected != got:
-        raise FormatError(f"{path} does not fit its config.json: expected tensors {expected}, got {got}.")
+def _read_weights(path: Path, expected: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """The tensors in float32. The file's header is checked first, so nothing is allocated for one that does not fit."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            shapes = {name: list(header.get_shape()) for name, header in headers.items()}
+            if shapes != expected:
+                raise FormatError(f"{path} does not fit its config.json: expected tensors {expected}, got {shapes}.")
+            for name, header in headers.items():
+                if header.get_dtype() not in FLOATS:
+                    raise FormatError(
+                        f"{path}: tensor {name} has dtype {header.get_dtype()}, expected one of {', '.join(FLOATS)}. "
+                        "Quantised weights are not read; convert them to float32."
+                    )
+            weights = {name: file.get_tensor(name).float() for name in headers}
+    except SafetensorError as error:
+        raise FormatError(f"{path} cannot be read ({error}). It may be cut off: copy it again.") from error
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise FormatError(f"{path}: tensor {name} holds NaN or infinite values.")
+    return weights

@@ -7,7 +7,7 @@ from torch import nn
 
 from saes.codes import SparseCodes
 from saes.config import SAEConfig
-from saes.errors import ShapeError
+from saes.errors import ConfigError, ShapeError
 from saes.shapes import Float, Int, Tensor
 
 
@@ -21,9 +21,7 @@ class SAE(nn.Module):
     def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randn(config.d_sae, config.d_in, generator=generator)
-        rows = rows / rows.norm(dim=-1, keepdim=True)
+        rows = _random_rows(config, seed)
         self.W_dec = nn.Parameter(rows)
         self.W_enc = nn.Parameter(rows.T.clone())  # tied at the start: fewer dead latents (appendix A.1)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
@@ -77,6 +75,27 @@ class SAE(nn.Module):
     def normalise_decoder(self) -> None:
         """Give every row of ``W_dec`` norm 1."""
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
+def tensor_shapes(config: SAEConfig) -> dict[str, list[int]]:
+    """Names and shapes of an SAE's tensors, without making any."""
+    d_in, d_sae = config.d_in, config.d_sae
+    return {"W_dec": [d_sae, d_in], "W_enc": [d_in, d_sae], "b_enc": [d_sae], "b_dec": [d_in]}
+
+
+def _random_rows(config: SAEConfig, seed: int) -> Float[Tensor, "d_sae d_in"]:
+    """Random directions of norm 1.
+
+    Raises:
+        ConfigError: an SAE of this size does not fit into memory.
+    """
+    try:
+        rows = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
+    except RuntimeError as error:  # torch has no error of its own for memory on a CPU
+        raise ConfigError(
+            f"An SAE with d_sae = {config.d_sae} and d_in = {config.d_in} does not fit into memory. Lower d_sae."
+        ) from error
+    return rows / rows.norm(dim=-1, keepdim=True)
 
 
 def _count_above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*token"]) -> Float[Tensor, "*token"]:

@@ -229,7 +229,6 @@ def test_an_sae_is_read_back_as_it_was_written(tmp_path):
         (lambda folder: (folder / "config.json").write_text("[]"), "does not describe an SAE"),
         (lambda folder: edit_config(folder, version=9), "version 9"),
         (lambda folder: edit_config(folder, k=1000), "must not exceed"),
-        (lambda folder: edit_config(folder, k="six"), "(?i)whole number|expected type"),
         (lambda folder: edit_config(folder, d_sae=95), "does not fit its config.json"),
     ],
 )

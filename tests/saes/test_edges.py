@@ -1,0 +1,157 @@
+"""SAEs at the edges: odd scales, callers without gradients, odd files, weights that are not to be kept."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import saes
+from saes import ConfigError, FormatError, SAEConfig, ShapeError, TrainConfig
+from tests.conftest import random_sae
+from tests.saes.test_sae import CONFIG, TRAIN, edit_config, planted
+
+SHORT = dataclasses.replace(TRAIN, total_tokens=256 * 20)
+
+
+@pytest.mark.parametrize("power", [-105, -60, 60, 110])
+def test_activations_of_any_scale_train_to_the_same_sae(power):
+    """A power of two changes nothing but the exponents, also where squares and scales leave float32's range."""
+    plain = saes.fit(CONFIG, planted(), SHORT)
+    scaled = saes.fit(CONFIG, (x * 2.0**power for x in planted()), SHORT)
+    assert torch.equal(plain.W_enc, scaled.W_enc)
+    assert torch.equal(plain.b_enc * 2.0**power, scaled.b_enc)
+    assert torch.equal(plain.b_dec * 2.0**power, scaled.b_dec)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_works_where_gradients_are_off(context):
+    with context():
+        sae = saes.fit(CONFIG, (x.clone() for x in planted()), SHORT)
+    assert torch.equal(sae.W_enc, saes.fit(CONFIG, planted(), SHORT).W_enc)
+
+
+def test_empty_batches_are_passed_over_when_measuring():
+    sae, x = random_sae(), torch.randn(20, 32)
+    (got, firing), (plain, _) = saes.measure(sae, [x[:0], x, x[:0]]), saes.measure(sae, [x])
+    assert got == plain
+    assert firing.maximum.max() > 0
+    with pytest.raises(ShapeError, match="0 tokens"):
+        saes.measure(sae, [x[:0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"lr": float("nan")}, "lr must be a finite number"),
+        ({"grad_clip": float("inf")}, "grad_clip must be a finite number"),
+        ({"auxk_weight": float("nan")}, "auxk_weight must be a finite number"),
+        ({"total_tokens": True}, "total_tokens must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"seed": 2**70}, "seed must be a whole number"),
+        ({"batch_tokens": 0}, "batch_tokens must be a whole number of at least 1"),
+        ({"decay_frac": 1.5}, "decay_frac must lie between 0 and 1"),
+        ({"lr": 0.0}, "lr must be positive"),
+    ],
+)
+def test_settings_of_the_training_that_cannot_work(change, words):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(TRAIN, **change)
+
+
+def test_an_sae_too_large_for_memory_is_refused():
+    for d_sae in (10**13, 2**62):
+        with pytest.raises(ConfigError, match="does not fit into memory"):
+            saes.SAE(SAEConfig(d_in=16, d_sae=d_sae, k=4))
+
+
+def edit_weights(folder: Path, **changes: torch.Tensor) -> None:
+    path = folder / "sae.safetensors"
+    save_file({**load_file(path), **changes}, path)
+
+
+def drop_from_config(folder: Path, name: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: edit_config(folder, d_sae=2**62, k=4), "does not fit its config.json"),
+        (lambda folder: edit_config(folder, d_sae=10**400), "d_sae must be a whole number"),
+        (lambda folder: drop_from_config(folder, "d_in"), "lacks d_in"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "not JSON"),
+        (lambda folder: edit_weights(folder, b_enc=torch.zeros(96, dtype=torch.int64)), "b_enc has dtype I64"),
+        (lambda folder: edit_weights(folder, b_enc=1e300 * torch.ones(96).double()), "b_enc holds NaN or inf"),
+        (lambda folder: edit_weights(folder, b_enc=torch.full((96,), float("nan"))), "b_enc holds NaN or inf"),
+        (lambda folder: edit_weights(folder, other=torch.zeros(2)), "does not fit its config.json"),
+    ],
+)
+def test_odd_files_are_refused_with_their_name(tmp_path, damage, words):
+    saes.save(random_sae(), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(FormatError, match=words) as caught:
+        saes.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_files_that_may_not_be_read_are_refused(tmp_path, monkeypatch):
+    def denied(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    saes.save(random_sae(), tmp_path)
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(FormatError, match=r"cannot be read .*Permission denied"):
+        saes.load(tmp_path)
+    monkeypatch.setattr(Path, "is_file", denied)
+    with pytest.raises(FormatError, match=r"cannot be read .*Permission denied"):
+        saes.load(tmp_path)
+
+
+def test_half_precision_weights_are_read_as_float32(tmp_path):
+    sae = random_sae()
+    saes.save(sae, tmp_path)
+    edit_weights(tmp_path, W_enc=sae.W_enc.half().contiguous())
+    again = saes.load(tmp_path)
+    assert again.W_enc.dtype == torch.float32
+    assert torch.equal(again.W_enc, sae.W_enc.half().float())
+
+
+def test_what_cannot_be_written_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    broken = random_sae()
+    with torch.no_grad():
+        broken.b_dec[3] = float("nan")
+    with pytest.raises(ShapeError, match="b_dec holds NaN"):
+        saes.save(broken, tmp_path / "new")
+    for training in ({"fvu": float("nan")}, {"path": Path("x")}):
+        with pytest.raises(ConfigError, match="training must be JSON"):
+            saes.save(random_sae(), tmp_path / "new", training)
+    assert not (tmp_path / "new").exists()
+
+    saes.save(random_sae(seed=1), tmp_path / "old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FormatError, match=r"cannot be written to .*No space left"):
+        saes.save(random_sae(seed=2), tmp_path / "old")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FormatError, match="cannot be written to"):
+        saes.save(random_sae(), tmp_path / "file")
+    with pytest.raises(FormatError, match=r"config.json is missing"):
+        saes.load(tmp_path / "file")
+
+
+def test_the_schedule_of_one_step_is_a_whole_step():
+    records = []
+    saes.fit(CONFIG, planted(), TrainConfig(256, 256, lr=1e-3), records.append)
+    assert [record.tokens for record in records] == [256]
