@@ -10,6 +10,24 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_whole(config: object, *names: str, least: int = 1) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63,
+            f"{name} must be a whole number of at least {least}, got {value!r}.",
+        )
+
+
+def _require_finite(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"),
+            f"{name} must be a finite number, got {value!r}.",
+        )
+
+
 @dataclass(frozen=True)
 class SAEConfig:
     """A top-k sparse autoencoder (Gao et al., arXiv 2406.04093)."""
@@ -26,11 +44,12 @@ class SAEConfig:
     """Where in the model it reads, for example ``1.resid_post``."""
 
     def __post_init__(self) -> None:
-        for name in ("d_in", "d_sae", "k"):
+        _require_whole(self, "d_in", "d_sae", "k")
+        for name in ("model", "site"):
             value = getattr(self, name)
             _require(
-                isinstance(value, int) and not isinstance(value, bool) and value >= 1,
-                f"{name} must be a whole number of at least 1, got {value!r}.",
+                value is None or isinstance(value, str),
+                f"{name} must be text or None, got {value!r}. A place in a model is written like '1.resid_post'.",
             )
         _require(
             self.k <= self.d_sae,
@@ -64,9 +83,10 @@ class TrainConfig:
     """Steps between two lines of the training log."""
 
     def __post_init__(self) -> None:
-        for name in ("total_tokens", "batch_tokens", "dead_after_tokens", "measure_every_steps"):
-            value = getattr(self, name)
-            _require(value >= 1, f"{name} must be at least 1, got {value!r}.")
+        _require_whole(self, "total_tokens", "batch_tokens", "dead_after_tokens", "measure_every_steps")
+        _require_whole(self, "seed", least=0)
+        rates = ("warmup_frac", "decay_frac", "auxk_weight", "grad_clip")
+        _require_finite(self, *rates, *(() if self.lr is None else ("lr",)))
         _require(
             self.total_tokens >= self.batch_tokens,
             f"total_tokens must cover at least one batch: got {self.total_tokens} tokens "

@@ -35,7 +35,7 @@ class Firing:
 
 @torch.no_grad()
 def measure(sae: SAE, batches: Iterable[Float[Tensor, "_ d_in"]]) -> tuple[Quality, Firing]:
-    """Run the SAE over batches of activations; sums are kept in float64.
+    """Run the SAE over batches of activations; sums are kept in float64, and empty batches passed over.
 
     Raises:
         ShapeError: no tokens were given.
@@ -46,6 +46,8 @@ def measure(sae: SAE, batches: Iterable[Float[Tensor, "_ d_in"]]) -> tuple[Quali
     fired = torch.zeros(d_sae)
     maximum = torch.zeros(d_sae)
     for x in batches:
+        if not len(x):  # has no largest activation
+            continue
         x = x.float().to(sae.W_dec.device)
         codes = sae.encode(x)
         tokens += len(x)

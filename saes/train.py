@@ -1,17 +1,19 @@
 """Training a top-k SAE on an iterator of activation tensors. It knows no language model."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
 from saes.errors import DivergedError, ShapeError
 from saes.losses import auxk, fvu
 from saes.sae import SAE
 from saes.schedule import default_lr, lr_factor
-from saes.shapes import Float, Tensor
+from saes.shapes import Bool, Float, Tensor
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class TrainRecord:
     seconds: float
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     config: SAEConfig,
     batches: Iterable[Float[Tensor, "_ d_in"]],
@@ -34,46 +38,36 @@ def fit(
 ) -> SAE:
     """Train an SAE on ``train.steps`` batches of ``train.batch_tokens`` activations, shape [token, d_in].
 
-    It is trained, and returned, on the device of the first batch.
+    It is trained, and returned, on the device of the first batch, also where the caller has switched gradients off.
 
     The same seed and the same batches give bit-identical weights on one machine. Inside, activations are scaled so that
-    their mean norm in the first batch is sqrt(d_in), which makes one learning rate fit all models; the scale is folded
-    into the biases at the end, so the SAE returned reads and writes raw activations.
+    their mean norm in the first batch is sqrt(d_in), which makes one learning rate fit all models, however large or
+    small their activations; the scale is folded into the biases at the end, so the SAE returned reads and writes raw
+    activations.
 
     Raises:
         ShapeError: a batch has the wrong shape, holds NaN or infinite values or no variance, or the stream ends early.
         DivergedError: the loss is not finite.
     """
-    sae = SAE(config, seed=train.seed)
     stream = checked(batches, config.d_in, train)
+    started = time.perf_counter()
+    x = next(stream)
+    scale = _Scale.of(x)
+    sae = SAE(config, seed=train.seed).to(x.device)
+    with torch.no_grad():
+        sae.b_dec.copy_(scale.shift(x).mean(0) * scale.factor)
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=True)
     peak = train.lr if train.lr is not None else default_lr(config.d_sae)
-    silent_tokens = torch.zeros(config.d_sae, dtype=torch.long)
-    started = time.perf_counter()
-    scale = 1.0
+    silent_tokens = torch.zeros(config.d_sae, dtype=torch.long, device=x.device)
 
     for step in range(train.steps):
-        x = next(stream)
-        if step == 0:
-            sae.to(x.device)
-            silent_tokens = silent_tokens.to(x.device)
-            scale = config.d_in**0.5 / x.norm(dim=-1).mean().item()
-            with torch.no_grad():
-                sae.b_dec.copy_(x.mean(0) * scale)
-        x = x * scale
-
-        pre = sae.pre_activations(x)
-        values, indices = pre.topk(config.k, dim=-1, sorted=False)
-        x_hat = torch.zeros_like(pre).scatter(-1, indices, values) @ sae.W_dec + sae.b_dec
-        dead = silent_tokens > train.dead_after_tokens
-        main = fvu(x, x_hat)
-        loss = main + train.auxk_weight * auxk(x - x_hat, pre, dead, sae.W_dec, config.d_in // 2)
+        x = scale.apply(x if step == 0 else next(stream))
+        main, loss, codes = _losses(sae, x, silent_tokens > train.dead_after_tokens, train.auxk_weight)
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"The loss became {loss.item()} at step {step} ({step * train.batch_tokens} tokens). "
                 "Lower the learning rate or look at the activations for outliers."
             )
-
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         _remove_radial_gradient(sae)
@@ -84,33 +78,72 @@ def fit(
         sae.normalise_decoder()
 
         fired = torch.zeros(config.d_sae, dtype=torch.bool, device=x.device)
-        fired[indices[values > 0]] = True
+        fired[codes.indices[codes.values > 0]] = True
         silent_tokens = torch.where(fired, 0, silent_tokens + len(x))
-
-        last = step == train.steps - 1
-        if on_record and (step % train.measure_every_steps == 0 or last):
+        if on_record and (step % train.measure_every_steps == 0 or step == train.steps - 1):
             on_record(
                 TrainRecord(
                     tokens=(step + 1) * train.batch_tokens,
                     fvu=main.item(),
-                    l0=(values > 0).sum(-1).float().mean().item(),
+                    l0=codes.active().mean().item(),
                     dead_fraction=(silent_tokens > train.dead_after_tokens).float().mean().item(),
                     loss=loss.item(),
                     seconds=time.perf_counter() - started,
                 )
             )
-    _fold_scale(sae, scale)
+    with torch.no_grad():  # encoder and decoder are linear up to the ReLU, so only the biases carry a scale
+        for bias in (sae.b_enc, sae.b_dec):
+            bias.copy_(scale.undo(bias))
     return sae.requires_grad_(False)
 
 
-@torch.no_grad()
-def _fold_scale(sae: SAE, scale: float) -> None:
-    """Turn an SAE of activations times ``scale`` into one of the activations themselves.
+@dataclass(frozen=True)
+class _Scale:
+    """The factor ``2^exponent * factor`` between raw activations and those that the SAE is trained on.
 
-    Encoder and decoder are linear up to the ReLU, so only the biases carry a scale.
+    In two parts, because activations near either end of float32's range have norms, and need factors, beyond it.
+    Multiplying by a power of two is exact, so for ordinary activations nothing is rounded that would not be anyway.
     """
-    sae.b_enc.div_(scale)
-    sae.b_dec.div_(scale)
+
+    exponent: int
+    factor: float
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "token d_in"]) -> "_Scale":
+        """The scale that gives ``x`` a mean norm of sqrt(d_in)."""
+        exponent = -math.frexp(x.abs().max().item())[1]
+        norm = _times_power(x, exponent).norm(dim=-1).mean().item()
+        return cls(exponent, x.shape[-1] ** 0.5 / norm)
+
+    def shift(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """``x`` with the power of two alone applied: values of about 1."""
+        return _times_power(x, self.exponent)
+
+    def apply(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """From raw to scaled."""
+        return self.shift(x) * self.factor
+
+    def undo(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """From scaled to raw."""
+        return _times_power(x / self.factor, -self.exponent)
+
+
+def _times_power(x: Float[Tensor, "*any"], exponent: int) -> Float[Tensor, "*any"]:
+    """``x * 2^exponent``, in two steps, since the power alone may lie beyond float32."""
+    half = exponent // 2
+    return x * 2.0**half * 2.0 ** (exponent - half)
+
+
+def _losses(
+    sae: SAE, x: Float[Tensor, "token d_in"], dead: Bool[Tensor, " d_sae"], auxk_weight: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], SparseCodes]:
+    """Fraction of variance unexplained, that plus the weighted AuxK loss, and the codes."""
+    pre = sae.pre_activations(x)
+    values, indices = pre.topk(sae.config.k, dim=-1, sorted=False)
+    x_hat = torch.zeros_like(pre).scatter(-1, indices, values) @ sae.W_dec + sae.b_dec
+    main = fvu(x, x_hat)
+    loss = main + auxk_weight * auxk(x - x_hat, pre, dead, sae.W_dec, sae.config.d_in // 2)
+    return main, loss, SparseCodes(indices, values.detach(), sae.config.d_sae)
 
 
 @torch.no_grad()
