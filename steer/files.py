@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from steer.errors import DataError, OutputError
 
 
@@ -21,8 +19,8 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors says in its own way that a disk is full
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise OutputError(f"{path} cannot be written: {reason}. Mend that, or choose another folder.") from error
 
 

@@ -19,7 +19,7 @@ from steer.evals.runner import Result, rate
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import SETS
 from steer.features.finder import Candidate
-from steer.files import append_lines, write_json, writing
+from steer.files import append_lines, write_json
 from steer.models.model import LanguageModel
 from steer.progress import Progress
 from steer.studies.figures import FIGURES
@@ -79,8 +79,7 @@ class RunRecord:
 
     def sae(self, sae: SAE, records: Sequence[TrainRecord], quality: Quality, loss: SpliceLoss) -> None:
         """Write the SAE and record its measurements."""
-        with writing(self.out / "sae"):
-            saes.save(sae, self.out / "sae", training={"tokens": records[-1].tokens, "seconds": records[-1].seconds})
+        saes.save(sae, self.out / "sae", training={"tokens": records[-1].tokens, "seconds": records[-1].seconds})
         append_lines(self.out / "sae" / "training.jsonl", map(dataclasses.asdict, records))
         measured = {
             "fvu": quality.fvu,
