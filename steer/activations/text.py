@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from steer.errors import DataError
-from steer.models.chat import render
+from steer.models.chat import as_conversation, render
 from steer.models.model import LanguageModel
 
 
@@ -45,7 +45,10 @@ def read_texts(path: Path, lm: LanguageModel) -> list[list[int]]:
 
 def _text(row: object, lm: LanguageModel, where: str) -> str:
     if isinstance(row, dict) and isinstance(row.get("messages"), list):
-        return render(lm.tokenizer, row["messages"], reply=False)
+        try:
+            return render(lm.tokenizer, as_conversation(row["messages"]), reply=False)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
     if isinstance(row, dict) and isinstance(row.get("text"), str):
         start = lm.tokenizer.bos_token or ""
         return row["text"] if row["text"].startswith(start) else start + row["text"]

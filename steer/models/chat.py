@@ -1,11 +1,11 @@
 """Conversations and how they become the text that a model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
-from steer.errors import DataError
+from steer.errors import DataError, ModelError
 
 
 class Message(TypedDict):
@@ -23,9 +23,50 @@ NO_TEMPLATE_NOTE = (
 )
 
 
-def as_conversation(prompt: str | Conversation) -> list[Message]:
-    """A plain string becomes one user turn."""
-    return [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+ROLES = ("system", "user", "assistant")
+
+
+def as_conversation(prompt: object) -> list[Message]:
+    """A conversation from what a caller gives: messages, or a plain string, which becomes one user turn.
+
+    Raises:
+        DataError: it is neither, or a message lacks its role or its text.
+    """
+    if isinstance(prompt, str):
+        return [Message(role="user", content=prompt)]
+    if not isinstance(prompt, Sequence) or not prompt:
+        raise DataError(
+            f"A prompt must be a text or a list of at least one message, got {_short(prompt)}. "
+            'A message is {"role": "user", "content": "..."}.'
+        )
+    for message in prompt:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES or not isinstance(content, str):
+            raise DataError(
+                f"A message needs a role ({', '.join(ROLES)}) and a text as content, got {_short(message)}."
+            )
+    return list(prompt)
+
+
+def as_conversations(prompts: object) -> list[list[Message]]:
+    """Several prompts as conversations.
+
+    Raises:
+        DataError: it is a single prompt instead of a list of them, or a prompt is malformed.
+    """
+    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Sequence):
+        raise DataError(f'Prompts must be a list, got {_short(prompts)}. Write ["..."] for one prompt.')
+    if any(isinstance(prompt, Mapping) for prompt in prompts):
+        raise DataError(
+            "Prompts must be a list of texts or of conversations, got a list of messages. "
+            "Put the conversation into a list: [[message, message]]."
+        )
+    return [as_conversation(prompt) for prompt in prompts]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -40,12 +81,18 @@ def render(tokenizer: Any, conversation: Conversation, reply: bool) -> str:
     the tokenizer's beginning-of-sequence token if it has one.
 
     Raises:
+        ModelError: the chat template is not valid Jinja.
         DataError: the chat template refuses the conversation (some have no system role, for example).
     """
     if has_template(tokenizer):
         try:
             text = tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=reply)
-        except TemplateError as error:
+        except TemplateSyntaxError as error:
+            raise ModelError(
+                f"The tokenizer's chat template is not valid Jinja (line {error.lineno}: {error}). "
+                "Correct chat_template.jinja, or set tokenizer.chat_template."
+            ) from error
+        except (TemplateError, TypeError, ValueError, KeyError) as error:  # what its expressions may raise
             roles = ", ".join(message["role"] for message in conversation)
             raise DataError(f"The model's chat template refuses a conversation of {roles}: {error}.") from error
         return str(text)

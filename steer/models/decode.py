@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from steer.errors import PlanError
+from steer.checks import require_finite, require_whole
+from steer.errors import DataError, PlanError
 from steer.models.hooks import Attachment
 from steer.models.passes import Rows
 
@@ -30,10 +31,10 @@ class Sampling:
     """Keep keys and values of earlier tokens. Switching it off gives the same tokens, slowly."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**62:
-            raise PlanError(f"seed must lie between 0 and 2^62, got {self.seed}.")
-        if self.max_new_tokens < 1:
-            raise PlanError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        require_whole("seed", self.seed, PlanError, least=0)
+        require_whole("max_new_tokens", self.max_new_tokens, PlanError)
+        require_finite("temperature", self.temperature, PlanError)
+        require_finite("top_p", self.top_p, PlanError)
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise PlanError(
                 f"temperature must not be negative and top_p lie in (0, 1]: got {self.temperature} and {self.top_p}."
@@ -53,6 +54,9 @@ def continue_rows(
 
     A row that has produced a stop token leaves the batch, so the others do not wait for it at full cost. The hooks
     of ``attachments`` are told which rows are left. ``call`` says which row of the caller's each row is.
+
+    Raises:
+        DataError: the logits of a row are not finite.
     """
     replies: list[list[int]] = [[] for _ in ids]
     stops = torch.tensor(list(stop_ids), device=ids.device)
@@ -61,7 +65,7 @@ def continue_rows(
     cache = DynamicCache(config=getattr(model, "config", None)) if sampling.use_cache else None
     step = ids
     try:
-        for _ in range(sampling.max_new_tokens):
+        for place in range(sampling.max_new_tokens):
             for attachment in attachments:
                 attachment.rows = Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])
             positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -step.shape[1] :]
@@ -73,7 +77,9 @@ def continue_rows(
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )
-            chosen = _choose(output.logits[:, -1].float(), sampling, [draw[row] for row in rows.tolist()])
+            logits = output.logits[:, -1].float()
+            _check_logits(logits, call.index[rows], place)
+            chosen = _choose(logits, sampling, [draw[row] for row in rows.tolist()])
             going = ~torch.isin(chosen, stops)
             for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
                 if goes_on:
@@ -92,13 +98,24 @@ def continue_rows(
     return replies
 
 
+def _check_logits(logits: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], place: int) -> None:
+    """Single tokens may be ruled out by -inf, but the largest logit of every row must be a number."""
+    broken = ~logits.amax(-1).isfinite()
+    if broken.any():
+        raise DataError(
+            f"The model's logits for prompt {rows[broken][0].item()} (counted from 0) are NaN or infinite at token "
+            f"{place} of the reply. Steer less strongly, or load the model in float32 (float16 overflows easily)."
+        )
+
+
 def _choose(
     logits: Float[Tensor, "batch vocab"], sampling: Sampling, draw: Sequence[torch.Generator]
 ) -> Int[Tensor, " batch"]:
     """The next token of each row, shape [batch]."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probabilities = (logits / sampling.temperature).softmax(-1)
+    # the largest logit becomes 0, so that a tiny temperature makes the others -inf and never the largest inf
+    probabilities = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, 1e-30)).softmax(-1)
     ordered, order = probabilities.sort(-1, descending=True)
     # a token stays if those before it have not yet reached top_p, so the first always stays
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)

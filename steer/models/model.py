@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steer.errors import DataError
-from steer.models.chat import Conversation, as_conversation, has_template, render
+from steer.errors import DataError, ModelError
+from steer.models.chat import Conversation, as_conversations, has_template, render
 from steer.models.decode import Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading
 from steer.models.layout import Layout, find_layout
@@ -44,6 +44,11 @@ class LanguageModel:
         self.layout = self.layout or find_layout(self.model)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = _some_pad_token(self.tokenizer)
+        if self.vocabulary is not None and (highest := _highest_id(self.tokenizer)) >= self.vocabulary:
+            raise ModelError(
+                f"The tokenizer of {self.name} does not fit its model: it has ids up to {highest}, but the model has "
+                f"embeddings for {self.vocabulary} tokens. Use the tokenizer that the model was trained with."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +66,13 @@ class LanguageModel:
         return len(self.layout.blocks)
 
     @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens that the model has embeddings for; None where it does not say."""
+        embeddings = getattr(self.model, "get_input_embeddings", lambda: None)()
+        weight = getattr(embeddings, "weight", None)
+        return None if weight is None else len(weight)
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether prompts are rendered by the tokenizer's own chat template."""
         return has_template(self.tokenizer)
@@ -69,18 +81,29 @@ class LanguageModel:
         """Token ids of texts that already hold their special tokens (as ``render`` makes them).
 
         Raises:
-            DataError: a text is not valid Unicode.
+            DataError: a text is not valid Unicode, or holds a token that the model has no embedding for.
         """
         for text in texts:
             try:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise DataError(f"A text is not valid Unicode ({error}): {text[:60]!r}.") from error
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        rows: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+        highest = max((max(row) for row in rows if row), default=0)
+        if self.vocabulary is not None and highest >= self.vocabulary:
+            raise DataError(
+                f"A text holds the token {self.tokenizer.decode([highest])!r} with id {highest}, but the model has "
+                f"embeddings for {self.vocabulary} tokens. Leave it out."
+            )
+        return rows
 
     def prompt_ids(self, prompts: Sequence[str | Conversation]) -> list[list[int]]:
-        """Token ids of prompts, each ending where the assistant's reply begins."""
-        return self.encode([render(self.tokenizer, as_conversation(prompt), reply=True) for prompt in prompts])
+        """Token ids of prompts, each ending where the assistant's reply begins.
+
+        Raises:
+            DataError: this is no list of prompts, or a prompt is malformed, refused by the template or no Unicode.
+        """
+        return self.encode([render(self.tokenizer, prompt, reply=True) for prompt in as_conversations(prompts)])
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tokens:
         """Left-pad rows of token ids to one length.
@@ -237,6 +260,15 @@ class LanguageModel:
         with self.running(repeated, n_rows):
             scores = iter(self.continuation_logprobs([p for p, _ in pairs], [o for _, o in pairs]).tolist())
         return [[next(scores) for _ in group] for group in options]
+
+
+def _highest_id(tokenizer: Any) -> int:
+    """The highest id of ordinary text and of the tokens that begin, end and pad a sequence.
+
+    Other added tokens are left out: some models name tokens of their relatives (for images, say) that they lack.
+    """
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return max(tokenizer.vocab_size - 1, *(token for token in special if token is not None))
 
 
 def _some_pad_token(tokenizer: Any) -> int:

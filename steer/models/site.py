@@ -3,13 +3,14 @@
 import re
 from dataclasses import dataclass
 
+from steer.checks import require_whole
 from steer.errors import SiteError
 
 PARTS = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
-_OWN = re.compile(r"(-?\d+)\.(\w+)")
-_LENS = re.compile(r"blocks\.(\d+)\.(?:hook_)?(\w+)")
-_HF = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d+)")
+_OWN = re.compile(r"(-?\d{1,9})\.(\w+)")
+_LENS = re.compile(r"blocks\.(\d{1,9})\.(?:hook_)?(\w+)")
+_HF = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d{1,9})")
 
 
 @dataclass(frozen=True, order=True)
@@ -24,10 +25,9 @@ class Site:
     part: str = "resid_post"
 
     def __post_init__(self) -> None:
+        require_whole("Layers count from 0, so the layer", self.layer, SiteError, least=0)
         if self.part not in PARTS:
             raise SiteError(f"Unknown part {self.part!r} of a layer: expected one of {', '.join(PARTS)}.")
-        if self.layer < 0:
-            raise SiteError(f"Layers count from 0, got {self.layer}.")
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.part}"
@@ -48,6 +48,8 @@ class Site:
         """
         if isinstance(name, Site):
             return name
+        if not isinstance(name, str):
+            raise SiteError(f"A site is a Site or its name, such as 1.resid_post, got {type(name).__name__} {name!r}.")
         if match := _OWN.fullmatch(name) or _LENS.fullmatch(name):
             layer, part = match.groups()
             return cls(int(layer), part)
