@@ -13,17 +13,22 @@ from steer.models.site import Site
 
 
 def refusal_direction(
-    lm: LanguageModel, site: Site, harmful: Sequence[Conversation], harmless: Sequence[Conversation]
+    lm: LanguageModel,
+    site: Site | str,
+    harmful: Sequence[str | Conversation],
+    harmless: Sequence[str | Conversation],
 ) -> Float[Tensor, " d_model"]:
     """Difference in means at the last prompt token: harmful minus harmless (Arditi et al., arXiv 2406.11717).
 
-    Returned at unit length, in float32. Means are taken in float64.
+    Returned at unit length, in float32. Means are taken in float64. ``site`` is a site or its name.
 
     Raises:
+        SiteError: the name is no site, or the model lacks it.
         DataError: a set is empty, or the means do not differ.
     """
     if not harmful or not harmless:
         raise DataError(f"Both sets need prompts: got {len(harmful)} harmful and {len(harmless)} harmless.")
+    site = Site.parse(site)
     difference = _mean_last(lm, site, harmful) - _mean_last(lm, site, harmless)
     norm = difference.norm()
     if not torch.isfinite(norm) or norm == 0:
@@ -31,7 +36,7 @@ def refusal_direction(
     return (difference / norm).float()
 
 
-def _mean_last(lm: LanguageModel, site: Site, prompts: Sequence[Conversation], batch_size: int = 128) -> Tensor:
+def _mean_last(lm: LanguageModel, site: Site, prompts: Sequence[str | Conversation], batch_size: int = 128) -> Tensor:
     rows = sorted(lm.prompt_ids(prompts), key=len)
     batches = [lm.pad(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
     last = [lm.activations(tokens, [site])[site][:, -1] for tokens in batches]

@@ -5,8 +5,10 @@ float32, and cast back once. Because a change is added and the reconstruction ne
 SAE's error term stays exactly as it was, and a change of zero gives back the activations bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,10 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saes import SAE
+from steer.checks import require_finite
 from steer.errors import PlanError
 from steer.models.hooks import Edit
 from steer.models.passes import Pass
 from steer.models.site import Site
+
+FLOAT32 = torch.finfo(torch.float32).max
 
 
 @runtime_checkable
@@ -53,24 +58,24 @@ class Clamp:
 
     sae: SAE
     latents: Mapping[int, float | Tensor]
-    where: Site | None = None
-    """Where to act; None: the site that the SAE was trained on."""
+    where: Site | str | None = None
+    """Where to act, a site or its name; None: the site that the SAE was trained on."""
     _index: Int[Tensor, " n"] = field(init=False)
     _values: Float[Tensor, "rows n"] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.latents:
-            raise PlanError("Clamp needs at least one latent: got none. Give {latent: value}.")
-        device = self.sae.W_dec.device
-        columns = [torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in self.latents.values()]
+        _check_sae(self.sae)
+        if not isinstance(self.latents, Mapping) or not self.latents:
+            raise PlanError(f"Clamp needs at least one latent, as {{latent: value}}: got {self.latents!r}.")
+        index = _check_latents(self.latents, self.sae.config.d_sae)
+        columns = [_column(value) for value in self.latents.values()]
         lengths = {len(column) for column in columns} - {1}
         if len(lengths) > 1:
             raise PlanError(f"Values per row must be equally many for all latents, got {sorted(lengths)}.")
-        object.__setattr__(self, "_index", torch.tensor(list(self.latents), device=device))
         values = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
-        _check_finite("A clamp value", values)
+        device = self.sae.W_dec.device
+        object.__setattr__(self, "_index", torch.tensor(index, device=device))
         object.__setattr__(self, "_values", values.to(device))
-        _check_latents(self.latents, self.sae.config.d_sae)
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
@@ -102,12 +107,14 @@ class ClampEachRow:
     latents: Int[Tensor, " rows"]
     value: float
     """Activation to set, in raw units."""
-    where: Site | None = None
-    """Where to act; None: the site that the SAE was trained on."""
+    where: Site | str | None = None
+    """Where to act, a site or its name; None: the site that the SAE was trained on."""
 
     def __post_init__(self) -> None:
+        _check_sae(self.sae)
         _check_latents(self.latents.tolist(), self.sae.config.d_sae)
-        _check_finite("A clamp value", torch.tensor(self.value))
+        _column(self.value)
+        self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
     def site(self) -> Site:
@@ -136,21 +143,30 @@ class ClampEachRow:
 class AddDirection:
     """Add a direction of a given length to the residual stream: ``x' = x + strength * v / |v|``."""
 
-    where: Site
+    where: Site | str
+    """Where to act, a site or its name."""
     direction: Float[Tensor, " d_model"]
     strength: float
     """Length of what is added, in units of the residual stream."""
+    _unit: Float[Tensor, " d_model"] = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_finite("A direction", self.direction)
-        _check_finite("A strength", torch.tensor(self.strength))
-        if not self.direction.any():
-            raise PlanError("A direction must not be zero.")
+        if not isinstance(self.direction, Tensor) or self.direction.ndim != 1:
+            shape = list(self.direction.shape) if isinstance(self.direction, Tensor) else type(self.direction).__name__
+            raise PlanError(f"A direction must be a tensor of shape [d_model], got {shape}.")
+        require_finite("strength", self.strength, PlanError, FLOAT32)
+        exact = self.direction.detach().cpu().double()
+        largest = exact.abs().max().item() if len(exact) else 0.0
+        if not 0 < largest < float("inf"):
+            raise PlanError(f"A direction must be finite and must not be zero: its largest component is {largest}.")
+        exact = exact / largest  # so that no square is lost or infinite
+        object.__setattr__(self, "_unit", (exact / exact.norm()).float().to(self.direction.device))
+        self.site  # noqa: B018  # raises now if the name is no site
 
     @property
     def site(self) -> Site:
         """Where it acts."""
-        return self.where
+        return Site.parse(self.where)
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the direction has another width than the residual stream."""
@@ -163,8 +179,7 @@ class AddDirection:
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """The same vector at every token."""
-        unit = self.direction.float() / self.direction.float().norm()
-        return (self.strength * unit).expand_as(x)
+        return (self.strength * self._unit).expand_as(x)
 
 
 def acts_on(at: Pass) -> Bool[Tensor, "batch seq"]:
@@ -177,7 +192,12 @@ def acts_on(at: Pass) -> Bool[Tensor, "batch seq"]:
 
 
 def combine(interventions: Sequence[Intervention]) -> Edit:
-    """One edit for all interventions of a site; the order does not matter, since all read the same activations."""
+    """One edit for all interventions of a site; the order does not matter, since all read the same activations.
+
+    Raises:
+        PlanError: two of them set the same latent of the same SAE, so their changes would add up to neither's value.
+    """
+    _check_set_once(interventions)
 
     def edit(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         exact = x.float()
@@ -187,17 +207,52 @@ def combine(interventions: Sequence[Intervention]) -> Edit:
     return edit
 
 
+def _check_set_once(interventions: Sequence[Intervention]) -> None:
+    clamps = [one for one in interventions if isinstance(one, Clamp | ClampEachRow)]
+    for first, second in combinations(clamps, 2):
+        twice = _set_by_both(first, second)
+        if twice and _same(first.sae, second.sae):
+            raise PlanError(
+                f"Latent {twice[0]} is set twice at {first.site}: the two changes would add up. Give one Clamp with "
+                "one value for each latent."
+            )
+
+
+def _set_by_both(first: "Clamp | ClampEachRow", second: "Clamp | ClampEachRow") -> list[int]:
+    """Latents that both set in some row."""
+    one, other = (
+        clamp._index.cpu().unsqueeze(0) if isinstance(clamp, Clamp) else clamp.latents.cpu().unsqueeze(-1)
+        for clamp in (first, second)
+    )  # each [rows, n], with 1 row where all rows are alike
+    if len(one) != len(other) and 1 not in (len(one), len(other)):
+        return []  # values for different numbers of rows: refused when it is run
+    equal = one.unsqueeze(-1) == other.unsqueeze(-2)
+    return sorted(set(one.unsqueeze(-1).expand_as(equal)[equal].tolist()))
+
+
+def _same(first: SAE, second: SAE) -> bool:
+    """Whether two SAEs have the same latents: one object, or copies of it (loaded twice, or on two devices)."""
+    if first is second:
+        return True
+    return first.config == second.config and torch.equal(first.W_dec.cpu(), second.W_dec.cpu())
+
+
 def _check_rows(values: int, at: Pass) -> None:
     if values not in (1, at.n_rows):
         raise PlanError(f"An intervention has values for {values} rows, but {at.n_rows} rows are run.")
 
 
-def _site_of(sae: SAE, given: Site | None) -> Site:
+def _site_of(sae: SAE, given: Site | str | None) -> Site:
     if given is not None:
-        return given
+        return Site.parse(given)
     if sae.config.site is None:
         raise PlanError("The SAE does not say which site it was trained on. Name it, for example Site(1).")
     return Site.parse(sae.config.site)
+
+
+def _check_sae(sae: object) -> None:
+    if not isinstance(sae, SAE):
+        raise PlanError(f"A clamp needs an SAE, such as saes.load(folder) gives, got {type(sae).__name__}.")
 
 
 def _check_width(sae: SAE, d_model: int) -> None:
@@ -208,15 +263,31 @@ def _check_width(sae: SAE, d_model: int) -> None:
         )
 
 
-def _check_latents(latents: Sequence[int] | Mapping[int, object], d_sae: int) -> None:
+def _check_latents(latents: Iterable[object], d_sae: int) -> list[int]:
+    """The latents as plain integers, each one of the SAE's."""
+    indices = []
     for latent in latents:
-        if not 0 <= latent < d_sae:
+        try:
+            index = operator.index(latent)  # type: ignore[arg-type]  # whatever it is; floats are refused
+        except TypeError:
+            index = None
+        if index is None or isinstance(latent, bool):
+            raise PlanError(f"A latent is a whole number, got {type(latent).__name__} {latent!r}.")
+        if not 0 <= index < d_sae:
             raise PlanError(
-                f"Latent {latent} is out of range: the SAE has d_sae = {d_sae} latents, "
+                f"Latent {index} is out of range: the SAE has d_sae = {d_sae} latents, "
                 f"so the valid range is 0 to {d_sae - 1}."
             )
+        indices.append(index)
+    return indices
 
 
-def _check_finite(what: str, value: Tensor) -> None:
-    if not torch.isfinite(value).all():
-        raise PlanError(f"{what} must be finite, got {value.tolist()}.")
+def _column(value: object) -> Float[Tensor, " rows"]:
+    """A value to set, or one for each row, as finite float32."""
+    try:
+        column = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise PlanError(f"A clamp value must be a number or a tensor with one for each row, got {value!r}.") from error
+    if not len(column) or not torch.isfinite(column).all():
+        raise PlanError(f"A clamp value must be finite in float32, got {value!r}.")
+    return column
