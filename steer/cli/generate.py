@@ -58,14 +58,14 @@ def generate(
 
         import_transformers()
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    lm = load_model(model, device, dtype.value)
+    lm = load_model(model, device, dtype.value, note=say)
     site = None if layer is None else Site(layer)
     interventions = [Clamp(load(sae), clamps, site)] if sae else []
     notes = [] if lm.has_chat_template else [NO_TEMPLATE_NOTE]
     for clamped in interventions:
         notes += mismatches(clamped.sae.config, lm.name, clamped.site)
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        say(note)
     with torch_threads(lm.model, asked_threads(threads)):
         with steered(lm, *interventions):
             edited = lm.generate(prompts, sampling)
@@ -80,6 +80,11 @@ def generate(
     else:
         for row in rows:
             typer.echo("\n".join(f"{name + ':':<11}{text}" for name, text in row.items()))
+
+
+def say(note: str) -> None:
+    """Something that the user should know: on stderr, so that replies can be piped."""
+    typer.echo(f"note: {note}", err=True)
 
 
 def read_clamps(texts: list[str], sae: Path | None, layer: int | None) -> dict[int, float]:

@@ -17,20 +17,9 @@ class DtypeName(StrEnum):
     float16 = "float16"
 
 
-def check_device(name: str) -> str:
-    """Refuse torch's device without memory; whether any other can be used is seen when the model is loaded.
-
-    Raises:
-        typer.BadParameter: it is ``meta``.
-    """
-    if name.split(":")[0] == "meta":
-        raise typer.BadParameter("the device `meta` holds no numbers, so no model runs on it; use auto, cpu or cuda")
-    return name
-
-
 Model = Annotated[str, typer.Option(help="`embedded`, a folder in transformers format, or a hub id.")]
 Layer = Annotated[int | None, typer.Option(help="Layer whose output is read and edited, from 0.", show_default=False)]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...", callback=check_device)]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...")]
 Dtype = Annotated[DtypeName, typer.Option(help="Number format of the model; auto: float32 on a CPU, else its own.")]
 Threads = Annotated[
     int | None,

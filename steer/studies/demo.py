@@ -186,26 +186,26 @@ def run_demo(config: DemoConfig, out: Path, overwrite: bool = False, progress: P
     check_output(out, overwrite, OWNED)
     job = RunRecord(out, progress or Silent())
     with job.stage("load"):
-        ready = _prepare(config)
+        ready = _prepare(config, job.progress)
     if not ready.lm.has_chat_template:
         job.progress.note(NO_TEMPLATE_NOTE)
     with torch_threads(ready.lm.model, config.threads):
         return _run(config, ready, job)
 
 
-def _prepare(config: DemoConfig) -> Prepared:
+def _prepare(config: DemoConfig, progress: Progress) -> Prepared:
     """Load everything, and find out what cannot work before the long part begins."""
-    lm = load_model(config.model, config.device, config.dtype)
+    lm = load_model(config.model, config.device, config.dtype, note=progress.note)
     site = Site(config.layer if config.layer is not None else max(0, lm.n_layers // 3))
     lm.layout.module(site)
     return Prepared(
-        lm,
-        site,
-        SAEConfig(d_in=lm.d_model, d_sae=config.d_sae, k=config.k, model=lm.name, site=str(site)),
-        read_texts(embedded_corpus(), lm),
-        _dev_prompts(config),
-        load_prompts(split="test", limit=config.test_prompts),
-        refuse_archetype(lm, config.archetype, config.max_new_tokens),
+        lm=lm,
+        site=site,
+        sae_config=SAEConfig(d_in=lm.d_model, d_sae=config.d_sae, k=config.k, model=lm.name, site=str(site)),
+        texts=read_texts(embedded_corpus(), lm),
+        dev=_dev_prompts(config),
+        test=load_prompts(split="test", limit=config.test_prompts),
+        refusal=refuse_archetype(lm, config.archetype, config.max_new_tokens),
     )
 
 

@@ -75,7 +75,7 @@ def test_demo_looks_at_the_output_folder_before_it_loads_the_model(capsys, monke
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    monkeypatch.setattr(steer.studies.demo, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(steer.studies.demo, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     refused(capsys, "demo", "--out", str(tmp_path / out))
 
 
@@ -101,7 +101,7 @@ def test_settings_of_another_model_reach_the_run(monkeypatch, tmp_path):
 def test_the_dtype_reaches_the_model(capsys, monkeypatch):
     seen = []
 
-    def load(name, device, dtype):
+    def load(name, device, dtype, **_):
         seen.append(load_model(name, device, dtype).model.dtype)
         return load_model(name, device)
 
