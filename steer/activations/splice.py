@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes import SAE
+from steer.checks import require_whole
 from steer.errors import DataError
 from steer.models.hooks import Edit
 from steer.models.model import LanguageModel, Tokens
@@ -39,10 +40,11 @@ def splice_loss(
     """Measure on texts; the first token's activations are left as they are, as in training.
 
     Raises:
-        DataError: there are no texts.
+        DataError: there is no text of at least two tokens, or ``batch_size`` is below 1.
     """
-    if not texts:
-        raise DataError("The loss with the reconstruction needs texts to be measured on: got none.")
+    require_whole("batch_size", batch_size, DataError)
+    if not any(len(ids) > 1 for ids in texts):
+        raise DataError("The loss with the reconstruction needs texts of at least two tokens: got none.")
 
     def reconstruct(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         return _where_trained(x, sae(x.float()).to(x.dtype), at)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.checks import require_whole
 from steer.errors import DataError
 from steer.models.model import LanguageModel
 from steer.models.site import Site
@@ -45,9 +46,11 @@ def activation_batches(
     fill those places. The batches depend on nothing but the model, the texts and the seed.
 
     Raises:
-        DataError: there is no text.
+        DataError: there is no text, or the batch is larger than the buffer.
         SiteError: the model lacks the site.
     """
+    require_whole("batch_tokens", batch_tokens, DataError)
+    require_whole("buffer_tokens", buffer_tokens, DataError, least=batch_tokens)
     if not any(len(ids) > 1 for ids in texts):
         raise DataError("There is no text of at least two tokens to take activations from.")
     generator = torch.Generator().manual_seed(seed)

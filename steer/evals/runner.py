@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steer.checks import require_whole
+from steer.errors import DataError
 from steer.evals.judges import Score, judge, judge_choice
 from steer.evals.sample import Sample
 from steer.evals.stats import Rate
-from steer.models.chat import as_conversation
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
 
@@ -45,8 +46,14 @@ def evaluate(
     Replies are greedy. The model is evaluated as it is: put the call inside ``with steered(...)`` to evaluate it
     steered; values given per row are then values per sample. Prompts of similar length share a batch, so little is
     spent on padding.
+
+    Raises:
+        DataError: ``batch_size`` or ``max_new_tokens`` is below 1, a prompt is malformed or too long, or logits are
+            not finite.
     """
-    prompts = lm.prompt_ids([as_conversation(list(sample.messages)) for sample in samples])
+    require_whole("batch_size", batch_size, DataError)
+    require_whole("max_new_tokens", max_new_tokens, DataError)
+    prompts = lm.prompt_ids([sample.messages for sample in samples])
     results: dict[int, Result] = {}
     for choice in (True, False):
         chosen = [i for i, sample in enumerate(samples) if (sample.kind == "choice") == choice]

@@ -1,27 +1,25 @@
 """A prompt with what is expected of its reply, and the JSON-lines files that hold them."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from steer.errors import DataError
 from steer.files import read_lines
-from steer.models.chat import Message
+from steer.models.chat import Message, as_conversation
 
 Kind = Literal["refusal", "number", "choice", "mentions"]
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "refusal": (),
-    "number": ("value",),
-    "choice": ("choices", "answer"),
-    "mentions": ("any",),
-}
-_ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt of an evaluation set."""
+    """One prompt of an evaluation set.
+
+    Raises:
+        DataError: a field is malformed, or ``expect`` lacks what the kind needs.
+    """
 
     id: str
     set: str
@@ -35,6 +33,53 @@ class Sample:
     """``{"value"}`` of a number, ``{"choices", "answer"}`` of a choice, ``{"any"}`` of a mention."""
     tags: dict[str, str] = field(default_factory=dict)
     """What it is about: category, kind of wrapper, ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("id", "set"):
+            if not isinstance(value := getattr(self, name), str) or not value:
+                raise DataError(f"A sample's {name} must be a text, got {value!r}.")
+        if isinstance(self.messages, str) or as_conversation(self.messages)[-1]["role"] != "user":
+            raise DataError(f"Sample {self.id!r}: the last message must be the user's.")
+        _known(self.kind)
+        for name, (is_right, what) in _EXPECTED[self.kind].items():
+            if name not in self.expect:
+                raise DataError(f"Sample {self.id!r}: a sample of kind {self.kind!r} must expect {name!r}.")
+            if not is_right(self.expect):
+                raise DataError(f"Sample {self.id!r}: {name!r} must be {what}, got {self.expect[name]!r}.")
+
+
+def _known(kind: Any) -> Kind:
+    if not isinstance(kind, str) or kind not in _EXPECTED:
+        raise DataError(f"Unknown kind of sample {kind!r}, expected one of {', '.join(_EXPECTED)}.")
+    return kind
+
+
+def _is_number(expect: dict[str, Any]) -> bool:
+    try:
+        return math.isfinite(float(expect["value"])) and not isinstance(expect["value"], bool)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _are_texts(texts: object) -> bool:
+    return isinstance(texts, list | tuple) and bool(texts) and all(isinstance(one, str) and one for one in texts)
+
+
+def _is_a_choice(expect: dict[str, Any]) -> bool:
+    answer = expect["answer"]
+    return isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(expect["choices"])
+
+
+# what a sample of each kind must expect: the field, whether it is right, and what it must be
+_EXPECTED: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] = {
+    "refusal": {},
+    "number": {"value": (_is_number, "a finite number")},
+    "choice": {
+        "choices": (lambda expect: _are_texts(expect["choices"]), "a list of texts"),
+        "answer": (_is_a_choice, "the index of one of the choices, from 0"),
+    },
+    "mentions": {"any": (lambda expect: _are_texts(expect["any"]), "a list of texts")},
+}
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -60,25 +105,20 @@ def _parse(row: dict[str, Any], where: str) -> Sample:
     missing = [name for name in ("id", "set", "messages", "expect") if name not in row]
     if missing:
         raise DataError(f"{where}: the field {missing[0]!r} is missing.")
-    messages, expect = row["messages"], dict(row["expect"])
-    kind = expect.pop("kind", None)
-    if kind not in _NEEDS:
-        raise DataError(f"{where}: unknown kind {kind!r}, expected one of {', '.join(_NEEDS)}.")
-    if lacking := [name for name in _NEEDS[kind] if name not in expect]:
-        raise DataError(f"{where}: a sample of kind {kind!r} must expect {lacking[0]!r}.")
-    if not messages or messages[-1].get("role") != "user":
-        raise DataError(f"{where}: the last message must be the user's.")
-    for message in messages:
-        if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
-            raise DataError(f"{where}: a message needs a role ({', '.join(_ROLES)}) and a text as content.")
-    return Sample(
-        id=str(row["id"]),
-        set=str(row["set"]),
-        messages=tuple(messages),
-        kind=kind,
-        expect=expect,
-        tags={str(name): str(value) for name, value in row.get("tags", {}).items()},
-    )
+    messages, expect, tags = row["messages"], row["expect"], row.get("tags", {})
+    if not isinstance(messages, list) or not isinstance(expect, dict) or not isinstance(tags, dict):
+        raise DataError(f"{where}: expected a list of messages and objects as expect and tags.")
+    try:
+        return Sample(
+            id=str(row["id"]),
+            set=str(row["set"]),
+            messages=tuple(messages),
+            kind=_known(expect.get("kind")),
+            expect={name: value for name, value in expect.items() if name != "kind"},
+            tags={str(name): str(value) for name, value in tags.items()},
+        )
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def by_set(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from steer.checks import require_whole
 from steer.errors import DataError
 from steer.evals.sample import Sample, by_set, read_samples
 
@@ -45,10 +46,14 @@ def load_prompts(name: str | None = None, split: Split = "test", limit: int | No
     """Prompts of one set (or of all, in the order of ``SETS``), the first ``limit`` of each.
 
     Raises:
-        DataError: there is no such set.
+        DataError: there is no such set or split, or ``limit`` is below 1.
     """
+    if limit is not None:
+        require_whole("limit", limit, DataError)
     if name is not None and name not in SETS:
         raise DataError(f"Unknown set {name!r}, expected one of {', '.join(SETS)}.")
+    if split not in get_args(Split):
+        raise DataError(f"Unknown split {split!r}, expected one of {', '.join(get_args(Split))}.")
     groups = by_set(read_samples(prompts_file(split)))
     return [sample for one in ([name] if name else SETS) for sample in groups[one][:limit]]
 

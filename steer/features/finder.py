@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes import SAE, Firing
+from steer.checks import require_whole
 from steer.errors import DataError
 from steer.evals.judges import is_incoherent, is_refusal
 from steer.evals.sample import Sample
@@ -113,8 +114,9 @@ def measure_candidates(
     which cannot tell candidates apart once several refuse everything.
 
     Raises:
-        DataError: there are no prompts of a kind.
+        DataError: there are no prompts of a kind, or ``batch_size`` is below 1.
     """
+    require_whole("batch_size", batch_size, DataError)
     if not unsafe or not safe:
         raise DataError(f"Candidates need prompts of both kinds: got {len(unsafe)} unsafe and {len(safe)} safe.")
     prompts = lm.prompt_ids([list(sample.messages) for sample in [*unsafe, *safe]])

@@ -128,10 +128,10 @@ def test_the_prefix_of_refusals_in_real_completions():
         ("{", "not JSON"),
         ("[]", "expected a JSON object"),
         ({"id": 1}, "'set' is missing"),
-        ({"id": 1, "set": "s", "messages": [], "expect": {"kind": "refusal"}}, "last message must be the user's"),
+        ({"id": 1, "set": "s", "messages": [], "expect": {"kind": "refusal"}}, "at least one message"),
         (
             {"id": 1, "set": "s", "messages": [{"role": "user", "content": "x"}], "expect": {"kind": "rhyme"}},
-            "unknown kind 'rhyme'",
+            "Unknown kind of sample 'rhyme'",
         ),
         (
             {"id": 1, "set": "s", "messages": [{"role": "user", "content": "x"}], "expect": {"kind": "number"}},
