@@ -85,15 +85,14 @@ FAMILIES = ("llama", "phi3", "gemma2", "qwen3", "gpt2")
 
 
 def tiny_model(family: str, template: str | None = TEMPLATE) -> LanguageModel:
-    """A model of random weights. The stop token's logit is nearly out of reach, so that replies have length."""
+    """A model of random weights, large enough that residual streams differ."""
     tokenizer = byte_tokenizer(template)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(tiny_config(family, len(tokenizer)))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4.0)  # the default 0.02 makes all residual streams nearly alike
-                assert name
     return LanguageModel(model.eval().requires_grad_(False), tokenizer, f"tiny-{family}")
 
 
