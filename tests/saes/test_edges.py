@@ -1,6 +1,7 @@
 """SAEs at the edges: odd scales, callers without gradients, odd files, weights that are not to be kept."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 
@@ -96,6 +97,32 @@ def test_odd_files_are_refused_with_their_name(tmp_path, damage, words):
     with pytest.raises(FormatError, match=words) as caught:
         saes.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": "six"}, "k must be a whole number of at least 1, got 'six'"),
+        ({"d_sae": 96.0}, "d_sae must be a whole number"),
+        ({"d_in": True}, "d_in must be a whole number"),
+        ({"site": 5}, "site must be text or None, got 5"),
+        ({"model": ["tiny"]}, "model must be text or None"),
+    ],
+)
+def test_a_config_of_other_types_is_refused_with_its_name(tmp_path, monkeypatch, change, words):
+    monkeypatch.setattr(SAEConfig, "__init__", inspect.unwrap(SAEConfig.__init__))  # without the tests' type checks
+    saes.save(random_sae(), tmp_path)
+    edit_config(tmp_path, **change)
+    with pytest.raises(FormatError, match=words) as caught:
+        saes.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"total_tokens": 512.0}, {"lr": "fast"}, {"grad_clip": True}, {"seed": None}])
+def test_settings_of_other_types_are_refused(monkeypatch, change):
+    monkeypatch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} must be a"):
+        TrainConfig(**{"total_tokens": 512, "batch_tokens": 256, **change})
 
 
 def test_files_that_may_not_be_read_are_refused(tmp_path, monkeypatch):
