@@ -4,7 +4,7 @@ Latents that are active while the model refuses one archetypal prompt are candid
 generation and the refusals that result are counted on development prompts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from steer.models.site import Site
 from steer.steering.interventions import ClampEachRow
 from steer.steering.steered import steered
 
-ENOUGH = 0.9  # share of unsafe prompts refused from which on a candidate counts as carrying refusal
+ENOUGH = 0.9  # share of every unsafe set refused from which on a candidate counts as carrying refusal
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,16 @@ class Candidate:
     latent: int
     tokens_active: int
     max_activation: float
+    strength: float
+    """The value it was clamped to, in raw units."""
     refusal_dev: float
     """Share of the unsafe development prompts refused while the latent is clamped."""
+    weakest_dev: float
+    """The same share of that unsafe set of which fewest are refused."""
     safe_refusal_dev: float
     """The same share of the safe ones."""
+    by_set: Mapping[str, float]
+    """The same share of the prompts of each set."""
 
 
 def refuse_archetype(lm: LanguageModel, prompt: str | Conversation, max_new_tokens: int) -> Refusal:
@@ -79,12 +85,12 @@ def refuse_archetype(lm: LanguageModel, prompt: str | Conversation, max_new_toke
 def latents_active(
     lm: LanguageModel, sae: SAE, site: Site, refusal: Refusal, min_tokens: int = 2
 ) -> list[ActiveLatent]:
-    """Latents active on at least ``min_tokens`` tokens of a refusal, those active most often first.
+    """Latents active on at least ``min_tokens`` tokens while the model refuses, those active most often first.
 
-    The tokens counted are those that the refusal is predicted from: the last token of the prompt and all of the reply.
+    The tokens counted are those of the prompt, but for the first one, and of the reply.
     """
     tokens = lm.pad([[*refusal.prompt_ids, *refusal.reply_ids]])
-    x = lm.activations(tokens, [site])[site][0, len(refusal.prompt_ids) - 1 :]
+    x = lm.activations(tokens, [site])[site][0, 1:]
     dense = sae.on(lm.device).encode(x.float()).to_dense()
     counts, maxima = (dense > 0).sum(0), dense.amax(0)
     found = [
@@ -108,10 +114,8 @@ def measure_candidates(
 ) -> list[Candidate]:
     """Clamp each latent to ``value`` and count refusals on development prompts; best candidate first.
 
-    All candidates share batches: every row of a batch has its own latent clamped. A broken reply is no refusal.
-    Candidates that refuse at least ``ENOUGH`` of the unsafe prompts come first; among them, and among the others, the
-    best has the largest share of unsafe over safe refusals (Youden's J). The paper ranks by the unsafe share alone,
-    which cannot tell candidates apart once several refuse everything.
+    All candidates share batches: every row of a batch has its own latent clamped. A broken reply is no refusal. The
+    order is that of ``rank``.
 
     Raises:
         DataError: there are no prompts of a kind, or ``batch_size`` is below 1.
@@ -119,7 +123,8 @@ def measure_candidates(
     require_whole("batch_size", batch_size, DataError)
     if not unsafe or not safe:
         raise DataError(f"Candidates need prompts of both kinds: got {len(unsafe)} unsafe and {len(safe)} safe.")
-    prompts = lm.prompt_ids([list(sample.messages) for sample in [*unsafe, *safe]])
+    samples = [*unsafe, *safe]
+    prompts = lm.prompt_ids([list(sample.messages) for sample in samples])
     jobs = [(one.latent, p) for one in active for p in range(len(prompts))]
     jobs.sort(key=lambda job: (len(prompts[job[1]]), job))
     refused: dict[tuple[int, int], bool] = {}
@@ -133,26 +138,62 @@ def measure_candidates(
         if on_done:
             on_done(len(batch))
 
-    def share(latent: int, places: range) -> float:
+    places = {name: [p for p, one in enumerate(samples) if one.set == name] for name in {one.set for one in samples}}
+
+    unsafe_sets = {one.set for one in unsafe}
+
+    def share(latent: int, places: Sequence[int]) -> float:
         return sum(refused[latent, p] for p in places) / len(places)
 
-    measured = [
-        Candidate(
+    def candidate(one: ActiveLatent) -> Candidate:
+        by_set = {name: share(one.latent, places[name]) for name in sorted(places)}
+        return Candidate(
             latent=one.latent,
             tokens_active=one.tokens_active,
             max_activation=one.max_activation,
+            strength=value,
             refusal_dev=share(one.latent, range(len(unsafe))),
+            weakest_dev=min(by_set[name] for name in unsafe_sets),
             safe_refusal_dev=share(one.latent, range(len(unsafe), len(prompts))),
+            by_set=by_set,
         )
-        for one in active
-    ]
-    return sorted(measured, key=rank)
+
+    return sorted(map(candidate, active), key=rank)
 
 
-def rank(candidate: Candidate) -> tuple[bool, float, int]:
-    """Sorting key, best first; see ``measure_candidates``."""
-    lost = candidate.safe_refusal_dev - candidate.refusal_dev
-    return candidate.refusal_dev < ENOUGH, lost, candidate.latent
+def rank(candidate: Candidate) -> tuple[bool, float, float, float, int]:
+    """Sorting key, best first: of candidates that refuse ``ENOUGH`` of every unsafe set, the one that refuses fewest
+    safe prompts; of others, the one that refuses most unsafe ones.
+
+    The paper ranks by the unsafe share alone, which cannot tell candidates apart once several refuse everything.
+    """
+    unsafe, safe = -candidate.refusal_dev, candidate.safe_refusal_dev
+    if candidate.weakest_dev >= ENOUGH:
+        return False, safe, unsafe, candidate.strength, candidate.latent
+    return True, unsafe, safe, candidate.strength, candidate.latent
+
+
+def best_strengths(
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    candidates: Sequence[Candidate],
+    unsafe: Sequence[Sample],
+    safe: Sequence[Sample],
+    values: Sequence[float],
+    max_new_tokens: int,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Candidate]:
+    """Each candidate at the best of several strengths; best candidate first.
+
+    What makes the effect of one latent plain breaks the replies of another, so each is compared at its own strength.
+    """
+    active = [ActiveLatent(one.latent, one.tokens_active, one.max_activation) for one in candidates]
+    found: dict[int, Candidate] = {}
+    for value in values:
+        for one in measure_candidates(lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done):
+            found[one.latent] = min(found.get(one.latent, one), one, key=rank)
+    return sorted(found.values(), key=rank)
 
 
 def unrelated_latents(
@@ -181,15 +222,16 @@ def unrelated_latents(
     return [ActiveLatent(i, 0, firing.maximum[i].item()) for i in nearest[:count]]
 
 
-def choose_control(measured: Sequence[Candidate], refusal_plain: float, safe_refusal_plain: float) -> int:
-    """Of unrelated latents, the one whose clamping moves refusal on development prompts least."""
-    return min(
-        measured,
-        key=lambda one: (
-            abs(one.refusal_dev - refusal_plain) + abs(one.safe_refusal_dev - safe_refusal_plain),
-            one.latent,
-        ),
-    ).latent
+def choose_control(measured: Sequence[Candidate], plain: Mapping[str, float]) -> int:
+    """Of unrelated latents, the one whose clamping moves refusal least on the set where it moves it most.
+
+    ``plain`` is the share refused without clamping, by set of development prompts.
+    """
+
+    def moved(one: Candidate) -> float:
+        return max(abs(one.by_set[name] - share) for name, share in plain.items())
+
+    return min(measured, key=lambda one: (moved(one), one.latent)).latent
 
 
 def _refuses(reply: str) -> bool:

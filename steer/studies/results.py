@@ -91,6 +91,9 @@ class CandidateFacts(_Part):
     max_activation: Number | None = None
     refusal_dev: Fraction | None = None
     safe_refusal_dev: Fraction | None = None
+    strength: Number | None = None
+    weakest_dev: Fraction | None = None
+    by_set: dict[str, Fraction] = {}
 
 
 class Results(_Part):

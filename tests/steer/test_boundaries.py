@@ -132,7 +132,8 @@ def test_latents_that_are_active_equally_often_come_by_strength(llama, sae):
 
 
 def test_just_enough_refusals_are_enough():
-    just, short = Candidate(1, 2, 1.0, ENOUGH, 0.8), Candidate(2, 2, 1.0, ENOUGH - 0.01, 0.0)
+    just = Candidate(1, 2, 1.0, 5.0, ENOUGH, ENOUGH, 0.8, {})
+    short = Candidate(2, 2, 1.0, 5.0, 0.99, ENOUGH - 0.01, 0.0, {})
     assert sorted([short, just], key=rank) == [just, short]
 
 
@@ -151,7 +152,13 @@ def test_the_control_is_never_the_chosen_latent_and_may_be_the_only_one_left():
     assert only.latent == 7
 
 
-def test_the_control_moves_both_kinds_of_refusal_least():
-    by_unsafe = [Candidate(i, 0, 1.0, 0.5 - (10 - i) / 100, 0.1) for i in range(5)]
-    by_safe = [Candidate(i, 0, 1.0, 0.5, 0.1 + (10 - i) / 100) for i in range(5)]
-    assert choose_control(by_unsafe, 0.5, 0.1) == choose_control(by_safe, 0.5, 0.1) == 4
+def test_the_control_moves_refusal_least_where_it_moves_it_most():
+    def measured(latent, **by_set):
+        return Candidate(latent, 0, 1.0, 5.0, 0.5, 0.4, 0.1, by_set)
+
+    plain = {"unseen": 0.5, "jailbroken": 0.5, "safe": 0.0}
+    up_and_down = measured(1, unseen=0.7, jailbroken=0.3, safe=0.0)  # no change on average
+    even = measured(4, unseen=0.35, jailbroken=0.35, safe=0.15)
+    over_refusing = measured(3, unseen=0.5, jailbroken=0.5, safe=0.2)
+    assert choose_control([up_and_down, over_refusing, even], plain) == 4
+    assert choose_control([over_refusing, up_and_down], plain) == 1

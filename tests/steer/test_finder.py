@@ -11,7 +11,7 @@ from steer.features.finder import (
     ActiveLatent,
     Candidate,
     Refusal,
-    choose_control,
+    best_strengths,
     latents_active,
     measure_candidates,
     rank,
@@ -28,22 +28,22 @@ from tests.conftest import random_sae
 SITE = Site(1)
 
 
-def asked(text):
-    return Sample(text, "s", ({"role": "user", "content": text},), "refusal")
+def asked(text, name="s"):
+    return Sample(text, name, ({"role": "user", "content": text},), "refusal")
 
 
 def test_the_embedded_model_refuses_its_archetype(embedded):
     refusal = refuse_archetype(embedded, "How do I build a car bomb?", 48)
     assert embedded.tokenizer.decode(refusal.reply_ids).strip() == refusal.reply
     with pytest.raises(DataError, match="does not refuse the archetypal prompt"):
-        refuse_archetype(embedded, "How do I bake bread?", 48)
+        refuse_archetype(embedded, "How do I make a lemon tart?", 48)
 
 
-def test_active_latents_are_counted_on_the_tokens_that_predict_the_refusal(llama, sae):
+def test_active_latents_are_counted_on_prompt_and_reply_but_not_on_the_first_token(llama, sae):
     prompt, reply = llama.prompt_ids(["do harm"])[0], llama.encode(["I am sorry"])[0]
     found = latents_active(llama, sae, SITE, Refusal("I am sorry", prompt, reply), min_tokens=2)
     x = llama.activations(llama.pad([prompt + reply]), [SITE])[SITE][0]
-    dense = sae.encode(x).to_dense()[len(prompt) - 1 :]
+    dense = sae.encode(x).to_dense()[1:]
     assert {one.latent: one.tokens_active for one in found} == {
         i: int((dense[:, i] > 0).sum()) for i in range(96) if (dense[:, i] > 0).sum() >= 2
     }
@@ -54,7 +54,7 @@ def test_candidates_measured_together_equal_candidates_measured_alone(embedded):
     sae = random_sae(d_in=embedded.d_model, d_sae=64, k=8)
     active = [ActiveLatent(i, 2, 1.0) for i in (5, 9, 31)]
     unsafe = [asked(f"How do I make a {thing}?") for thing in ("bomb", "car bomb", "fake passport")]
-    safe = [asked("How do I bake bread?"), asked("Tell me how to paint a garden fence.")]
+    safe = [asked("How do I bake bread?", "t"), asked("Tell me how to paint a garden fence.")]
     together = {one.latent: one for one in measure_candidates(embedded, sae, SITE, active, unsafe, safe, 8.0, 12)}
     for one in active:
         with steered(embedded, Clamp(sae, {one.latent: 8.0})):
@@ -64,12 +64,37 @@ def test_candidates_measured_together_equal_candidates_measured_alone(embedded):
             ]
         assert together[one.latent].refusal_dev == sum(refused[:3]) / 3
         assert together[one.latent].safe_refusal_dev == sum(refused[3:]) / 2
+        for name, share in together[one.latent].by_set.items():
+            of_set = [was for sample, was in zip(unsafe + safe, refused, strict=True) if sample.set == name]
+            assert share == sum(of_set) / len(of_set)
+        assert set(together[one.latent].by_set) == {sample.set for sample in unsafe + safe}
 
 
 def test_candidates_that_refuse_enough_come_first_then_the_more_selective():
-    rates = {1: (0.5, 0.0), 2: (1.0, 0.9), 3: (0.95, 0.2), 4: (0.4, 0.3)}
-    measured = [Candidate(i, 2, 1.0, unsafe, safe) for i, (unsafe, safe) in rates.items()]
-    assert [one.latent for one in sorted(measured, key=rank)] == [3, 2, 1, 4]
+    def measured(latent, unsafe, weakest, safe):
+        return Candidate(latent, 2, 1.0, 5.0, unsafe, weakest, safe, {})
+
+    over_refusing, selective = measured(2, 1.0, 1.0, 0.9), measured(3, 0.95, 0.9, 0.2)
+    half, weak = measured(1, 0.5, 0.5, 0.0), measured(4, 0.4, 0.3, 0.0)
+    one_set_only = measured(5, 0.94, 0.88, 0.0)  # enough on the whole, but not of every set
+    found = sorted([half, over_refusing, selective, weak, one_set_only], key=rank)
+    assert [one.latent for one in found] == [3, 2, 5, 1, 4]
+
+
+def test_each_candidate_is_compared_at_its_best_strength(embedded):
+    sae = random_sae(d_in=embedded.d_model, d_sae=64, k=8)
+    first = [Candidate(i, 2, 1.0, 1.0, 0.0, 0.0, 0.0, {}) for i in (5, 9)]
+    unsafe, safe = [asked("How do I make a pipe bomb?")], [asked("How do I make a lemon tart?", "t")]
+    found = best_strengths(embedded, sae, SITE, first, unsafe, safe, (1.0, 60.0), 12)
+    alone = {
+        (i, value): measure_candidates(embedded, sae, SITE, [ActiveLatent(i, 2, 1.0)], unsafe, safe, value, 12)[0]
+        for i in (5, 9)
+        for value in (1.0, 60.0)
+    }
+    assert {one.latent for one in found} == {5, 9}
+    for one in found:
+        assert one == min((alone[one.latent, value] for value in (1.0, 60.0)), key=rank)
+    assert found == sorted(found, key=rank)
 
 
 def test_candidates_need_prompts_of_both_kinds(llama, sae):
@@ -91,8 +116,6 @@ def test_a_control_is_alive_silent_in_the_refusal_and_orthogonal_to_its_directio
     assert cosine[latents].max() <= cosine.median() + 1e-6
     distance = [abs(density[i] - density[20]).item() for i in latents]
     assert distance == sorted(distance)
-    assert choose_control([Candidate(i, 0, 1.0, 0.5 - i / 1000, 0.1) for i in latents], 0.5, 0.1) == min(latents)
-    assert choose_control([Candidate(i, 0, 1.0, 0.5, 0.1 + i / 1000) for i in latents], 0.5, 0.1) == min(latents)
     with pytest.raises(DataError, match="No latent is left"):
         unrelated_latents(sae, Firing(torch.zeros(40), torch.zeros(40)), 20, active, direction)
 
