@@ -1,5 +1,6 @@
 """Where the layers of a model are: one description for Hugging Face modules and for TransformerLens objects."""
 
+import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,11 +20,25 @@ _BLOCKS = (  # paths to the list of decoder layers, most specific first
     "gpt_neox.layers",
     "blocks",  # HookedTransformer
 )
-_NORMS_AFTER = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}  # Gemma 2 and 3
-_SUBLAYERS = {
-    "attn_out": ("self_attn", "attn", "attention", "self_attention"),
-    "mlp_out": ("mlp", "block_sparse_moe", "feed_forward"),
-}
+_SUBLAYERS = {"attn_out": ("self_attn", "linear_attn", "attn", "attention"), "mlp_out": ("mlp", "block_sparse_moe")}
+# The norms of a layer tell what is added to the stream. With these, it is what the sublayers return:
+_NORMS_BEFORE = [
+    {"input_layernorm", "post_attention_layernorm"},  # Llama, Mistral, Phi-3, Qwen, GPT-NeoX
+    {"input_layernorm"},  # Cohere, Phi: both sublayers read the same
+    {"attention_layernorm", "feedforward_layernorm"},  # Apertus
+    {"ln_1", "ln_2"},  # GPT-2
+    {"ln_1"},  # GPT-J
+    {"ln1", "ln2"},  # TransformerLens
+    {"ln1"},
+]
+# and with these, it is what the norms after the sublayers return
+_NORMS_AFTER = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+_NORMS_AROUND = [
+    {*_NORMS_AFTER.values()},  # OLMo 2, EXAONE 4
+    {*_NORMS_AFTER.values(), "input_layernorm", "pre_feedforward_layernorm"},  # Gemma 2 and 3
+]
+_IS_NORM = re.compile(r"ln|.*norm")
+_IS_FACTOR = re.compile(r".*(scal|multiplier|alpha|beta|factor)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class Layout:
         """The module to hook for ``site``.
 
         Raises:
-            SiteError: the layer is out of range, or the layer has no such part.
+            SiteError: the layer is out of range, or it is not known which module of the layer computes the part.
         """
         if site.layer >= len(self.blocks):
             raise SiteError(
@@ -48,13 +63,38 @@ class Layout:
         block = self.blocks[site.layer]
         if site.part in ("resid_pre", "resid_post"):
             return block
-        if hasattr(block, "pre_feedforward_layernorm"):  # what is added to the stream is normalised once more
-            return getattr(block, _NORMS_AFTER[site.part])
-        for name in _SUBLAYERS[site.part]:
-            if isinstance(child := getattr(block, name, None), nn.Module):
-                return child
-        children = ", ".join(name for name, _ in block.named_children())
-        raise SiteError(f"No module for {site.part} in layer {site.layer}: it has {children}.")
+        return getattr(block, _added(block, site))
+
+
+def _added(block: nn.Module, site: Site) -> str:
+    """Name of the child whose output is added to the stream just as it is.
+
+    Decided by everything that a layer is made of, so that a layer of another make is refused rather than misread.
+    """
+    children = [name for name, child in block.named_children() if _IS_NORM.match(name) or _has_weights(child)]
+    norms = {name for name in children if _IS_NORM.match(name)}
+    sublayers = {part: [name for name in names if name in children] for part, names in _SUBLAYERS.items()}
+    known = norms.union(*sublayers.values())
+    strange = [name for name in children if name not in known] + _own_factors(block)
+    if not strange and all(len(names) == 1 for names in sublayers.values()):
+        if norms in _NORMS_BEFORE:
+            return sublayers[site.part][0]
+        if norms in _NORMS_AROUND:
+            return _NORMS_AFTER[site.part]
+    raise SiteError(
+        f"What is added to the residual stream as {site.part} is not known for layer {site.layer}, a "
+        f"{type(block).__name__} of {', '.join([*children, *_own_factors(block)])}. Use resid_pre or resid_post."
+    )
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _own_factors(block: nn.Module) -> list[str]:
+    """Names of a layer's own tensors and factors, by which it may multiply what it adds."""
+    numbers = [name for name, value in vars(block).items() if isinstance(value, int | float) and _IS_FACTOR.match(name)]
+    return [*numbers, *block._parameters, *block._buffers]
 
 
 def find_layout(model: nn.Module) -> Layout:

@@ -17,8 +17,8 @@ _HF = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d{1,9})")
 class Site:
     """A place in the residual stream, or the output of one sublayer that is added to it.
 
-    ``resid_pre`` is what enters a layer, ``resid_post`` what leaves it; ``attn_out`` and ``mlp_out`` are the outputs
-    of the attention and MLP modules. Layers count from 0.
+    ``resid_pre`` is what enters a layer, ``resid_post`` what leaves it; ``attn_out`` and ``mlp_out`` are what
+    the attention and the MLP add to the stream. Layers count from 0.
     """
 
     layer: int
