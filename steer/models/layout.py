@@ -63,6 +63,7 @@ class Layout:
         block = self.blocks[site.layer]
         if site.part in ("resid_pre", "resid_post"):
             return block
+        block = getattr(block, "_original_component", block)  # what a TransformerBridge wraps
         return getattr(block, _added(block, site))
 
 

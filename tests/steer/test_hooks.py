@@ -42,7 +42,7 @@ def test_activations_equal_those_of_transformer_lens(llama, tmp_path):
     from steer.models.layout import find_layout
 
     tokens = llama.pad(llama.prompt_ids(PROMPTS[:1]))
-    ours = llama.activations(tokens, [Site(1), Site(2, "resid_pre")])
+    ours = llama.activations(tokens, [Site(1), Site(2, "resid_pre"), Site(2, "mlp_out")])
     bridge = TransformerBridge.boot_transformers(
         "tiny", hf_model=copy.deepcopy(llama.model), tokenizer=AutoTokenizer.from_pretrained(tmp_path), device="cpu"
     )
@@ -50,9 +50,10 @@ def test_activations_equal_those_of_transformer_lens(llama, tmp_path):
     for site, x in ours.items():
         torch.testing.assert_close(cache[site.lens_name], x, rtol=1e-4, atol=1e-4)
         assert Site.parse(site.lens_name) == site
-    with reading(find_layout(bridge), [Site(1)]) as found:
+    with reading(find_layout(bridge), [Site(1), Site(2, "mlp_out")]) as found:
         bridge(tokens.ids)
-    torch.testing.assert_close(found[Site(1)], ours[Site(1)], rtol=1e-4, atol=1e-4)
+    for site, x in found.items():
+        torch.testing.assert_close(x, ours[site], rtol=1e-4, atol=1e-4)
 
 
 def test_no_hook_is_left_after_an_exception_in_an_edit(llama):
