@@ -12,7 +12,7 @@ from steer.checks import require_whole
 from steer.errors import DataError
 from steer.models.hooks import Edit
 from steer.models.model import LanguageModel, Tokens
-from steer.models.passes import Pass
+from steer.models.passes import Pass, after_first
 from steer.models.site import Site
 
 
@@ -60,7 +60,7 @@ def splice_loss(
 
 
 def _where_trained(x: Tensor, new: Tensor, at: Pass) -> Tensor:
-    return torch.where((at.positions > 0).unsqueeze(-1), new, x)
+    return torch.where(after_first(at.real, at.positions).unsqueeze(-1), new, x)
 
 
 def _loss(lm: LanguageModel, batches: Sequence[Tokens], edits: dict[Site, Edit]) -> float:

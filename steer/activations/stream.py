@@ -9,6 +9,7 @@ from torch import Tensor
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.models.model import LanguageModel
+from steer.models.passes import after_first, positions_of
 from steer.models.site import Site
 
 FORWARD_TOKENS = 8192  # tokens of one forward pass, padding included
@@ -19,7 +20,7 @@ def activation_rows(
 ) -> Iterator[Float[Tensor, "_ d_model"]]:
     """Activations at ``site`` of the tokens of all texts, one block per forward pass.
 
-    Padding and the first token of each text are left out (the first token's activations are unlike all others).
+    Padding and the first token of each text are left out (see ``after_first``).
     Texts of similar length share a pass; the passes come in the order of length, or shuffled by ``generator``.
 
     Raises:
@@ -28,8 +29,7 @@ def activation_rows(
     for batch in _by_length(texts, generator):
         tokens = lm.pad([texts[i] for i in batch])
         x = lm.activations(tokens, [site])[site]
-        wanted = tokens.mask.bool() & (tokens.mask.cumsum(-1) > 1)
-        yield x[wanted]
+        yield x[after_first(tokens.mask.bool(), positions_of(tokens.mask))]
 
 
 def activation_batches(

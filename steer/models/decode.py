@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.models.hooks import Attachment
-from steer.models.passes import Rows
+from steer.models.passes import Rows, positions_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def continue_rows(
         for place in range(sampling.max_new_tokens):
             for attachment in attachments:
                 attachment.rows = Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])
-            positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -step.shape[1] :]
+            positions = positions_of(mask)[:, -step.shape[1] :]
             output = model(
                 input_ids=step,
                 attention_mask=mask,

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steer.checks import require_whole
 from steer.errors import DataError, ModelError
 from steer.models.chat import Conversation, as_conversations, has_template, render
 from steer.models.decode import Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading
 from steer.models.layout import Layout, find_layout
-from steer.models.passes import Rows
+from steer.models.passes import Rows, positions_of
 from steer.models.site import Site
 
 
@@ -131,7 +132,7 @@ class LanguageModel:
             DataError: a row is longer than the model's context.
         """
         self._check_context(tokens.ids.shape[1], 0)
-        positions = (tokens.mask.cumsum(-1) - 1).clamp_min(0)
+        positions = positions_of(tokens.mask)
         call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens)
         for attachment in self.attachments:
             attachment.rows = call
@@ -171,10 +172,29 @@ class LanguageModel:
             finally:
                 self.attachments.remove(attachment)
 
-    def generate(self, prompts: Sequence[str | Conversation], sampling: Sampling | None = None) -> list[str]:
-        """Replies to prompts, as text without special tokens. Greedy unless ``sampling`` says otherwise."""
-        rows = self.generate_ids(self.prompt_ids(prompts), sampling)
-        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+    def generate(
+        self, prompts: Sequence[str | Conversation], sampling: Sampling | None = None, batch_size: int = 256
+    ) -> list[str]:
+        """Replies to prompts, as text without special tokens. Greedy unless ``sampling`` says otherwise.
+
+        At most ``batch_size`` prompts are run together; the replies do not depend on it.
+
+        Raises:
+            DataError: this is no list of prompts, ``batch_size`` is below 1, a prompt is malformed, or prompt and reply
+                together exceed the model's context, or logits are not finite.
+            PlanError: an intervention has values for another number of rows than there are prompts.
+        """
+        require_whole("batch_size", batch_size, DataError)
+        rows = self.prompt_ids(prompts)
+        index, n_rows = self._rows_run(len(rows))
+        # similar lengths share a batch, and the longest come first, so that one that is too long is refused at once
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        replies: dict[int, list[int]] = {}
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            with self.running([index[i] for i in batch], n_rows):
+                replies.update(zip(batch, self.generate_ids([rows[i] for i in batch], sampling), strict=True))
+        return [self.tokenizer.decode(replies[i], skip_special_tokens=True).strip() for i in range(len(rows))]
 
     @torch.inference_mode()
     def generate_ids(self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None) -> list[list[int]]:
@@ -196,7 +216,13 @@ class LanguageModel:
         """Say which rows of a call of ``n_rows`` are run in the block, in order.
 
         For callers that split their prompts into batches: interventions with a value per row then find theirs.
+
+        Raises:
+            DataError: a row is not one of the call's; or, when the model is run in the block, the batch has another
+                number of rows.
         """
+        if strange := [row for row in rows if not 0 <= row < n_rows]:
+            raise DataError(f"Row {strange[0]} is out of range: a call of {n_rows} rows has 0 to {n_rows - 1}.")
         before, self._call = self._call, (list(rows), n_rows)
         try:
             yield
@@ -204,8 +230,17 @@ class LanguageModel:
             self._call = before
 
     def _rows(self, prompt_tokens: Int[Tensor, " batch"]) -> Rows:
-        index, n_rows = self._call or (list(range(len(prompt_tokens))), len(prompt_tokens))
+        index, n_rows = self._rows_run(len(prompt_tokens))
         return Rows(torch.tensor(index, device=self.device), n_rows, prompt_tokens)
+
+    def _rows_run(self, count: int) -> tuple[list[int], int]:
+        """Which rows of the call the ``count`` rows of a batch are, and how many the call has."""
+        index, n_rows = self._call or (list(range(count)), count)
+        if len(index) != count:
+            raise DataError(
+                f"A batch of {count} rows is run where running() names {len(index)} rows. Name one for each row."
+            )
+        return index, n_rows
 
     @property
     def context(self) -> int | None:
@@ -255,7 +290,7 @@ class LanguageModel:
             last = self.forward(self.pad(prompts), keep=1)[:, -1].float().log_softmax(-1)
             return [[last[row, option[0]].item() for option in group] for row, group in enumerate(options)]
         pairs = [(prompt, option) for prompt, group in zip(prompts, options, strict=True) for option in group]
-        index, n_rows = self._call or (list(range(len(prompts))), len(prompts))
+        index, n_rows = self._rows_run(len(prompts))
         repeated = [row for row, group in zip(index, options, strict=True) for _ in group]
         with self.running(repeated, n_rows):
             scores = iter(self.continuation_logprobs([p for p, _ in pairs], [o for _, o in pairs]).tolist())

@@ -40,6 +40,19 @@ class Rows:
     """Length of each row's prompt, padding not counted."""
 
 
+def positions_of(mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    """Position of each token in its own row, from 0, padding (where the mask is 0) not counted."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
+
+
+def after_first(real: Bool[Tensor, "batch seq"], positions: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:
+    """The tokens that SAEs are trained on and steering acts on: neither padding nor the first token of a row.
+
+    The first token (usually a beginning-of-sequence marker) carries activations unlike all others.
+    """
+    return real & (positions > 0)
+
+
 def describe(arguments: dict[str, Any], known: Rows | None) -> Pass:
     """Describe a pass from the arguments of the root module's forward, by name.
 
@@ -65,7 +78,7 @@ def describe(arguments: dict[str, Any], known: Rows | None) -> Pass:
             f"Hooks need an attention mask of shape {[batch, past + seq]} to tell padding, got {list(mask.shape)}."
         )
     mask = mask.bool()
-    positions = (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -seq:]
+    positions = positions_of(mask.long())[:, -seq:]
     if known is None:
         generated = torch.full((batch, seq), past > 0, device=device)
         return Pass(mask[:, -seq:], positions, generated, torch.arange(batch, device=device), batch)

@@ -19,7 +19,7 @@ from saes import SAE
 from steer.checks import require_finite
 from steer.errors import PlanError
 from steer.models.hooks import Edit
-from steer.models.passes import Pass
+from steer.models.passes import Pass, after_first
 from steer.models.site import Site
 
 FLOAT32 = torch.finfo(torch.float32).max
@@ -183,12 +183,8 @@ class AddDirection:
 
 
 def acts_on(at: Pass) -> Bool[Tensor, "batch seq"]:
-    """Tokens that interventions act on: prompt and generated ones, but not padding and not the first token.
-
-    The first token (usually a beginning-of-sequence marker) carries activations unlike all others, which SAEs are not
-    trained on, so it is left alone.
-    """
-    return at.real & (at.positions > 0)
+    """Tokens that interventions act on, prompt and generated ones alike: those that SAEs are trained on."""
+    return after_first(at.real, at.positions)
 
 
 def combine(interventions: Sequence[Intervention]) -> Edit:
