@@ -111,12 +111,11 @@ def test_settings_that_cannot_train_are_refused(settings, words):
         TrainConfig(**settings)
 
 
-def test_training_learns_and_depends_on_nothing_but_its_seed(tokenizer):
+def test_training_depends_on_nothing_but_its_seed(tokenizer):
     data = [encode(tokenizer, CHAT[:3], SMALL), encode(tokenizer, CHAT[3:], SMALL)] * 8
     threads = torch.get_num_threads()
-    lines: list[str] = []
     try:
-        first, again, other = (train(data, data, tokenizer, SMALL, seed, lines.append) for seed in (0, 0, 1))
+        first, again, other = (train(data, data, tokenizer, SMALL, seed) for seed in (0, 0, 1))
     finally:
         torch.set_num_threads(threads)
     weights, same, different = (model.model.embed_tokens.weight for model in (first, again, other))
