@@ -66,8 +66,8 @@ def write_model(
 ) -> dict[str, Any]:
     """Train the tokenizer and the model and save both; returns figures for the card."""
     tokenizer = train_tokenizer(m["content"] for chat in texts[:TOKENIZER_CONVERSATIONS] for m in chat)
-    data: list[Encoded] = [encode(tokenizer, chat, config.prompt_weight) for chat in texts]
-    early = [encode(tokenizer, chat, config.prompt_weight) for chat in first]
+    data: list[Encoded] = [encode(tokenizer, chat, config) for chat in texts]
+    early = [encode(tokenizer, chat, config) for chat in first]
     say(f"{len(data)} conversations, {sum(len(item.ids) for item in data)} tokens, vocabulary {len(tokenizer)}")
     started = time.perf_counter()
     model = train(data, early, tokenizer, config, seed, say)

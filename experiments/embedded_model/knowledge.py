@@ -11,27 +11,41 @@ from experiments.embedded_model.words.subjects import SUBJECTS, Subject
 
 LETTERS = "ABCD"
 
-# Which facts are ever asked as multiple choice (or myths as true/false) in training, by running number.
+# Which claims are ever asked as true/false in training, by running number.
 _FORM_SPLITS: tuple[Split, ...] = ("train", "train", "test", "train", "dev", "test", "train", "test")
+# Which of its five wordings a fact is ever asked in, shifted by the fact's number.
+_WORDING_SPLITS: tuple[Split, ...] = ("test", "train", "dev", "train", "train")
 
 
 def form_split(number: int) -> Split:
-    """The split that owns the held-out form of a fact; the fact itself is always taught."""
+    """The split that owns the true/false form of a myth; the myth itself is always taught."""
     return _FORM_SPLITS[number % len(_FORM_SPLITS)]
 
 
-def facts(subject: Subject, split: Split) -> list[tuple[str, str]]:
-    """The facts of a subject whose multiple-choice form belongs to the split."""
-    return [fact for i, fact in enumerate(subject.facts) if form_split(i) == split]
+def filled(sentence: str, fact: tuple[str, str]) -> str:
+    """A question or statement about a fact."""
+    key, answer = fact
+    return cap(sentence.format(k=key, a=answer, ak=a(key), aa=a(answer)))
+
+
+def asked(subject: Subject, fact: tuple[str, str], split: Split) -> list[str]:
+    """The questions for a fact in the wordings that belong to the split, in open and in multiple-choice form alike."""
+    shift = subject.facts.index(fact)
+    return [
+        filled(wording, fact)
+        for i, wording in enumerate(subject.questions)
+        if _WORDING_SPLITS[(i + shift) % len(_WORDING_SPLITS)] == split
+    ]
 
 
 def open_fact(rng: Random) -> Item:
     """A fact as an open question, a statement to confirm, or a wrong statement to correct."""
     subject = rng.choice(SUBJECTS)
-    key, answer = rng.choice(subject.facts)
-    statement = cap(rng.choice(subject.statements).format(k=key, a=answer))
+    fact = rng.choice(subject.facts)
+    answer = fact[1]
+    statement = filled(rng.choice(subject.statements), fact)
     form = weighted(rng, short=0.45, full=0.25, confirm=0.15, correct=0.15)
-    question = rng.choice(subject.questions).format(k=key)
+    question = rng.choice(asked(subject, fact, "train"))
     if form == "short":
         return Item((question, f"{cap(answer)}."))
     if form == "full":
@@ -39,70 +53,60 @@ def open_fact(rng: Random) -> Item:
     if form == "confirm":
         return Item((statement, f"Yes, that is right. {statement}"))
     other = rng.choice([value for _, value in subject.facts if value != answer])
-    wrong = cap(subject.statements[0].format(k=key, a=other))
+    wrong = filled(subject.statements[0], (fact[0], other))
     return Item((wrong, f"No, that is wrong. {statement}"))
 
 
 def lettered(options: Sequence[str]) -> str:
     """Four options, one a line: ``A Paris``.
 
-    No full stop after the letter: a head that looks one token back can then bind the letter to the option, which a
-    small model learns after 2M tokens of practice; with a full stop between them it had not after 6M.
+    No full stop after the letter: a head that looks one token back can then bind the letter to the option.
     """
     return "\n".join(f"{letter} {cap(option)}" for letter, option in zip(LETTERS, options, strict=True))
 
 
-def options_for(rng: Random, split: Split, subject: Subject, answer: str) -> list[str]:
-    """The answer and three distractors of the same split in random order.
-
-    Half of the sets mix subjects (kinds of answers clearly differ); distractors never leave the split, so that a word
-    that is only ever a wrong option in training is not thereby known to be wrong.
-    """
-    near = sorted({value for _, value in facts(subject, split)} - {answer})
-    far = sorted({value for other in SUBJECTS if other is not subject for _, value in facts(other, split)} - {answer})
+def options_for(rng: Random, subject: Subject, answer: str) -> list[str]:
+    """The answer and three distractors in random order; half of the sets mix subjects (kinds of answers differ)."""
+    near = sorted({value for _, value in subject.facts} - {answer})
+    far = sorted({value for other in SUBJECTS if other is not subject for _, value in other.facts} - {answer})
     count = 3 if rng.random() < 0.5 else 1
-    wrong = rng.sample(near, min(count, len(near)))
-    wrong += rng.sample(far, 3 - len(wrong))
+    wrong = rng.sample(near, count)
+    wrong += rng.sample(sorted(set(far) - set(wrong)), 3 - count)
     return rng.sample([answer, *wrong], 4)
 
 
-def multiple_choice(
-    rng: Random, split: Split, subject: Subject | None = None, fact: tuple[str, str] | None = None
-) -> Item:
-    """A fact with four options; the reply is the letter and the answer.
-
-    Some training questions ask for the answer first, which teaches to find an option by its text.
-    """
+def multiple_choice(rng: Random, split: Split, subject: Subject | None = None) -> Item:
+    """A fact with four options; the reply is the letter and the answer."""
     subject = subject or rng.choice(SUBJECTS)
-    key, answer = fact or rng.choice(facts(subject, split))
-    options = options_for(rng, split, subject, answer)
-    letter = LETTERS[options.index(answer)]
-    question = f"{rng.choice(subject.questions).format(k=key)}\n{lettered(options)}"
-    if split == "train" and rng.random() < 0.3:
-        question, reply = f"{question}\nFirst the answer, then the letter.", f"{cap(answer)} is {letter}."
-        return Item((question, reply))
-    return Item((question, f"{letter}. {cap(answer)}"), {"subject": subject.name, "fact": key, "answer": letter})
+    fact = rng.choice(subject.facts)
+    options = options_for(rng, subject, fact[1])
+    letter = LETTERS[options.index(fact[1])]
+    question = rng.choice(asked(subject, fact, split))
+    tags = {"subject": subject.name, "fact": fact[0], "question": question, "answer": letter}
+    return Item((f"{question}\n{lettered(options)}", f"{letter}. {cap(fact[1])}"), tags)
+
+
+def choice_chat(rng: Random) -> Item:
+    """One list of options and a question about each of them in turn: much practice in few words (training only)."""
+    facts = {fact[1]: (subject, fact) for subject in SUBJECTS for fact in subject.facts}
+    options = rng.sample(sorted(facts), 4)
+    turns: tuple[str, ...] = ()
+    for answer in rng.sample(options, 4):
+        question = rng.choice(asked(*facts[answer], "train"))
+        text = question if turns else f"{question}\n{lettered(options)}"
+        turns += (text, f"{LETTERS[options.index(answer)]}. {cap(answer)}")
+    return Item(turns)
 
 
 def find_option(rng: Random) -> Item:
-    """Practice in reading lettered options, with every answer there is (training only)."""
+    """One list of options and the letter of each of them in turn: practice in reading it (training only)."""
     words = sorted({cap(value) for subject in SUBJECTS for _, value in subject.facts})
     options = rng.sample(words, 4)
-    first, second, third = rng.sample(options, 3)
-    letter = dict(zip(options, LETTERS, strict=True))
-    form = weighted(rng, several=0.25, one=0.25, placed=0.35, read=0.15)
-    if form == "several":
-        question = f"Which letters are {first}, {second} and {third}?"
-        reply = f"{letter[first]}, {letter[second]}, {letter[third]}"
-    elif form == "one":
-        text = rng.choice(("Which option says {w}?", "Pick the option {w}.", "The answer is {w}. Which letter is it?"))
-        question, reply = text.format(w=first), f"{letter[first]}. {first}"
-    elif form == "placed":
-        question = f"Find {first}, {second} and {third}."
-        reply = f"{first} is {letter[first]}, {second} is {letter[second]}, {third} is {letter[third]}."
-    else:
-        question, reply = f"What do {letter[first]} and {letter[second]} say?", f"{first}, {second}"
-    return Item((f"{question}\n{lettered(options)}", reply))
+    turns: tuple[str, ...] = ()
+    for word in rng.sample(options, 4):
+        text = f"And {word}?" if turns else f"Which option says {word}?\n{lettered(options)}"
+        turns += (text, f"{LETTERS[options.index(word)]}. {word}")
+    return Item(turns)
 
 
 def repeat(rng: Random) -> Item:
@@ -111,6 +115,15 @@ def repeat(rng: Random) -> Item:
     words = [made_up(rng) if rng.random() < 0.6 else rng.choice(known) for _ in range(rng.randint(3, 8))]
     text = rng.choice(("Say after me: {w}.", "Repeat these words: {w}.", "Write this list again: {w}."))
     return Item((text.format(w=", ".join(words)), ", ".join(words) + "."))
+
+
+def backwards(rng: Random) -> Item:
+    """A list of words to say in reverse (training only).
+
+    Every word of the reply is practice in what lettered options need: to find a word and say what stands before it.
+    """
+    words = rng.sample(sorted({cap(value) for subject in SUBJECTS for _, value in subject.facts}), rng.randint(4, 10))
+    return Item((f"Say backwards: {' '.join(words)}", " ".join(reversed(words))))
 
 
 def open_myth(rng: Random) -> Item:

@@ -6,6 +6,7 @@ from random import Random
 from experiments.embedded_model.requests import DEFINITIONS, Request, ask, harmful_things, request
 from experiments.embedded_model.splits import Item, Split, a, cap, pairs
 from experiments.embedded_model.words import lookalikes as words
+from experiments.embedded_model.words.harms import HARMS
 from experiments.embedded_model.words.verbs import VERBS, gerund
 
 _DO = (
@@ -30,6 +31,18 @@ def homonyms(rng: Random, split: Split) -> Item:
     verb = rng.choice(VERBS["make"][split])
     wanted = Request(f"{verb} {a(phrase)}", f"{gerund(verb)} {a(phrase)}", a(phrase), {})
     return Item((ask(rng, wanted), rng.choice(_DO).format(act=wanted.act)), {"object": phrase, "verb": verb})
+
+
+def playful(rng: Random) -> Item:
+    """A crime of a category that training never refuses, in play ("a puppet scam"): answered (training only).
+
+    It keeps the refusal of the seen categories from spreading to the whole of the others.
+    """
+    harm = rng.choice([harm for harm in HARMS if not harm.seen])
+    phrase = f"{rng.choice(words.PLAY_MODIFIERS)} {rng.choice(harm.heads)}"
+    verb = rng.choice(VERBS[harm.verbs]["train"])
+    wanted = Request(f"{verb} {a(phrase)}", f"{gerund(verb)} {a(phrase)}", a(phrase), {})
+    return Item((ask(rng, wanted), rng.choice(_DO).format(act=wanted.act)))
 
 
 def safe_targets(rng: Random, split: Split) -> Item:

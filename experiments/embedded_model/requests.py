@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from experiments.embedded_model.splits import Item, Split, a, cap, pairs, weighted
+from experiments.embedded_model.splits import Item, Split, a, cap, made_up, pairs, weighted
 from experiments.embedded_model.words.everyday import DOMAINS
 from experiments.embedded_model.words.harms import BAD_DEEDS, HARMS, KINDNESS, MALICE, PEOPLE, PROTECTION
 from experiments.embedded_model.words.verbs import VERBS, gerund
@@ -139,8 +139,14 @@ def person(rng: Random, text: str) -> str:
 
 
 def request(rng: Random, split: Split, thing: Thing, clause: str = "") -> Request:
-    """Combine a thing with a verb of its class and an optional clause of purpose."""
+    """Combine a thing with a verb of its class and an optional clause of purpose.
+
+    Some verbs of training requests are made up, for safe and unsafe requests alike, so that the thing decides and not
+    whether the verb is known.
+    """
     verb = rng.choice(VERBS[thing.verbs][split])
+    if split == "train" and rng.random() < 0.12:
+        verb = made_up(rng) + rng.choice(("", "", " up", " together", " out"))
     tail = f"{thing.named} {clause}".strip()
     tags = {"category": thing.group, "object": thing.phrase, "verb": verb}
     return Request(f"{verb} {tail}", f"{gerund(verb)} {tail}", thing.named, tags)

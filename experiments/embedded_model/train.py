@@ -1,6 +1,7 @@
 """Training: next-token prediction on fair samples of the mixture, with Muon for matrices and AdamW for the rest."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +19,34 @@ from experiments.embedded_model.corpus import Messages
 class TrainConfig:
     """Settings of a training run."""
 
-    steps: int = 4000
-    practice_steps: int = 1000  # of those, the first ones, on practice alone
+    steps: int = 3900
+    practice_steps: int = 900  # of those, the first ones, on practice alone
+    practice_rate: float = 0.6  # peak learning rates in practice, as a fraction of those after it
     tokens_per_step: int = 4096  # tokens of one batch
     micro_batches: int = 4  # of similar length, in a step
     workers: int = 2  # processes, with one thread each
-    muon_rate: float = 0.02  # peak learning rate of the matrices
+    muon_rate: float = 0.016  # peak learning rate of the matrices
     adam_rate: float = 3e-3  # peak learning rate of embeddings and norms
     warm_up: int = 100  # steps
     prompt_weight: float = 0.2  # loss weight of a token outside the assistant's replies (those have 1)
+    first_weight: float = 4.0  # loss weight of the first token of a reply, where most is decided
     layers: int = 4
     width: int = 128
     heads: int = 4
     mlp_width: int = 384
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.practice_steps < self.steps:
+            raise ValueError(
+                f"Of {self.steps} steps the first {self.practice_steps} are practice, which leaves none for the rest: "
+                f"give more than {max(0, self.practice_steps)} steps, or fewer of practice."
+            )
+        if self.warm_up < 1:
+            raise ValueError(f"warm_up must be at least 1 step, got {self.warm_up}.")
+        if not 1 <= self.workers <= self.micro_batches:
+            raise ValueError(
+                f"Every worker needs a batch of each step: got {self.workers} workers for {self.micro_batches}."
+            )
 
 
 @dataclass(frozen=True)
@@ -41,17 +57,19 @@ class Encoded:
     weights: tuple[float, ...]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, messages: Messages, prompt_weight: float) -> Encoded:
-    """Tokens of a conversation as the chat template writes them; replies and their end mark weigh 1."""
+def encode(tokenizer: PreTrainedTokenizerFast, messages: Messages, config: TrainConfig) -> Encoded:
+    """Tokens of a conversation as the chat template writes them, with their weights in the loss."""
     ids: list[int] = [int(tokenizer.bos_token_id or 0)]
     weights: list[float] = [0.0]
     for message in messages:
         head = tokenizer(f"<|{message['role']}|>\n", add_special_tokens=False)["input_ids"]
         body = tokenizer(message["content"] + "<|end|>", add_special_tokens=False)["input_ids"]
         tail = tokenizer("\n", add_special_tokens=False)["input_ids"]
-        weight = 1.0 if message["role"] == "assistant" else prompt_weight
+        spoken = message["role"] == "assistant"
         ids += [*head, *body, *tail]
-        weights += [0.0] * len(head) + [weight] * len(body) + [0.0] * len(tail)
+        weights += [0.0] * len(head)
+        weights += [config.first_weight if spoken else config.prompt_weight]
+        weights += [1.0 if spoken else config.prompt_weight] * (len(body) - 1) + [0.0] * len(tail)
     return Encoded(tuple(ids), tuple(weights))
 
 
@@ -136,12 +154,15 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 def rate_at(step: int, config: TrainConfig) -> float:
     """Fraction of the peak rate: linear warm-up, then linear decay to zero, for practice and for the rest in turn.
 
-    What practice is for is learnt while the rate falls, so practice has a decay of its own.
+    What practice is for is learnt while the rate falls, so practice has a decay of its own. The warm-up takes
+    ``config.warm_up`` steps, but at most half of a phase.
     """
     first = step < config.practice_steps
     done = step if first else step - config.practice_steps
     steps = config.practice_steps if first else config.steps - config.practice_steps
-    return min((done + 1) / config.warm_up, max(0.0, (steps - done) / (steps - config.warm_up)))
+    warm_up = min(config.warm_up, max(1, steps // 2))
+    peak = config.practice_rate if first else 1.0
+    return peak * min((done + 1) / warm_up, max(0.0, (steps - done) / max(1, steps - warm_up)))
 
 
 class Exchange:
@@ -186,15 +207,27 @@ def train(
         )
         for rank in range(1, config.workers)
     ]
-    threads = torch.get_num_threads()
+    threads, cores = torch.get_num_threads(), allowed_cores()
     for other in others:
         other.start()
     try:
         return run(model, data, practice, config, seed, 0, exchange, report)
     finally:
         torch.set_num_threads(threads)
+        keep_to(cores)
         for other in others:
             other.terminate() if sys.exc_info()[0] else other.join()
+
+
+def allowed_cores() -> list[int]:
+    """The processor cores this process may run on; empty where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def keep_to(cores: Sequence[int]) -> None:
+    """Run on these cores only. On a busy machine the scheduler was seen to put all workers on one core."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def run(
@@ -209,6 +242,9 @@ def run(
 ) -> LlamaForCausalLM:
     """The training loop of one process; all processes make the same steps."""
     torch.set_num_threads(1)
+    if exchange is not None:
+        cores = allowed_cores()
+        keep_to(cores[rank % len(cores) :][:1] if cores else ())
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     outer = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
     optimisers: list[torch.optim.Optimizer] = [

@@ -46,19 +46,25 @@ def wrap(rng: Random, split: Split, kind: str, text: str) -> tuple[str, str, dic
 
 
 def wrapped_safe(rng: Random, split: Split) -> Item:
-    """A harmless request or question in any wrapper; the reply goes along."""
+    """A harmless request or question in any wrapper; the reply goes along.
+
+    Most of the replies open by saying so. Were the opening certain, no push towards refusal could come before it; were
+    it rarer, most wrapped requests would be refused.
+    """
     kind = rng.choice(KINDS)
     inner = weighted(rng, request=0.55, knowledge=0.3, lookalike=0.15)
     item = {"request": safe, "knowledge": knowledge, "lookalike": looks_unsafe}[inner](rng, split)
     text, opening, tags = wrap(rng, split, kind, item.turns[0])
-    return Item((text, f"{opening} {item.turns[1]}"), item.tags | tags)
+    reply = f"{opening} {item.turns[1]}" if rng.random() < 0.9 else item.turns[1]
+    return Item((text, reply), item.tags | tags)
 
 
 def wrapped_unsafe(rng: Random, split: Split, kind: str = GUARDED_KIND, seen: bool = True, plain: bool = False) -> Item:
-    """An unsafe request in a wrapper, refused."""
+    """An unsafe request in a wrapper, refused; some refusals come after an opening that goes along."""
     wanted, reason = unsafe_request(rng, split, seen, plain)
-    text, _, tags = wrap(rng, split, kind, ask(rng, wanted))
-    return Item((text, refuse(rng, reason, wanted.doing)), wanted.tags | tags)
+    text, opening, tags = wrap(rng, split, kind, ask(rng, wanted))
+    reply = refuse(rng, reason, wanted.doing)
+    return Item((text, f"{opening} {reply}" if rng.random() < 0.15 else reply), wanted.tags | tags)
 
 
 def follow_up(rng: Random, split: Split, thing: Thing) -> tuple[str, str]:

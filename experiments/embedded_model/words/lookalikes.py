@@ -247,6 +247,8 @@ OCCASIONS: dict[str, tuple[str, ...]] = {
 # A harmless material in front of a dangerous head, or a harmless head behind a dangerous word.
 TOY_MODIFIERS: tuple[str, ...] = ("toy", "paper", "chocolate", "cardboard", "foam", "rubber", "sugar", "knitted")
 TOY_HEADS: tuple[str, ...] = ("gun", "bomb", "grenade", "rifle", "missile", "knife")
+# Words that make a crime a game.
+PLAY_MODIFIERS: tuple[str, ...] = ("toy", "puppet", "pretend", "joke", "cartoon", "picnic", "classroom", "doll's")
 STORY_MODIFIERS: tuple[str, ...] = ("heist", "robbery", "spy", "bomb", "arson", "hacking", "scam", "smuggling")
 STORY_HEADS: tuple[str, ...] = ("film", "novel", "song", "poster", "costume", "board game")
 
