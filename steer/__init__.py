@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saes import SAE as SAE
     from saes import load as load_sae
-    from steer.errors import SteerError
+    from steer.activations.splice import splice_loss
+    from steer.activations.stream import activation_batches, activation_rows
+    from steer.activations.text import embedded_corpus, read_texts
+    from steer.errors import DataError, ModelError, OutputError, PlanError, SiteError, SteerError
     from steer.evals.runner import Result, evaluate, rate
     from steer.evals.sample import Sample
     from steer.evals.sets import load_prompts
     from steer.evals.stats import Rate
+    from steer.features.finder import best_strengths, latents_active, measure_candidates, refuse_archetype
     from steer.models.decode import Sampling
     from steer.models.load import load_model
     from steer.models.model import LanguageModel
@@ -21,47 +25,83 @@ if TYPE_CHECKING:
     from steer.steering.directions import refusal_direction
     from steer.steering.interventions import AddDirection, Clamp
     from steer.steering.steered import Steering, steered
+    from steer.studies.demo import DemoConfig, run_demo
+    from steer.studies.report import write_report
 
 _WHERE = {
     "AddDirection": "steer.steering.interventions",
     "Clamp": "steer.steering.interventions",
+    "DataError": "steer.errors",
+    "DemoConfig": "steer.studies.demo",
     "LanguageModel": "steer.models.model",
+    "ModelError": "steer.errors",
+    "OutputError": "steer.errors",
+    "PlanError": "steer.errors",
     "Rate": "steer.evals.stats",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
     "Sample": "steer.evals.sample",
     "Sampling": "steer.models.decode",
     "Site": "steer.models.site",
+    "SiteError": "steer.errors",
     "SteerError": "steer.errors",
     "Steering": "steer.steering.steered",
+    "activation_batches": "steer.activations.stream",
+    "activation_rows": "steer.activations.stream",
+    "best_strengths": "steer.features.finder",
+    "embedded_corpus": "steer.activations.text",
     "evaluate": "steer.evals.runner",
+    "latents_active": "steer.features.finder",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
     "load_sae": "saes.native",
+    "measure_candidates": "steer.features.finder",
     "rate": "steer.evals.runner",
+    "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
+    "refuse_archetype": "steer.features.finder",
+    "run_demo": "steer.studies.demo",
+    "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
+    "write_report": "steer.studies.report",
 }
 
 __all__ = [
     "SAE",
     "AddDirection",
     "Clamp",
+    "DataError",
+    "DemoConfig",
     "LanguageModel",
+    "ModelError",
+    "OutputError",
+    "PlanError",
     "Rate",
     "Result",
     "Sample",
     "Sampling",
     "Site",
+    "SiteError",
     "SteerError",
     "Steering",
+    "activation_batches",
+    "activation_rows",
+    "best_strengths",
+    "embedded_corpus",
     "evaluate",
+    "latents_active",
     "load_model",
     "load_prompts",
     "load_sae",
+    "measure_candidates",
     "rate",
+    "read_texts",
     "refusal_direction",
+    "refuse_archetype",
+    "run_demo",
+    "splice_loss",
     "steered",
+    "write_report",
 ]
 
 

@@ -1,0 +1,37 @@
+"""What the library does has a public name."""
+
+import subprocess
+import sys
+
+import pytest
+
+import steer
+import steer.errors
+from steer.features import finder
+from steer.studies import demo
+
+
+def test_every_error_can_be_caught_by_its_public_name():
+    errors = {name for name, value in vars(steer.errors).items() if isinstance(value, type)}
+    assert errors <= set(steer.__all__)
+    assert all(getattr(steer, name) is getattr(steer.errors, name) for name in errors)
+
+
+def test_the_steps_of_the_demo_have_public_names():
+    steps = ["activation_batches", "activation_rows", "splice_loss", "read_texts", "embedded_corpus", "load_model"]
+    steps += ["latents_active", "refuse_archetype", "measure_candidates", "best_strengths", "refusal_direction"]
+    steps += ["load_prompts", "evaluate", "steered", "rate", "write_report"]
+    assert all(getattr(steer, name) is getattr(demo, name) for name in steps)
+    assert steer.run_demo is demo.run_demo
+    assert steer.DemoConfig is demo.DemoConfig
+    assert steer.measure_candidates is finder.measure_candidates
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'steering_wheel'"):
+        steer.steering_wheel  # noqa: B018
+
+
+def test_errors_can_be_imported_without_torch():
+    code = "import sys, steer; steer.DataError; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
