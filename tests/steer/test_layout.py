@@ -43,7 +43,8 @@ def test_what_sublayers_add_sums_to_the_residual_stream(family):
     sites = [Site(1, part) for part in PARTS]
     found = lm.activations(lm.pad(lm.prompt_ids(PROMPTS[:1])), sites)
     before, after, attention, mlp = (found[site] for site in sites)
-    assert attention.norm() > 0 and mlp.norm() > 0
+    assert attention.norm() > 0
+    assert mlp.norm() > 0
     torch.testing.assert_close(before + attention + mlp, after)
 
 
