@@ -9,6 +9,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -68,14 +69,18 @@ class Clamp:
         if not isinstance(self.latents, Mapping) or not self.latents:
             raise PlanError(f"Clamp needs at least one latent, as {{latent: value}}: got {self.latents!r}.")
         index = _check_latents(self.latents, self.sae.config.d_sae)
+        if len(set(index)) < len(index):  # keys that differ may name one latent: torch.tensor(5) twice
+            raise PlanError(f"A latent is given twice in one Clamp: got {index}. Give one value for each latent.")
         columns = [_column(value) for value in self.latents.values()]
         lengths = {len(column) for column in columns} - {1}
         if len(lengths) > 1:
             raise PlanError(f"Values per row must be equally many for all latents, got {sorted(lengths)}.")
-        values = torch.stack(torch.broadcast_tensors(*columns), dim=-1)
         device = self.sae.W_dec.device
+        values = torch.stack([column.to(device) for column in torch.broadcast_tensors(*columns)], dim=-1)
+        # a copy: what the caller does to the dict or its tensors later must not change what is set
+        object.__setattr__(self, "latents", dict(zip(index, map(_kept, columns), strict=True)))
         object.__setattr__(self, "_index", torch.tensor(index, device=device))
-        object.__setattr__(self, "_values", values.to(device))
+        object.__setattr__(self, "_values", values)
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
@@ -112,8 +117,11 @@ class ClampEachRow:
 
     def __post_init__(self) -> None:
         _check_sae(self.sae)
+        if not isinstance(self.latents, Tensor) or self.latents.ndim != 1:
+            raise PlanError(f"Latents must be a tensor of shape [rows], got {self.latents!r}.")
         _check_latents(self.latents.tolist(), self.sae.config.d_sae)
-        _column(self.value)
+        require_finite("value", self.value, PlanError, FLOAT32)
+        object.__setattr__(self, "latents", self.latents.detach().clone())
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
@@ -155,7 +163,8 @@ class AddDirection:
             shape = list(self.direction.shape) if isinstance(self.direction, Tensor) else type(self.direction).__name__
             raise PlanError(f"A direction must be a tensor of shape [d_model], got {shape}.")
         require_finite("strength", self.strength, PlanError, FLOAT32)
-        exact = self.direction.detach().cpu().double()
+        object.__setattr__(self, "direction", self.direction.detach().clone())
+        exact = self.direction.cpu().double()
         largest = exact.abs().max().item() if len(exact) else 0.0
         if not 0 < largest < float("inf"):
             raise PlanError(f"A direction must be finite and must not be zero: its largest component is {largest}.")
@@ -249,6 +258,9 @@ def _site_of(sae: SAE, given: Site | str | None) -> Site:
 def _check_sae(sae: object) -> None:
     if not isinstance(sae, SAE):
         raise PlanError(f"A clamp needs an SAE, such as saes.load(folder) gives, got {type(sae).__name__}.")
+    if other := {parameter.dtype for parameter in sae.parameters()} - {torch.float32}:
+        dtypes = ", ".join(sorted(map(str, other)))
+        raise PlanError(f"A clamp is computed in float32, but the SAE has weights in {dtypes}. Give sae.float().")
 
 
 def _check_width(sae: SAE, d_model: int) -> None:
@@ -279,11 +291,23 @@ def _check_latents(latents: Iterable[object], d_sae: int) -> list[int]:
 
 
 def _column(value: object) -> Float[Tensor, " rows"]:
-    """A value to set, or one for each row, as finite float32."""
+    """A value to set, or one for each row, as finite float32 in a tensor of its own."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
     try:
-        column = torch.as_tensor(value, dtype=torch.float32).reshape(-1)
+        given = torch.as_tensor(value, dtype=torch.float64 if number else None).detach()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise PlanError(f"A clamp value must be a number or a tensor with one for each row, got {value!r}.") from error
+    if given.ndim > 1 or given.is_complex() or given.dtype == torch.bool:
+        raise PlanError(
+            "A clamp value must be a number or a tensor with one for each row, "
+            f"got {given.dtype} of shape {list(given.shape)}."
+        )
+    column = given.to(torch.float32, copy=True).reshape(-1)
     if not len(column) or not torch.isfinite(column).all():
         raise PlanError(f"A clamp value must be finite in float32, got {value!r}.")
     return column
+
+
+def _kept(column: Float[Tensor, " rows"]) -> float | Tensor:
+    """A value as a Clamp shows it: a number where all rows are alike."""
+    return column.item() if len(column) == 1 else column
