@@ -1,6 +1,7 @@
 """Imports go one way: experiments -> steer -> saes -> torch, without cycles, and hooks are registered in one place."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("saes", "steer", "experiments")
-SAES_MAY_IMPORT = {"saes", "torch", "numpy", "safetensors", "einops", "jaxtyping"}
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+GROUND = {"errors", "checks", "files", "progress", "threads"}  # of steer; every room may stand on it
 
 
 def modules(package: str) -> dict[str, ast.Module]:
@@ -42,9 +44,47 @@ def test_imports_point_downwards(package, forbidden):
 
 
 def test_saes_depends_on_tensors_alone():
-    for module, tree in modules("saes").items():
-        outside = {name.split(".")[0] for name in imported(tree)} - SAES_MAY_IMPORT - set(sys.stdlib_module_names)
-        assert not outside, f"{module} imports {outside}"
+    """On those that docs/design.md names, and on all of them."""
+    named = re.search(r"^experiments -> steer -> saes -> (.*)$", DESIGN, re.M)[1].split(", ")
+    reached = {name.split(".")[0] for tree in modules("saes").values() for name in imported(tree)}
+    assert reached - {"saes"} - set(sys.stdlib_module_names) == set(named)
+
+
+def room_of(module: str) -> str:
+    """``models`` of ``steer.models.site``; ``saes`` of anything in that package."""
+    package, _, inside = module.partition(".")
+    return inside.partition(".")[0] if package == "steer" else package
+
+
+def rooms_by_code() -> dict[str, set[str]]:
+    """For each part of ``steer``, the other parts that it imports, and ``saes``."""
+    found: dict[str, set[str]] = {}
+    for module, tree in modules("steer").items():
+        inside = {room_of(name) for name in imported(tree) if name.startswith(("steer.", "saes"))}
+        found.setdefault(room_of(module), set()).update(inside - {room_of(module)})
+    return found
+
+
+def rooms_by_design() -> dict[str, set[str]]:
+    """The table of rooms in docs/design.md, in its order."""
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| ([^|]*) \|$", DESIGN, re.M)
+    return {room: set(re.findall(r"`(\w+)`", cell)) for room, cell in rows}
+
+
+def test_the_rooms_of_steer_import_what_the_design_says():
+    code, design = rooms_by_code(), rooms_by_design()
+    folders = {path.parent.name for path in (ROOT / "steer").glob("*/__init__.py")}
+    assert set(design) == folders
+    assert {room: code[room] - GROUND for room in design} == design
+
+
+def test_the_rooms_of_steer_import_only_rooms_above_them():
+    above = {"saes"}
+    for room, imports in rooms_by_design().items():
+        assert imports <= above, f"{room} comes before {imports - above}"
+        above.add(room)
+    code = rooms_by_code()
+    assert all(code[part] <= GROUND for part in GROUND), "the ground stands on no room"
 
 
 def test_no_import_cycles():
