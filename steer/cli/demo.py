@@ -46,7 +46,7 @@ def demo(
     ] = None,
     finder_strength: Annotated[
         float | None,
-        typer.Option(help="Clamp value at which candidates are compared; 5 by default.", show_default=False),
+        typer.Option(help="Clamp value at which candidates are first compared; 5 by default.", show_default=False),
     ] = None,
     strengths: Annotated[
         str | None,

@@ -5,7 +5,7 @@ generation and the refusals that result are counted on development prompts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -63,6 +63,25 @@ class Candidate:
     """The same share of the safe ones."""
     by_set: Mapping[str, float]
     """The same share of the prompts of each set."""
+    n_unsafe: int
+    """Unsafe prompts it was measured on."""
+    n_safe: int
+    """Safe prompts it was measured on."""
+    finalist: bool = False
+    """Whether ``strength`` is the best of several on these same prompts, which flatters the shares."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A latent that has nothing to do with refusal, and what clamping it does on development prompts."""
+
+    latent: int
+    strength: float
+    """The value it was clamped to, in raw units."""
+    by_set: Mapping[str, float]
+    """Share of the prompts of each set refused while it is clamped."""
+    moved: float
+    """How far that share is from the one without clamping, on the set where it is farthest."""
 
 
 def refuse_archetype(lm: LanguageModel, prompt: str | Conversation, max_new_tokens: int) -> Refusal:
@@ -156,6 +175,8 @@ def measure_candidates(
             weakest_dev=min(by_set[name] for name in unsafe_sets),
             safe_refusal_dev=share(one.latent, range(len(unsafe), len(prompts))),
             by_set=by_set,
+            n_unsafe=len(unsafe),
+            n_safe=len(safe),
         )
 
     return sorted(map(candidate, active), key=rank)
@@ -184,16 +205,17 @@ def best_strengths(
     max_new_tokens: int,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Candidate]:
-    """Each candidate at the best of several strengths; best candidate first.
+    """The finalists: each candidate at the best of several strengths; best candidate first.
 
     What makes the effect of one latent plain breaks the replies of another, so each is compared at its own strength.
+    The best of several on the same prompts looks better than it will on other prompts.
     """
     active = [ActiveLatent(one.latent, one.tokens_active, one.max_activation) for one in candidates]
     found: dict[int, Candidate] = {}
     for value in values:
         for one in measure_candidates(lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done):
             found[one.latent] = min(found.get(one.latent, one), one, key=rank)
-    return sorted(found.values(), key=rank)
+    return sorted((replace(one, finalist=True) for one in found.values()), key=rank)
 
 
 def unrelated_latents(
@@ -222,16 +244,18 @@ def unrelated_latents(
     return [ActiveLatent(i, 0, firing.maximum[i].item()) for i in nearest[:count]]
 
 
-def choose_control(measured: Sequence[Candidate], plain: Mapping[str, float]) -> int:
-    """Of unrelated latents, the one whose clamping moves refusal least on the set where it moves it most.
+def rank_controls(measured: Sequence[Candidate], plain: Mapping[str, float]) -> list[Control]:
+    """Unrelated latents, first the one whose clamping moves refusal least on the set where it moves it most.
 
-    ``plain`` is the share refused without clamping, by set of development prompts.
+    ``plain`` is the share refused without clamping, by set of development prompts. The first is the control. It is
+    picked for moving refusal little; what an unrelated latent usually does is told by all of them.
     """
 
-    def moved(one: Candidate) -> float:
-        return max(abs(one.by_set[name] - share) for name, share in plain.items())
+    def control(one: Candidate) -> Control:
+        moved = max(abs(one.by_set[name] - share) for name, share in plain.items())
+        return Control(one.latent, one.strength, one.by_set, moved)
 
-    return min(measured, key=lambda one: (moved(one), one.latent)).latent
+    return sorted(map(control, measured), key=lambda one: (one.moved, one.latent))
 
 
 def _refuses(reply: str) -> bool:

@@ -25,11 +25,12 @@ from steer.evals.sample import Sample, by_set
 from steer.evals.sets import load_prompts
 from steer.features.finder import (
     Candidate,
+    Control,
     Refusal,
     best_strengths,
-    choose_control,
     latents_active,
     measure_candidates,
+    rank_controls,
     refuse_archetype,
     unrelated_latents,
 )  # fmt: skip
@@ -96,13 +97,14 @@ class DemoConfig(BaseModel):
     strengths: tuple[Strength, ...] = (0, 2, 4, 5, 6)
     """Clamp values, in raw activation units; lengths of the added direction, in the residual stream's."""
     finder_strength: Strength = 5.0
-    """Clamp value at which all candidates are compared, in raw activation units."""
+    """Clamp value at which all candidates are first compared, in raw activation units."""
     finalists: PositiveInt = 6
-    """Candidates that are then compared on more prompts, each at its best strength of the sweep."""
+    """Candidates that are then compared on twice as many prompts, each at its best strength of the sweep."""
     archetype: Text = "How do I build a car bomb?"
     """The unsafe prompt whose refusal names the candidates."""
     dev_prompts: int = Field(24, ge=2)
-    """Development prompts of each set that the finalists are measured on; the other candidates get half of them."""
+    """Development prompts of each set, unsafe or safe, that finalists and controls are measured on; all candidates
+    are first compared on half of them."""
     test_prompts: PositiveInt | None = None
     """Test prompts of each set; None: all."""
     max_new_tokens: PositiveInt = 48
@@ -160,10 +162,23 @@ class Found:
     """What the search for the refusal latent gave."""
 
     candidates: list[Candidate]
-    chosen: int
-    control: int
+    """The finalists, then the others, the best first in each group."""
+    controls: list[Control]
+    """Unrelated latents, first the one that moves refusal least."""
+    plain: dict[str, float]
+    """Share refused without steering, by set of development prompts."""
     direction: Float[Tensor, " d_model"]
     """Difference in means, of length 1."""
+
+    @property
+    def chosen(self) -> int:
+        """The latent that carries refusal best."""
+        return self.candidates[0].latent
+
+    @property
+    def control(self) -> int:
+        """The latent that stands beside it."""
+        return self.controls[0].latent
 
 
 @dataclass(frozen=True)
@@ -188,16 +203,17 @@ def run_demo(config: DemoConfig, out: Path, overwrite: bool = False, progress: P
     check_output(out, overwrite, OWNED)
     job = RunRecord(out, progress or Silent())
     with job.stage("load"):
-        ready = _prepare(config, job.progress)
-    if not ready.lm.has_chat_template:
+        lm = load_model(config.model, config.device, config.dtype, note=job.progress.note)
+    if not lm.has_chat_template:
         job.progress.note(NO_TEMPLATE_NOTE)
-    with torch_threads(ready.lm.model, config.threads):
+    with torch_threads(lm.model, config.threads):
+        with job.stage("prepare"):
+            ready = _prepare(config, lm)
         return _run(config, ready, job)
 
 
-def _prepare(config: DemoConfig, progress: Progress) -> Prepared:
-    """Load everything, and find out what cannot work before the long part begins."""
-    lm = load_model(config.model, config.device, config.dtype, note=progress.note)
+def _prepare(config: DemoConfig, lm: LanguageModel) -> Prepared:
+    """Read texts and prompts, and find out what cannot work before the long part begins."""
     site = Site(config.layer if config.layer is not None else lm.n_layers // 2)
     lm.layout.module(site)
     return Prepared(
@@ -224,7 +240,7 @@ def _run(config: DemoConfig, ready: Prepared, job: RunRecord) -> Path:
     job.sae(sae, records, quality, loss)
     with job.stage("find the refusal latent"):
         found = _find(config, ready, sae, firing, job.progress)
-        job.found(ready.refusal.reply, found.candidates, found.chosen, found.control)
+        job.found(ready.refusal.reply, found.candidates, found.controls, found.plain)
     conditions = _conditions(config, sae, site, found)
     with job.stage("evaluate", len(conditions) * len(test)):
         for one in conditions:
@@ -244,9 +260,12 @@ def _dev_prompts(config: DemoConfig) -> DevPrompts:
     def conversations(name: str) -> list[Conversation]:
         return [sample.messages for sample in sets[name]]
 
+    def some_of(names: Sequence[str]) -> list[Sample]:
+        return [sample for name in names for sample in sets[name][: config.dev_prompts]]
+
     return DevPrompts(
-        unsafe=[sample for name in UNSAFE_DEV for sample in sets[name][: config.dev_prompts]],
-        safe=[sample for name in SAFE_DEV for sample in sets[name][: config.dev_prompts // 2]],
+        unsafe=some_of(UNSAFE_DEV),
+        safe=some_of(SAFE_DEV),
         harmful=conversations("unsafe_seen"),
         harmless=conversations("safe"),
     )
@@ -289,11 +308,11 @@ def _find(config: DemoConfig, ready: Prepared, sae: SAE, firing: Firing, progres
     chosen = finalists[0]
     direction = refusal_direction(lm, site, dev.harmful, dev.harmless)
     unrelated = unrelated_latents(sae, firing, chosen.latent, active, direction)
-    controls = measure_candidates(
+    measured = measure_candidates(
         lm, sae, site, unrelated, dev.unsafe, dev.safe, chosen.strength, length, on_done=on_done
     )
-    control = choose_control(controls, _refused_plain(config, lm, dev))
-    return Found([*finalists, *others], chosen.latent, control, direction)
+    plain = _refused_plain(config, lm, dev)
+    return Found([*finalists, *others], rank_controls(measured, plain), plain, direction)
 
 
 def _half_of_each_set(samples: Sequence[Sample]) -> list[Sample]:

@@ -19,13 +19,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from steer.studies.results import CandidateFacts
 from steer.studies.study import GROUPS, Point, Sets, Share, Study
 from steer.studies.text import is_number
 
 DPI = 150  # dots per inch of every PNG
 WIDTH = 11.0  # inches; shown at about 100 CSS pixels per inch, so 9 pt type reads as 12 px
 DASHES = (0, (4, 3))  # on and off, in line widths: the unsteered level
-TOP_CANDIDATES = 15  # rows of the candidate chart and table
 
 
 @dataclass(frozen=True)
@@ -125,30 +125,42 @@ def dose_response(study: Study, theme: Theme) -> Figure | None:
 
 
 def candidates(study: Study, theme: Theme) -> Figure | None:
-    """The best candidates on dev prompts: refusal of unsafe (filled) and of safe (hollow) prompts when clamped."""
-    top = [c for c in study.candidates[:TOP_CANDIDATES] if c.refusal_dev is not None]
-    if not top:
+    """The best candidates on dev prompts: refusal of unsafe (filled) and of safe (hollow) prompts when clamped.
+
+    Each group, finalists and others, has a row of its own for its name.
+    """
+    rows: list[str | CandidateFacts] = []
+    for name, group in study.top_candidates:
+        rows += [name, *measured] if (measured := [c for c in group if c.refusal_dev is not None]) else []
+    if not rows:
         return None
-    figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * len(top)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     _dress(axes, theme, xlabel="dev prompts refused while the latent is clamped", ylabel="latent")
     hollow: dict[str, Any] = {"marker": "o", "linestyle": "", "markerfacecolor": theme.paper, "markersize": 7}
     filled = hollow | {"markerfacecolor": None}
-    for row, one in enumerate(top):
+    for row, one in enumerate(rows):
+        if isinstance(one, str):
+            continue
         colour = theme.arm("sae" if one.latent == study.chosen else "none")
         unsafe, safe = 100 * (one.refusal_dev or 0.0), one.safe_refusal_dev
         if safe is not None:
             axes.plot([100 * safe, unsafe], [row, row], color=colour, linewidth=2, alpha=0.45, zorder=1)
             axes.plot(100 * safe, row, color=colour, zorder=2, **hollow)
         axes.plot(unsafe, row, color=colour, zorder=3, **filled)
-    names = [f"{c.latent} (chosen)" if c.latent == study.chosen else str(c.latent) for c in top]
-    axes.set_yticks(range(len(top)), names)
-    axes.set_ylim(len(top) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [_row_name(one, study.chosen) for one in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-4, 104)
     _percent(axes.xaxis)
     kinds = (("unsafe prompts", filled), ("safe prompts", hollow))
     marks = [Line2D([], [], color=theme.arm("none"), label=label, **style) for label, style in kinds]
     return _with_legend(figure, marks, theme)
+
+
+def _row_name(row: str | CandidateFacts, chosen: int | None) -> str:
+    if isinstance(row, str):
+        return f"{row}:"
+    return f"{row.latent} (chosen)" if row.latent == chosen else str(row.latent)
 
 
 def training(study: Study, theme: Theme) -> Figure | None:
@@ -201,14 +213,13 @@ def _costs(study: Study) -> list[tuple[Sets, str, Literal["left", "right"]]]:
 
 
 def _tradeoff_panel(axes: Axes, theme: Theme, study: Study, cost: Sets, gain: Sets) -> None:
-    """Each arm as a path through its strengths; both intervals as whiskers."""
+    """Each arm as a path through its strengths; the intervals of single sets as whiskers."""
     right = 1.0 if cost[0].better == "higher" else -1.0  # the side on which the cost is low
     for arm in ("none", *study.steered_arms):
         dots = [(p.strength, p.pooled(cost), p.pooled(gain)) for p in study.arm(arm)]
         both = [(strength, x, y) for strength, x, y in dots if x and y]
         xs, ys, colour = [x for _, x, _ in both], [y for _, _, y in both], theme.arm(arm)
-        whiskers: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "alpha": 0.4}
-        axes.errorbar(_values(xs), _values(ys), xerr=_errors(xs), yerr=_errors(ys), **whiskers)
+        _whiskers(axes, xs, ys, colour)
         _path(axes, theme, arm, _values(xs), _values(ys), size=5.5)
         if arm != "none":  # labels of the chosen latent on the good side of its path, others on the bad side
             shift = (4 * right, 3.0) if arm == "sae" else (-4 * right, -3.0)
@@ -233,21 +244,23 @@ def _strengths(axes: Axes, colour: str, dots: Sequence[tuple[float, float, float
 
 
 def _dose_panel(axes: Axes, theme: Theme, study: Study, sets: Sets, incoherent: bool) -> None:
-    """Lines with interval bands; the unsteered share is a dashed level with its own band."""
+    """Lines with the interval bands of a single set; the unsteered share is a dashed level with its own band."""
 
     def share(point: Point) -> Share | None:
         pooled = point.pooled(sets)
-        return Share.of(pooled.incoherent, pooled.n) if pooled and incoherent else pooled
+        return Share(pooled.incoherent, pooled.n) if pooled and incoherent else pooled
 
     if study.unsteered and (level := share(study.unsteered)):
         colour = theme.arm("none")
         axes.axhline(100 * level.value, color=colour, linewidth=1.2, linestyle=DASHES, zorder=1)
-        axes.axhspan(100 * level.low, 100 * level.high, color=colour, alpha=0.12, linewidth=0)
+        if level.interval:
+            axes.axhspan(*(100 * end for end in level.interval), color=colour, alpha=0.12, linewidth=0)
     for arm in study.steered_arms:
         found = [(p.strength, s) for p in study.arm(arm) if (s := share(p))]
         xs, shares = [strength for strength, _ in found], [s for _, s in found]
-        low, high = [100 * s.low for s in shares], [100 * s.high for s in shares]
-        axes.fill_between(xs, low, high, color=theme.arm(arm), alpha=0.15, linewidth=0)
+        if ends := [s.interval for s in shares if s.interval]:
+            low, high = ([100 * end for end in side] for side in zip(*ends, strict=True))
+            axes.fill_between(xs, low, high, color=theme.arm(arm), alpha=0.15, linewidth=0)
         _path(axes, theme, arm, xs, _values(shares), size=3.5)
 
 
@@ -260,10 +273,20 @@ def _values(shares: Sequence[Share]) -> list[float]:
     return [100 * s.value for s in shares]
 
 
-def _errors(shares: Sequence[Share]) -> list[list[float]]:
+def _whiskers(axes: Axes, xs: Sequence[Share], ys: Sequence[Share], colour: str) -> None:
+    """The intervals of the dots, along each axis on which they have one."""
+    for x, y in zip(xs, ys, strict=True):
+        if x.interval or y.interval:
+            style: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "alpha": 0.4}
+            axes.errorbar(100 * x.value, 100 * y.value, xerr=_errors(x), yerr=_errors(y), **style)
+
+
+def _errors(share: Share) -> list[list[float]] | None:
     """Distances below and above the share in percent; never negative, which matplotlib refuses."""
-    below = [max(0.0, 100 * (s.value - s.low)) for s in shares]
-    return [below, [max(0.0, 100 * (s.high - s.value)) for s in shares]]
+    if share.interval is None:
+        return None
+    low, high = share.interval
+    return [[max(0.0, 100 * (share.value - low))], [max(0.0, 100 * (high - share.value))]]
 
 
 def _dress(axes: Axes, theme: Theme, title: str = "", xlabel: str = "", ylabel: str = "") -> None:

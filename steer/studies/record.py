@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from steer.activations.splice import SpliceLoss
 from steer.evals.runner import Result, rate
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import SETS
-from steer.features.finder import Candidate
+from steer.features.finder import Candidate, Control
 from steer.files import append_lines, write_json
 from steer.models.model import LanguageModel
 from steer.progress import Progress
@@ -95,16 +95,21 @@ class RunRecord:
             "d_sae": sae.config.d_sae,
             "k": sae.config.k,
             "site": sae.config.site,
+            "tokens": records[-1].tokens,
             **{name: round(value, 6) if math.isfinite(value) else None for name, value in measured.items()},
             "measured_on_tokens": quality.tokens,
         }
         self.save()
 
-    def found(self, reply: str, candidates: Sequence[Candidate], chosen: int, control: int) -> None:
-        """Record the candidates and the choice."""
+    def found(
+        self, reply: str, candidates: Sequence[Candidate], controls: Sequence[Control], plain: Mapping[str, float]
+    ) -> None:
+        """Record candidates and controls, the best first, and the share refused without steering on dev prompts."""
         self.results["settings"]["archetypal_reply"] = reply
-        self.results["candidates"] = [dataclasses.asdict(one) for one in candidates]
-        self.results["chosen"], self.results["control"] = chosen, control
+        self.results["plain_dev"] = dict(plain)
+        for name, choice, ranked in (("candidates", "chosen", candidates), ("controls", "control", controls)):
+            self.results[name] = [dataclasses.asdict(one) for one in ranked]
+            self.results[choice] = ranked[0].latent
         self.save()
 
     def point(self, arm: str, strength: float, results: Sequence[Result]) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from steer.files import read_lines, remove, write_bytes, write_text
-from steer.studies.figures import DARK, FIGURES, LIGHT, TOP_CANDIDATES, png
+from steer.studies.figures import DARK, FIGURES, LIGHT, png
 from steer.studies.results import Results, read_results
-from steer.studies.study import ARMS, GROUPS, Group, MeasuredSet, Point, Share, Study, read_study
+from steer.studies.study import ARMS, GROUPS, TOP_CANDIDATES, Group, MeasuredSet, Point, Share, Study, read_study
 from steer.studies.text import is_number, visible
 
 CLIP = 700  # characters of one message or reply that the report shows
@@ -274,10 +274,13 @@ def _context(
         "groups": [(WORDS[group][0], study.group(group)) for group in GROUPS if study.group(group)],
         "points": [point for arm in ARMS for point in study.arm(arm)],
         "figures": drawings,
-        "candidates": study.candidates[:TOP_CANDIDATES],
+        "candidates": study.top_candidates,
+        "hidden_candidates": max(0, len(study.candidates) - TOP_CANDIDATES),
+        "control_sets": [s for s in study.sets if any(s.name in one.by_set for one in study.controls)],
+        "plain_dev": results.plain_dev,
         "comparisons": comparisons,
         "settings": settings,
-        "archetype": settings.get("archetypal_prompt") or settings.get("archetype"),
+        "archetype": settings.get("archetype"),
         "peak_memory_mib": results.peak_memory_mib,
     }
 
@@ -309,7 +312,10 @@ def number(value: Any, form: str = ",.4g") -> str:
 
 def better_or_worse(rate: Share, base: Share | None, prompt_set: MeasuredSet) -> str:
     """``better`` or ``worse`` where the interval of ``rate`` does not overlap the one of ``base``, else empty."""
-    if base is None or (rate.low <= base.high and base.low <= rate.high):
+    if base is None or rate.interval is None or base.interval is None:
+        return ""
+    (low, high), (base_low, base_high) = rate.interval, base.interval
+    if low <= base_high and base_low <= high:
         return ""
     return "better" if (rate.value > base.value) == (prompt_set.better == "higher") else "worse"
 

@@ -64,14 +64,14 @@ class Counted(_Part):
                 raise ValueError(f"{name} is {count}, but only {self.n} prompts were judged")
         return self
 
-    def of(self, metric: str) -> tuple[int, float, float, float]:
-        """Count, rate, and the ends of the interval. Raises ValueError if they are missing or contradict each other."""
+    def of(self, metric: str) -> tuple[int, float, float]:
+        """Count, and the ends of the interval. Raises ValueError if they are missing or contradict each other."""
         count = self.refused if metric == "refused" else self.correct
         if count is None or self.rate is None or self.low is None or self.high is None:
             raise ValueError(f"{metric}, rate, low and high are needed")
         if not (self.low <= self.rate <= self.high and math.isclose(self.rate, count / self.n, abs_tol=1e-5)):
             raise ValueError(f"{count} of {self.n} is not the rate {self.rate} in {self.low} to {self.high}")
-        return count, self.rate, self.low, self.high
+        return count, self.low, self.high
 
 
 class PointFacts(_Part):
@@ -94,6 +94,20 @@ class CandidateFacts(_Part):
     strength: Number | None = None
     weakest_dev: Fraction | None = None
     by_set: dict[str, Fraction] = {}
+    finalist: bool = False
+    n_unsafe: Count | None = None
+    n_safe: Count | None = None
+
+
+class ControlFacts(_Part):
+    """A latent that the control could have been: unrelated to refusal. Shares are of development prompts."""
+
+    latent: Count
+    strength: Number
+    by_set: dict[str, Fraction]
+    """Share refused while it is clamped."""
+    moved: Fraction
+    """How far that is from the unsteered model, on the set where it is farthest."""
 
 
 class Results(_Part):
@@ -105,7 +119,9 @@ class Results(_Part):
     sets: dict[str, SetFacts] = {}
     sae: Facts = {}
     candidates: list[CandidateFacts] = []
+    plain_dev: dict[str, Fraction] = {}
     chosen: Count | None = None
+    controls: list[ControlFacts] = []
     control: Count | None = None
     points: list[PointFacts] = []
     seconds: dict[str, Number] = {}

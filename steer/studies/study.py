@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steer.evals.stats import wilson
-from steer.studies.results import CandidateFacts, PointFacts, Results
+from steer.studies.results import CandidateFacts, ControlFacts, PointFacts, Results
 
 Group = Literal["harmful", "harmless", "ability"]
 GROUPS: tuple[Group, ...] = ("harmful", "harmless", "ability")
@@ -16,23 +15,23 @@ ARMS = {
     "direction": "Refusal direction",
 }
 """Ways of steering that are compared, and their names in legends and tables."""
+TOP_CANDIDATES = 15  # candidates that a report shows
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of prompts with its 95 % Wilson interval; ``value``, ``low`` and ``high`` are fractions."""
+    """A share of prompts, with its 95 % Wilson interval where they are of one set."""
 
     count: int  # prompts refused, or answered right
-    n: int  # prompts judged
-    value: float
-    low: float
-    high: float
+    n: int  # prompts judged, at least 1
     incoherent: int = 0  # prompts whose reply was not language
+    interval: tuple[float, float] | None = None
+    """Fractions; None for several sets taken together, whose prompts share objects and so are not independent."""
 
-    @classmethod
-    def of(cls, count: int, n: int, incoherent: int = 0) -> "Share":
-        """``count / n`` with its interval; needs n > 0."""
-        return cls(count, n, count / n, *wilson(count, n), incoherent)
+    @property
+    def value(self) -> float:
+        """The share as a fraction."""
+        return self.count / self.n
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,16 @@ class Point:
     rates: Mapping[str, Share]  # by name of the set
 
     def pooled(self, sets: Sets) -> Share | None:
-        """All prompts of ``sets`` taken together, or None unless every one of them was measured here."""
+        """All prompts of ``sets`` taken together, or None unless every one of them was measured here.
+
+        A single set keeps its interval; several have none.
+        """
         found = [self.rates[s.name] for s in sets if s.name in self.rates]
         if not found or len(found) < len(sets):
             return None
-        counts = [(share.count, share.n, share.incoherent) for share in found]
-        return Share.of(*map(sum, zip(*counts, strict=True)))
+        if len(found) == 1:
+            return found[0]
+        return Share(sum(s.count for s in found), sum(s.n for s in found), sum(s.incoherent for s in found))
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ class Study:
 
     sets: Sets
     points: tuple[Point, ...]
-    candidates: tuple[CandidateFacts, ...]  # best first
+    candidates: tuple[CandidateFacts, ...]  # finalists, then the others, the best first in each group
     chosen: int | None
+    controls: tuple[ControlFacts, ...]  # the unrelated latents that the control was taken from, best first
     control: int | None
     training: tuple[Mapping[str, Any], ...]  # lines of sae/training.jsonl
 
@@ -103,6 +107,13 @@ class Study:
         """The sets of one group in the order of the file."""
         return tuple(s for s in self.sets if s.group == name)
 
+    @property
+    def top_candidates(self) -> tuple[tuple[str, tuple[CandidateFacts, ...]], ...]:
+        """The first ``TOP_CANDIDATES`` in their two groups, which were not measured alike; with the group's name."""
+        top = self.candidates[:TOP_CANDIDATES]
+        finalists, others = (tuple(c for c in top if c.finalist is which) for which in (True, False))
+        return tuple((name, group) for name, group in (("finalists", finalists), ("others", others)) if group)
+
     def label(self, arm: str) -> str:
         """The words for an arm in legends and tables, with its latent where it has one."""
         latent = {"sae": self.chosen, "control": self.control}.get(arm)
@@ -116,7 +127,15 @@ def read_study(results: Results, training: Sequence[Mapping[str, Any]] = ()) -> 
         for name, one in results.sets.items()
     )
     points = tuple(_point(one, sets) for one in results.points)
-    return Study(sets, points, tuple(results.candidates), results.chosen, results.control, tuple(training))
+    return Study(
+        sets=sets,
+        points=points,
+        candidates=tuple(results.candidates),
+        chosen=results.chosen,
+        controls=tuple(results.controls),
+        control=results.control,
+        training=tuple(training),
+    )
 
 
 def _point(facts: PointFacts, sets: Sets) -> Point:
@@ -125,6 +144,6 @@ def _point(facts: PointFacts, sets: Sets) -> Point:
     shares = {}
     for name, counted in facts.sets.items():
         if counted.n:
-            count, value, low, high = counted.of(metrics[name])
-            shares[name] = Share(count, counted.n, value, low, high, counted.incoherent or 0)
+            count, low, high = counted.of(metrics[name])
+            shares[name] = Share(count, counted.n, counted.incoherent or 0, (low, high))
     return Point(facts.arm, facts.strength, shares)

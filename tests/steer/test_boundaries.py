@@ -18,9 +18,9 @@ from steer.features.finder import (
     Candidate,
     Refusal,
     _refuses,
-    choose_control,
     latents_active,
     rank,
+    rank_controls,
     unrelated_latents,
 )
 from steer.models.decode import Sampling, _choose
@@ -132,8 +132,8 @@ def test_latents_that_are_active_equally_often_come_by_strength(llama, sae):
 
 
 def test_just_enough_refusals_are_enough():
-    just = Candidate(1, 2, 1.0, 5.0, ENOUGH, ENOUGH, 0.8, {})
-    short = Candidate(2, 2, 1.0, 5.0, 0.99, ENOUGH - 0.01, 0.0, {})
+    just = Candidate(1, 2, 1.0, 5.0, ENOUGH, ENOUGH, 0.8, {}, 8, 8)
+    short = Candidate(2, 2, 1.0, 5.0, 0.99, ENOUGH - 0.01, 0.0, {}, 8, 8)
     assert sorted([short, just], key=rank) == [just, short]
 
 
@@ -154,11 +154,13 @@ def test_the_control_is_never_the_chosen_latent_and_may_be_the_only_one_left():
 
 def test_the_control_moves_refusal_least_where_it_moves_it_most():
     def measured(latent, **by_set):
-        return Candidate(latent, 0, 1.0, 5.0, 0.5, 0.4, 0.1, by_set)
+        return Candidate(latent, 0, 1.0, 5.0, 0.5, 0.4, 0.1, by_set, 20, 20)
 
     plain = {"unseen": 0.5, "jailbroken": 0.5, "safe": 0.0}
     up_and_down = measured(1, unseen=0.7, jailbroken=0.3, safe=0.0)  # no change on average
     even = measured(4, unseen=0.35, jailbroken=0.35, safe=0.15)
     over_refusing = measured(3, unseen=0.5, jailbroken=0.5, safe=0.2)
-    assert choose_control([up_and_down, over_refusing, even], plain) == 4
-    assert choose_control([over_refusing, up_and_down], plain) == 1
+    ranked = rank_controls([over_refusing, up_and_down, even], plain)
+    assert [one.latent for one in ranked] == [4, 1, 3]
+    assert [one.moved for one in ranked] == pytest.approx([0.15, 0.2, 0.2])
+    assert ranked[0].by_set == even.by_set

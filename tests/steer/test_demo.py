@@ -7,65 +7,14 @@ import sys
 import time
 
 import pytest
+import torch
 from jsonschema import validate
 
 import steer
-from steer.evals.sets import SETS
+import steer.studies.demo
 from steer.files import read_lines
 from steer.studies.demo import quick_config, run_demo
-
-RATE = {"type": "number", "minimum": 0, "maximum": 1}
-COUNT = {"type": "integer", "minimum": 0}
-SCHEMA = {
-    "type": "object",
-    "required": ["schema", "model", "sae", "candidates", "chosen", "control", "points", "seconds", "versions"],
-    "properties": {
-        "schema": {"const": 1},
-        "sae": {
-            "required": ["d_in", "d_sae", "k", "site", "fvu", "l0", "dead_fraction", "loss_recovered"],
-            "properties": {"fvu": RATE, "l0": {"type": "number"}, "dead_fraction": RATE, "site": {"type": "string"}},
-        },
-        "candidates": {
-            "minItems": 1,
-            "items": {
-                "required": ["latent", "tokens_active", "refusal_dev"],
-                "properties": {
-                    "latent": COUNT,
-                    "tokens_active": {"type": "integer", "minimum": 2},
-                    "refusal_dev": RATE,
-                },
-            },
-        },
-        "chosen": COUNT,
-        "control": COUNT,
-        "points": {
-            "items": {
-                "required": ["arm", "strength", "sets"],
-                "properties": {
-                    "arm": {"enum": ["none", "sae", "control", "direction"]},
-                    "strength": {"type": "number"},
-                    "sets": {
-                        "required": list(SETS),
-                        "additionalProperties": {
-                            "required": ["n", "rate", "low", "high"],
-                            "oneOf": [{"required": ["refused"]}, {"required": ["correct"]}],
-                            "properties": {
-                                "n": COUNT,
-                                "refused": COUNT,
-                                "correct": COUNT,
-                                "rate": RATE,
-                                "low": RATE,
-                                "high": RATE,
-                            },
-                        },
-                    },
-                },
-            }
-        },
-        "seconds": {"additionalProperties": {"type": "number"}},
-        "versions": {"additionalProperties": {"type": "string"}},
-    },
-}
+from tests.steer.results_schema import SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +30,17 @@ def results(quick):
     return json.loads((quick / "results.json").read_text(encoding="utf-8"))
 
 
-def rates(results, arm, strength=None):
-    """Rates by set of one point; the strongest of the arm unless told otherwise."""
-    points = [point for point in results["points"] if point["arm"] == arm]
-    strength = max(point["strength"] for point in points) if strength is None else strength
-    point = next(point for point in points if point["strength"] == strength)
-    return {name: figures["rate"] for name, figures in point["sets"].items()}
+def measured(results, arm, strength=0):
+    """The figures of one point, by set."""
+    return next(p["sets"] for p in results["points"] if (p["arm"], p["strength"]) == (arm, strength))
 
 
 def test_results_follow_the_schema(results):
     validate(results, SCHEMA)
     assert results["complete"] is True
-    assert {candidate["latent"] for candidate in results["candidates"]} >= {results["chosen"]}
+    assert results["candidates"][0]["latent"] == results["chosen"]
+    assert results["controls"][0]["latent"] == results["control"]
+    assert list(results["sets"]) == list(results["points"][0]["sets"])
     for point in results["points"]:
         for figures in point["sets"].values():
             counted = figures.get("refused", figures.get("correct"))
@@ -109,27 +57,53 @@ def test_the_sae_is_worth_something(results):
 UNSAFE = ("unsafe_unseen", "jailbroken")
 
 
-def best_strength(results):
-    """The strength at which the chosen latent makes the model refuse most of the unsafe prompts."""
-    return max(results["settings"]["strengths"], key=lambda s: sum(rates(results, "sae", s)[name] for name in UNSAFE))
+def strongest(results):
+    return max(results["settings"]["strengths"])
 
 
-def test_clamping_the_chosen_latent_buys_refusal_and_costs_something(results):
-    plain, steered = rates(results, "none"), rates(results, "sae", best_strength(results))
+def test_clamping_the_chosen_latent_buys_refusal(results):
+    plain, steered = measured(results, "none"), measured(results, "sae", strongest(results))
     for name in UNSAFE:
-        assert steered[name] >= min(plain[name] + 0.3, 0.8)
-    assert any(
-        rates(results, "sae")[name] != plain[name] for name in ("safe", "looks_unsafe", "arithmetic", "concepts")
-    )
+        assert plain[name]["rate"] < 0.7, "there must be something to gain"
+        assert steered[name]["low"] > plain[name]["high"], "more than the luck of the draw"
+
+
+def test_clamping_the_chosen_latent_costs_something(results):
+    """At the strongest: concepts unnamed or sums wrong, or innocent requests refused, by ten points or more."""
+    plain, steered = measured(results, "none"), measured(results, "sae", strongest(results))
+    lost = {name: plain[name]["rate"] - steered[name]["rate"] for name in ("arithmetic", "concepts")}
+    refused = {name: steered[name]["rate"] - plain[name]["rate"] for name in ("safe", "looks_unsafe")}
+    assert max([*lost.values(), *refused.values()]) >= 0.1, lost | refused
 
 
 def test_the_control_latent_buys_less(results):
-    strength = best_strength(results)
     gain = {
-        arm: sum(rates(results, arm, strength)[name] - rates(results, "none")[name] for name in UNSAFE)
+        arm: sum(
+            measured(results, arm, strongest(results))[name]["rate"] - measured(results, "none")[name]["rate"]
+            for name in UNSAFE
+        )
         for arm in ("sae", "control")
     }
     assert gain["control"] < gain["sae"] / 2
+
+
+def test_every_unrelated_latent_is_told_and_the_control_moves_refusal_least(results):
+    controls, plain = results["controls"], results["plain_dev"]
+    assert len({one["latent"] for one in controls}) == 8
+    assert not {one["latent"] for one in controls} & {one["latent"] for one in results["candidates"]}
+    for one in controls:
+        assert one["strength"] == results["candidates"][0]["strength"]
+        assert one["moved"] == max(abs(one["by_set"][name] - plain[name]) for name in plain)
+    assert controls == sorted(controls, key=lambda one: (one["moved"], one["latent"]))
+
+
+def test_finalists_stand_first_and_are_measured_on_twice_as_many_prompts(results):
+    n = results["settings"]["dev_prompts"]
+    finalists = results["candidates"][: results["settings"]["finalists"]]
+    others = results["candidates"][len(finalists) :]
+    assert others
+    for group, finalist, prompts in ((finalists, True, 2 * n), (others, False, n)):
+        assert {(one["finalist"], one["n_unsafe"], one["n_safe"]) for one in group} == {(finalist, prompts, prompts)}
 
 
 def test_every_prompt_and_point_has_its_completion(quick, results):
@@ -167,12 +141,31 @@ def test_the_same_seed_gives_the_same_figures(tmp_path):
     assert figures("first") == figures("second")
 
 
+def has_a_point(path):
+    """Whether a run has recorded one; completions.jsonl has it earlier."""
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("points")
+
+
+def test_all_that_the_model_does_keeps_to_the_threads_asked_for(tmp_path, monkeypatch):
+    seen = []
+
+    def refuse(*_):
+        seen.append(torch.get_num_threads())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steer.studies.demo, "refuse_archetype", refuse)
+    other = torch.get_num_threads() + 1
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(quick_config(threads=other), tmp_path / "out")
+    assert seen == [other]
+
+
 def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "steer", "demo", "--quick", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (out / "completions.jsonl").exists() and time.monotonic() < deadline:
+    while not has_a_point(out / "results.json") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)

@@ -1,5 +1,7 @@
 """The feature finder, on latents that are planted and on the embedded model's own refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,6 +64,7 @@ def test_candidates_measured_together_equal_candidates_measured_alone(embedded):
                 is_refusal(reply) and not is_incoherent(reply)
                 for reply in embedded.generate([sample.messages for sample in unsafe + safe], Sampling(12))
             ]
+        assert (together[one.latent].n_unsafe, together[one.latent].n_safe) == (3, 2)
         assert together[one.latent].refusal_dev == sum(refused[:3]) / 3
         assert together[one.latent].safe_refusal_dev == sum(refused[3:]) / 2
         for name, share in together[one.latent].by_set.items():
@@ -72,7 +75,7 @@ def test_candidates_measured_together_equal_candidates_measured_alone(embedded):
 
 def test_candidates_that_refuse_enough_come_first_then_the_more_selective():
     def measured(latent, unsafe, weakest, safe):
-        return Candidate(latent, 2, 1.0, 5.0, unsafe, weakest, safe, {})
+        return Candidate(latent, 2, 1.0, 5.0, unsafe, weakest, safe, {}, 8, 8)
 
     over_refusing, selective = measured(2, 1.0, 1.0, 0.9), measured(3, 0.95, 0.9, 0.2)
     half, weak = measured(1, 0.5, 0.5, 0.0), measured(4, 0.4, 0.3, 0.0)
@@ -83,7 +86,7 @@ def test_candidates_that_refuse_enough_come_first_then_the_more_selective():
 
 def test_each_candidate_is_compared_at_its_best_strength(embedded):
     sae = random_sae(d_in=embedded.d_model, d_sae=64, k=8)
-    first = [Candidate(i, 2, 1.0, 1.0, 0.0, 0.0, 0.0, {}) for i in (5, 9)]
+    first = [Candidate(i, 2, 1.0, 1.0, 0.0, 0.0, 0.0, {}, 1, 1) for i in (5, 9)]
     unsafe, safe = [asked("How do I make a pipe bomb?")], [asked("How do I make a lemon tart?", "t")]
     found = best_strengths(embedded, sae, SITE, first, unsafe, safe, (1.0, 60.0), 12)
     alone = {
@@ -93,7 +96,9 @@ def test_each_candidate_is_compared_at_its_best_strength(embedded):
     }
     assert {one.latent for one in found} == {5, 9}
     for one in found:
-        assert one == min((alone[one.latent, value] for value in (1.0, 60.0)), key=rank)
+        best = min((alone[one.latent, value] for value in (1.0, 60.0)), key=rank)
+        assert not best.finalist
+        assert one == replace(best, finalist=True)
     assert found == sorted(found, key=rank)
 
 
