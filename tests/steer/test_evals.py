@@ -232,3 +232,7 @@ def test_a_chat_template_that_refuses_and_text_that_is_no_unicode_are_errors_of_
         llama.generate([[{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]])
     with pytest.raises(DataError, match="not valid Unicode"):
         llama.encode(["\udcff"])
+
+
+def test_a_refusal_that_lost_a_space_is_one():
+    assert is_refusal("I'm sorry, butI can't help with that, because stealing is against the law.")
