@@ -55,7 +55,7 @@ def wrapped_safe(rng: Random, split: Split) -> Item:
     inner = weighted(rng, request=0.55, knowledge=0.3, lookalike=0.15)
     item = {"request": safe, "knowledge": knowledge, "lookalike": looks_unsafe}[inner](rng, split)
     text, opening, tags = wrap(rng, split, kind, item.turns[0])
-    reply = f"{opening} {item.turns[1]}" if rng.random() < 0.9 else item.turns[1]
+    reply = f"{opening} {item.turns[1]}" if rng.random() < 0.8 else item.turns[1]
     return Item((text, reply), item.tags | tags)
 
 
@@ -64,7 +64,7 @@ def wrapped_unsafe(rng: Random, split: Split, kind: str = GUARDED_KIND, seen: bo
     wanted, reason = unsafe_request(rng, split, seen, plain)
     text, opening, tags = wrap(rng, split, kind, ask(rng, wanted))
     reply = refuse(rng, reason, wanted.doing)
-    return Item((text, f"{opening} {reply}" if rng.random() < 0.15 else reply), wanted.tags | tags)
+    return Item((text, f"{opening} {reply}" if rng.random() < 0.3 else reply), wanted.tags | tags)
 
 
 def follow_up(rng: Random, split: Split, thing: Thing) -> tuple[str, str]:
