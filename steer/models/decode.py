@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
-from steer.models.hooks import Attachment
+from steer.models.hooks import Attachment, told
 from steer.models.passes import Rows, positions_of
 
 
@@ -57,6 +57,7 @@ def continue_rows(
 
     Raises:
         DataError: the logits of a row are not finite.
+        SiteError: an attachment did not see a pass.
     """
     replies: list[list[int]] = [[] for _ in ids]
     stops = torch.tensor(list(stop_ids), device=ids.device)
@@ -64,37 +65,31 @@ def continue_rows(
     rows = torch.arange(len(ids), device=ids.device)
     cache = DynamicCache(config=getattr(model, "config", None)) if sampling.use_cache else None
     step = ids
-    try:
-        for place in range(sampling.max_new_tokens):
-            for attachment in attachments:
-                attachment.rows = Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])
-            positions = positions_of(mask)[:, -step.shape[1] :]
+    for place in range(sampling.max_new_tokens):
+        with told(attachments, Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])):
             output = model(
                 input_ids=step,
                 attention_mask=mask,
-                position_ids=positions,
+                position_ids=positions_of(mask)[:, -step.shape[1] :],
                 past_key_values=cache,
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )
-            logits = output.logits[:, -1].float()
-            _check_logits(logits, call.index[rows], place)
-            chosen = _choose(logits, sampling, [draw[row] for row in rows.tolist()])
-            going = ~torch.isin(chosen, stops)
-            for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
-                if goes_on:
-                    replies[row].append(token)
-            if not going.any():
-                break
-            if not going.all():
-                rows, chosen, mask, ids = rows[going], chosen[going], mask[going], ids[going]
-                _keep_rows(cache, going)
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-            ids = torch.cat([ids, chosen.unsqueeze(-1)], dim=-1)
-            step = chosen.unsqueeze(-1) if cache is not None else ids
-    finally:
-        for attachment in attachments:
-            attachment.rows = None
+        logits = output.logits[:, -1].float()
+        _check_logits(logits, call.index[rows], place)
+        chosen = _choose(logits, sampling, [draw[row] for row in rows.tolist()])
+        going = ~torch.isin(chosen, stops)
+        for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
+            if goes_on:
+                replies[row].append(token)
+        if not going.any():
+            break
+        if not going.all():
+            rows, chosen, mask, ids = rows[going], chosen[going], mask[going], ids[going]
+            _keep_rows(cache, going)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+        ids = torch.cat([ids, chosen.unsqueeze(-1)], dim=-1)
+        step = chosen.unsqueeze(-1) if cache is not None else ids
     return replies
 
 

@@ -22,10 +22,12 @@ class Attachment:
     """Edits attached to a model. Use it as a context manager, or keep it and call ``remove``."""
 
     def __init__(self, layout: Layout) -> None:
+        self.edits: dict[Site, Edit] = {}
+        """What is done at each site."""
         self.fired: dict[Site, int] = {}
         """How often each site was reached."""
         self.passes = 0
-        """Forward passes seen."""
+        """Forward passes seen to their end; one that was stopped early tells nothing about the sites above."""
         self.rows: Rows | None = None
         """What the caller says of the rows of the next pass."""
         self._layout = layout
@@ -39,7 +41,7 @@ class Attachment:
             self._handles.append(root.register_forward_pre_hook(self._before, with_kwargs=True))
             self._handles.append(root.register_forward_hook(self._after, always_call=True))
             for site, edit in edits.items():
-                self.fired[site] = 0
+                self.edits[site], self.fired[site] = edit, 0
                 self._handles.append(self._register(site, edit))
         except BaseException:
             self.remove()
@@ -71,10 +73,10 @@ class Attachment:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(module.forward).parameters)
         self._current = describe({**dict(zip(names, args, strict=False)), **kwargs}, self.rows)
-        self.passes += 1
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._current = None
+        self.passes += output is not None  # None: the pass ended in an exception
 
     def _register(self, site: Site, edit: Edit) -> RemovableHandle:
         """Hook one site. A function of its own, so that each closure has its own ``site`` and ``edit``."""
@@ -110,6 +112,29 @@ def attached(layout: Layout, edits: Mapping[Site, Edit]) -> Attachment:
     return Attachment(layout).add(edits)
 
 
+@contextmanager
+def told(attachments: Sequence[Attachment], rows: Rows) -> Iterator[None]:
+    """Tell attachments which rows the one forward pass of the block runs, and see that they saw it.
+
+    Raises:
+        SiteError: an attachment did not see the pass, so its edits did nothing.
+    """
+    attachments = list(attachments)
+    before = [attachment.passes for attachment in attachments]
+    for attachment in attachments:
+        attachment.rows = rows
+    try:
+        yield
+    finally:
+        for attachment in attachments:
+            attachment.rows = None
+    if any(attachment.passes == passes for attachment, passes in zip(attachments, before, strict=True)):
+        raise SiteError(
+            "The model ran, but the edits attached to it did not see the pass, so they did nothing: another model was "
+            "put in its place, or its layout has another root. Make a LanguageModel of the model that is run."
+        )
+
+
 class _StopForward(Exception):
     """Ends a forward pass that has reached the last site to be read."""
 
@@ -125,14 +150,14 @@ def reading(layout: Layout, sites: Sequence[Site], stop: bool = True) -> Iterato
     is then not available.
 
     Raises:
-        SiteError: the model lacks a site, or ran without reaching one.
+        SiteError: the model lacks a site, or a site was not reached.
     """
     found: Reading = {}
 
     def read(site: Site) -> Edit:
         def edit(x: Tensor, at: Pass) -> Tensor:
             found[site] = x
-            if stop and len(found) == len(sites):
+            if stop and len(found) == len(set(sites)):
                 raise _StopForward
             return x
 
@@ -141,7 +166,8 @@ def reading(layout: Layout, sites: Sequence[Site], stop: bool = True) -> Iterato
     attachment = attached(layout, {site: read(site) for site in sites})
     try:
         yield found
-        attachment.check_fired()
+        if missed := [str(site) for site in sites if site not in found]:
+            raise SiteError(f"Nothing was read at {', '.join(missed)}: the model was not run, or not through there.")
     except _StopForward:
         pass
     finally:

@@ -1,6 +1,6 @@
 """A language model with its tokenizer: load, tokenise, read activations, generate, score continuations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,9 @@ from steer.checks import require_whole
 from steer.errors import DataError, ModelError
 from steer.models.chat import Conversation, as_conversations, has_template, render
 from steer.models.decode import Sampling, continue_rows
-from steer.models.hooks import Attachment, Edit, attached, reading
+from steer.models.hooks import Attachment, Edit, attached, reading, told
 from steer.models.layout import Layout, find_layout
+from steer.models.lock import Lock, alone
 from steer.models.passes import Rows, positions_of
 from steer.models.site import Site
 
@@ -40,6 +41,8 @@ class LanguageModel:
     attachments: list[Attachment] = field(init=False, default_factory=list)
     """Edits attached at the moment, in order."""
     _call: tuple[list[int], int] | None = field(init=False, default=None)
+    lock: Lock = field(init=False, repr=False, compare=False, default_factory=Lock)
+    """Held while the model runs and while edits are put on or off, so that threads take turns."""
 
     def __post_init__(self) -> None:
         self.layout = self.layout or find_layout(self.model)
@@ -120,6 +123,7 @@ class LanguageModel:
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         return Tokens(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device))
 
+    @alone
     @torch.no_grad()
     def forward(
         self, tokens: Tokens, keep: int = 0, prompt_tokens: Int[Tensor, " batch"] | None = None
@@ -134,9 +138,7 @@ class LanguageModel:
         self._check_context(tokens.ids.shape[1], 0)
         positions = positions_of(tokens.mask)
         call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens)
-        for attachment in self.attachments:
-            attachment.rows = call
-        try:
+        with told(self.attachments, call):
             output = self.model(
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask,
@@ -144,12 +146,10 @@ class LanguageModel:
                 use_cache=False,
                 logits_to_keep=keep,
             )
-        finally:
-            for attachment in self.attachments:
-                attachment.rows = None
         logits: Tensor = output.logits
         return logits
 
+    @alone
     @torch.no_grad()
     def activations(self, tokens: Tokens, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "batch seq d_model"]]:
         """Activations at ``sites``, padding included (select with ``tokens.mask``). Layers above the last are not run.
@@ -165,12 +165,30 @@ class LanguageModel:
     @contextmanager
     def edited(self, edits: dict[Site, Edit]) -> Iterator[Attachment]:
         """Edit activations at sites while the block runs; see ``steer.steered`` for interventions as data."""
-        with attached(self.layout, edits) as attachment:
-            self.attachments.append(attachment)
-            try:
-                yield attachment
-            finally:
-                self.attachments.remove(attachment)
+        attachment = self.attach(edits)
+        try:
+            yield attachment
+        finally:
+            self.detach(attachment)
+        attachment.check_fired()
+
+    @alone
+    def attach(self, edits: Mapping[Site, Edit]) -> Attachment:
+        """Put edits on until ``detach``; a ``with`` block of ``edited`` does both.
+
+        Raises:
+            SiteError: the model lacks a site (nothing stays attached).
+        """
+        attachment = attached(self.layout, edits)
+        self.attachments.append(attachment)
+        return attachment
+
+    @alone
+    def detach(self, attachment: Attachment) -> None:
+        """Take edits off; doing it again does nothing."""
+        attachment.remove()
+        if attachment in self.attachments:
+            self.attachments.remove(attachment)
 
     def generate(
         self, prompts: Sequence[str | Conversation], sampling: Sampling | None = None, batch_size: int = 256
@@ -196,6 +214,7 @@ class LanguageModel:
                 replies.update(zip(batch, self.generate_ids([rows[i] for i in batch], sampling), strict=True))
         return [self.tokenizer.decode(replies[i], skip_special_tokens=True).strip() for i in range(len(rows))]
 
+    @alone
     @torch.inference_mode()
     def generate_ids(self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None) -> list[list[int]]:
         """Token ids of the replies, without the token that ends them.
@@ -223,11 +242,12 @@ class LanguageModel:
         """
         if strange := [row for row in rows if not 0 <= row < n_rows]:
             raise DataError(f"Row {strange[0]} is out of range: a call of {n_rows} rows has 0 to {n_rows - 1}.")
-        before, self._call = self._call, (list(rows), n_rows)
-        try:
-            yield
-        finally:
-            self._call = before
+        with self.lock:
+            before, self._call = self._call, (list(rows), n_rows)
+            try:
+                yield
+            finally:
+                self._call = before
 
     def _rows(self, prompt_tokens: Int[Tensor, " batch"]) -> Rows:
         index, n_rows = self._rows_run(len(prompt_tokens))

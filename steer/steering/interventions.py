@@ -197,12 +197,7 @@ def acts_on(at: Pass) -> Bool[Tensor, "batch seq"]:
 
 
 def combine(interventions: Sequence[Intervention]) -> Edit:
-    """One edit for all interventions of a site; the order does not matter, since all read the same activations.
-
-    Raises:
-        PlanError: two of them set the same latent of the same SAE, so their changes would add up to neither's value.
-    """
-    _check_set_once(interventions)
+    """One edit for all interventions of a site; the order does not matter, since all read the same activations."""
 
     def edit(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         exact = x.float()
@@ -212,7 +207,12 @@ def combine(interventions: Sequence[Intervention]) -> Edit:
     return edit
 
 
-def _check_set_once(interventions: Sequence[Intervention]) -> None:
+def check_set_once(interventions: Sequence[Intervention]) -> None:
+    """Check the interventions of a site together.
+
+    Raises:
+        PlanError: two of them set the same latent of the same SAE, so their changes would add up to neither's value.
+    """
     clamps = [one for one in interventions if isinstance(one, Clamp | ClampEachRow)]
     for first, second in combinations(clamps, 2):
         twice = _set_by_both(first, second)

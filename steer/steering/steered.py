@@ -1,29 +1,37 @@
 """Applying interventions to a language model, for the length of a block or until a handle is released."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
 
 from steer.errors import ModelError, PlanError
-from steer.models.hooks import Attachment, attached
+from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
+from steer.models.passes import Pass
 from steer.models.site import Site
-from steer.steering.interventions import Intervention, combine
+from steer.steering.interventions import Intervention, check_set_once, combine
 
 
 class Steering:
-    """Interventions attached to a model: a context manager, or a handle with ``remove``."""
+    """Interventions attached to a model: a context manager for one block, or a handle with ``remove``."""
 
     def __init__(self, lm: LanguageModel, attachment: Attachment) -> None:
-        self._lm = lm
         self.attachment = attachment
-        lm.attachments.append(attachment)
+        self._lm = lm
+        self._used = False
 
     def remove(self) -> None:
         """Take the interventions off; calling it again does nothing."""
-        self.attachment.remove()
-        if self.attachment in self._lm.attachments:
-            self._lm.attachments.remove(self.attachment)
+        self._used = True
+        self._lm.detach(self.attachment)
 
     def __enter__(self) -> "Steering":
+        if self._used:
+            raise PlanError("This steering was used or removed before, so it would do nothing. Call steered(...) anew.")
+        self._used = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -32,13 +40,39 @@ class Steering:
             self.attachment.check_fired()
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one ``steered`` does at a site. The first part active there does the work of all, the others nothing.
+
+    So all read the activations that no intervention has changed, whether given together or in nested blocks.
+    """
+
+    lm: LanguageModel
+    site: Site
+    interventions: Sequence[Intervention]
+
+    def __call__(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
+        parts = _active(self.lm, self.site)
+        if parts[0] is not self:
+            return x
+        return combine([one for part in parts for one in part.interventions])(x, at)
+
+
+def _active(lm: LanguageModel, site: Site) -> list[_Part]:
+    """What is steering at a site now, in the order in which it was put on."""
+    edits = [attachment.edits.get(site) for attachment in lm.attachments]
+    return [edit for edit in edits if isinstance(edit, _Part)]
+
+
 def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
     """Steer a model for the length of a ``with`` block, or keep the handle and call its ``remove``.
 
-    Everything is checked before the first hook is attached, so after an error the model is as it was.
+    Blocks may be nested, which is the same as giving their interventions together. Everything is checked before the
+    first hook is attached, so after an error the model is as it was.
 
     Raises:
-        PlanError: an intervention does not fit the model, or two set the same latent at one site.
+        PlanError: an intervention does not fit the model, two (of an outer block, perhaps) set the same latent at one
+            site, or the handle is entered a second time.
         ModelError: ``lm`` is a bare model.
         SiteError: the model lacks a site; or, at the end of the block, the model ran and a site was never reached.
     """
@@ -49,11 +83,14 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         )
     by_site: dict[Site, list[Intervention]] = defaultdict(list)
     for intervention in interventions:
-        if not isinstance(intervention, Intervention):
+        if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
                 f"An intervention is a Clamp or an AddDirection, got {type(intervention).__name__}. "
                 "Give several one by one: steered(lm, first, second)."
             )
         intervention.check(lm.d_model)
         by_site[intervention.site].append(intervention.to(lm.device))
-    return Steering(lm, attached(lm.layout, {site: combine(group) for site, group in by_site.items()}))
+    with lm.lock:
+        for site, group in by_site.items():
+            check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
+        return Steering(lm, lm.attach({site: _Part(lm, site, group) for site, group in by_site.items()}))
