@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from saes.batches import as_activations
 from saes.errors import ShapeError
 from saes.sae import SAE
 from saes.shapes import Float, Tensor
@@ -38,7 +39,7 @@ def measure(sae: SAE, batches: Iterable[Float[Tensor, "_ d_in"]]) -> tuple[Quali
     """Run the SAE over batches of activations; sums are kept in float64, and empty batches passed over.
 
     Raises:
-        ShapeError: no tokens were given.
+        ShapeError: no tokens were given, or a batch is not of shape [token, d_in], or not finite.
     """
     d_in, d_sae = sae.config.d_in, sae.config.d_sae
     tokens, error, squares, active = 0, 0.0, 0.0, 0.0
@@ -46,9 +47,10 @@ def measure(sae: SAE, batches: Iterable[Float[Tensor, "_ d_in"]]) -> tuple[Quali
     fired = torch.zeros(d_sae)
     maximum = torch.zeros(d_sae)
     for x in batches:
+        x = as_activations(x, d_in)
         if not len(x):  # has no largest activation
             continue
-        x = x.float().to(sae.W_dec.device)
+        x = x.to(sae.W_dec.device)
         codes = sae.encode(x)
         tokens += len(x)
         error += (sae.decode(codes) - x).double().square().sum().item()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from saes.batches import as_activations
 from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
 from saes.errors import DivergedError, ShapeError
@@ -158,17 +159,8 @@ def checked(
     batches: Iterable[Float[Tensor, "_ d_in"]], d_in: int, train: TrainConfig
 ) -> Iterator[Float[Tensor, "_ d_in"]]:
     """The batches in float32, each checked for shape and content; see ``fit`` for the errors."""
-    shape = (train.batch_tokens, d_in)
     for x in batches:
-        if tuple(x.shape) != shape:
-            raise ShapeError(f"A batch of activations must have shape {list(shape)}, got {list(x.shape)}.")
-        x = x.detach().float()
-        if not torch.isfinite(x).all():
-            bad = (~torch.isfinite(x)).any(-1).sum().item()
-            raise ShapeError(
-                f"Activations must be finite: {bad} of {len(x)} tokens of a batch hold NaN or infinite values. "
-                "Check the model's weights and its dtype (float16 overflows easily)."
-            )
+        x = as_activations(x, d_in, train.batch_tokens)
         if (x == x[0]).all():
             raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
         yield x
