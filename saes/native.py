@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from saes.config import SAEConfig
 from saes.errors import ConfigError, FormatError, ShapeError
@@ -24,7 +24,8 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 def save(sae: SAE, folder: str | Path, training: dict[str, Any] | None = None) -> None:
     """Write ``sae`` to ``folder``; ``training`` is stored as information only.
 
-    Both files are complete under temporary names before either gets its own, so a failure leaves what was there.
+    Both files are complete under temporary names before either gets its own, so a failure leaves what was there. The
+    weights carry a copy of the config, by which ``load`` tells files that do not belong together.
 
     Raises:
         ShapeError: a weight is NaN or infinite.
@@ -44,7 +45,8 @@ def save(sae: SAE, folder: str | Path, training: dict[str, Any] | None = None) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _whole(folder / CONFIG) as config_path, _whole(folder / WEIGHTS) as weights_path:
-            save_file(weights, weights_path)
+            # written as bytes, since safetensors' own files can be read by nobody but their owner
+            weights_path.write_bytes(to_bytes(weights, {CONFIG: text}))
             config_path.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise FormatError(f"The SAE cannot be written to {folder} ({error}). Choose another folder.") from error
@@ -65,8 +67,8 @@ def load(folder: str | Path) -> SAE:
     """Read an SAE from ``folder``.
 
     Raises:
-        FormatError: the folder is missing or incomplete, is of another format or version, or a tensor has the wrong
-            name, shape, dtype or content.
+        FormatError: the folder is missing or incomplete, is of another format or version, its two files do not belong
+            together, or a tensor has the wrong name, shape, dtype or content.
     """
     folder = Path(folder)
     try:
@@ -78,6 +80,7 @@ def load(folder: str | Path) -> SAE:
                 )
         config = _read_config(folder / CONFIG)
         weights = _read_weights(folder / WEIGHTS, tensor_shapes(config))
+        _check_pair(folder)
     except OSError as error:
         raise FormatError(f"The SAE at {folder} cannot be read ({error}). Check the permissions.") from error
     sae = SAE(config)
@@ -100,6 +103,17 @@ def _read_config(path: Path) -> SAEConfig:
         return SAEConfig(**{field.name: data[field.name] for field in fields(SAEConfig) if field.name in data})
     except ConfigError as error:
         raise FormatError(f"{path}: {error}") from error
+
+
+def _check_pair(folder: Path) -> None:
+    """A kill between the two renames of ``save`` leaves an older config with newer weights."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        written = (file.metadata() or {}).get(CONFIG)  # None: written by an earlier release
+    if written is not None and written != (folder / CONFIG).read_text(encoding="utf-8"):
+        raise FormatError(
+            f"{folder / WEIGHTS} was not written together with {CONFIG} beside it: saving was cut short, or one file "
+            "was changed. Save or copy the SAE again."
+        )
 
 
 def _read_weights(path: Path, expected: dict[str, list[int]]) -> dict[str, torch.Tensor]:
