@@ -47,7 +47,7 @@ def untrained(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--archetype", "How do I bake bread?"], "does not refuse the archetypal prompt"),
+        (["--archetype", "How do I make a lemon tart?"], "does not refuse the archetypal prompt"),
         (["--archetype", "bomb \udcff"], "--archetype: must be valid Unicode"),
         (["--strengths", "1e39"], "--strengths: must be finite and fit a 32-bit float"),
         (["--strengths", "nan"], "--strengths: must be finite"),
