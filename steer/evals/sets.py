@@ -50,7 +50,7 @@ def load_prompts(name: str | None = None, split: Split = "test", limit: int | No
     """
     if limit is not None:
         require_whole("limit", limit, DataError)
-    if name is not None and name not in SETS:
+    if name is not None and (not isinstance(name, str) or name not in SETS):
         raise DataError(f"Unknown set {name!r}, expected one of {', '.join(SETS)}.")
     if split not in get_args(Split):
         raise DataError(f"Unknown split {split!r}, expected one of {', '.join(get_args(Split))}.")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateSyntaxError
 
 from steer.errors import DataError, ModelError
 
@@ -92,9 +92,9 @@ def render(tokenizer: Any, conversation: Conversation, reply: bool) -> str:
                 f"The tokenizer's chat template is not valid Jinja (line {error.lineno}: {error}). "
                 "Correct chat_template.jinja, or set tokenizer.chat_template."
             ) from error
-        except (TemplateError, TypeError, ValueError, KeyError) as error:  # what its expressions may raise
+        except Exception as error:  # its expressions may raise anything
             roles = ", ".join(message["role"] for message in conversation)
-            raise DataError(f"The model's chat template refuses a conversation of {roles}: {error}.") from error
+            raise DataError(f"The model's chat template refuses a conversation of {roles}: {error!r}.") from error
         return str(text)
     turns = [f"{message['role'].capitalize()}: {message['content']}" for message in conversation]
     return (tokenizer.bos_token or "") + "\n\n".join([*turns, "Assistant:"] if reply else turns)

@@ -104,6 +104,7 @@ def _read(source: str, dtype: Any, revision: str | None, local: bool) -> tuple[A
     part = "tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer(["a text"], add_special_tokens=False)  # some settings that cannot work show only now
         part = "model"
         # sizes that do not fit are ignored here, since _check_complete refuses them and names them
         loaded: Any = AutoModelForCausalLM.from_pretrained(

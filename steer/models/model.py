@@ -53,6 +53,7 @@ class LanguageModel:
                 f"The tokenizer of {self.name} does not fit its model: it has ids up to {highest}, but the model has "
                 f"embeddings for {self.vocabulary} tokens. Use the tokenizer that the model was trained with."
             )
+        self.stop_ids()  # raises now if the model's settings name no tokens
 
     @property
     def device(self) -> torch.device:
@@ -278,10 +279,17 @@ class LanguageModel:
             )
 
     def stop_ids(self) -> list[int]:
-        """Tokens that end a reply: those of the generation config, and the tokenizer's end of sequence."""
+        """Tokens that end a reply: those of the generation config, and the tokenizer's end of sequence.
+
+        Raises:
+            ModelError: the generation config names something else than tokens.
+        """
         configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         stops = configured if isinstance(configured, list) else [configured]
-        return sorted({stop for stop in [*stops, self.tokenizer.eos_token_id] if stop is not None})
+        known = [stop for stop in [*stops, self.tokenizer.eos_token_id] if stop is not None]
+        for stop in known:
+            require_whole(f"{self.name}: eos_token_id in generation_config.json", stop, ModelError, least=0)
+        return sorted(set(known))
 
     @torch.no_grad()
     def continuation_logprobs(
