@@ -29,10 +29,12 @@ def save(sae: SAE, folder: str | Path, training: dict[str, Any] | None = None) -
 
     Raises:
         ShapeError: a weight is NaN or infinite.
-        ConfigError: ``training`` is not JSON.
+        ConfigError: ``sae`` is no SAE, or ``training`` is not JSON.
         FormatError: the folder cannot be written to.
     """
-    folder = Path(folder)
+    if not isinstance(sae, SAE):
+        raise ConfigError(f"An SAE is saved, got {type(sae).__name__}. fit and load give one.")
+    folder = _path(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
@@ -50,6 +52,12 @@ def save(sae: SAE, folder: str | Path, training: dict[str, Any] | None = None) -
             config_path.write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise FormatError(f"The SAE cannot be written to {folder} ({error}). Choose another folder.") from error
+
+
+def _path(folder: object) -> Path:
+    if not isinstance(folder, str | Path):
+        raise FormatError(f"An SAE lies in a folder, given as text or a Path: got {type(folder).__name__}.")
+    return Path(folder)
 
 
 @contextmanager
@@ -70,7 +78,7 @@ def load(folder: str | Path) -> SAE:
         FormatError: the folder is missing or incomplete, is of another format or version, its two files do not belong
             together, or a tensor has the wrong name, shape, dtype or content.
     """
-    folder = Path(folder)
+    folder = _path(folder)
     try:
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():

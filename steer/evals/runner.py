@@ -53,6 +53,8 @@ def evaluate(
     """
     require_whole("batch_size", batch_size, DataError)
     require_whole("max_new_tokens", max_new_tokens, DataError)
+    if strange := [sample for sample in samples if not isinstance(sample, Sample)]:
+        raise DataError(f"Samples are evaluated, got {type(strange[0]).__name__}. Make them with Sample(...).")
     prompts = lm.prompt_ids([sample.messages for sample in samples])
     results: dict[int, Result] = {}
     for choice in (True, False):

@@ -82,12 +82,13 @@ _EXPECTED: dict[Kind, dict[str, tuple[Callable[[dict[str, Any]], bool], str]]] =
 }
 
 
-def read_samples(path: Path) -> list[Sample]:
+def read_samples(path: str | Path) -> list[Sample]:
     """Samples of a JSON-lines file: ``{"id", "set", "messages", "expect": {"kind", ...}, "tags"}``.
 
     Raises:
         DataError: the file is missing or empty, a line lacks a field or has a wrong one, or an id stands twice.
     """
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"No prompts at {path}: there is no such file.")
     samples = [_parse(row, f"{path}, sample {number}") for number, row in enumerate(read_lines(path), start=1)]

@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from steer.errors import ModelError
+from steer.models.layout import find_layout
 from steer.models.model import LanguageModel
 
 EMBEDDED = "embedded"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))(?=.{1,96}$)\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)  # the hub's own rule
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d{1,9})\.")
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
@@ -123,6 +125,7 @@ def _read(source: str, dtype: Any, revision: str | None, local: bool) -> tuple[A
             ) from error
         raise _NotReadError(f"{part}: {_one_line(error)}") from error
     _check_complete(source, loaded[1])
+    _check_layers(source, loaded[0], loaded[1])
     return loaded[0], tokenizer
 
 
@@ -139,6 +142,16 @@ def _check_complete(source: str, loading: dict[str, Any]) -> None:
                 f"The weights in {source} do not fit its config.json: {len(names)} tensors are {problem} "
                 f"({shown}). Copy the model again."
             )
+
+
+def _check_layers(source: str, model: Any, loading: dict[str, Any]) -> None:
+    """A config with too few layers would silently give the first part of a model."""
+    numbers = [match for name in loading.get("unexpected_keys") or () if (match := _LAYER.search(name))]
+    if numbers and (highest := max(int(match[1]) for match in numbers)) >= (count := len(find_layout(model).blocks)):
+        raise ModelError(
+            f"The weights in {source} do not fit its config.json: they have a layer {highest}, but the config has "
+            f"{count} layers. Correct num_hidden_layers, or copy the model again."
+        )
 
 
 def _check_folder(folder: Path) -> None:

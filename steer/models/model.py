@@ -88,6 +88,8 @@ class LanguageModel:
         Raises:
             DataError: a text is not valid Unicode, or holds a token that the model has no embedding for.
         """
+        if isinstance(texts, str):
+            raise DataError('Texts must be a list, got a text. Write ["..."] for one.')
         for text in texts:
             try:
                 text.encode()
@@ -118,6 +120,11 @@ class LanguageModel:
         """
         if not rows or not all(rows):
             raise DataError("Every row needs at least one token: got an empty batch or an empty prompt.")
+        lowest, highest = min(map(min, rows)), max(map(max, rows))
+        if lowest < 0 or (self.vocabulary is not None and highest >= self.vocabulary):
+            raise DataError(
+                f"Token ids run from 0 to the model's {self.vocabulary} embeddings less one: got {lowest} to {highest}."
+            )
         longest = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
@@ -152,14 +159,18 @@ class LanguageModel:
 
     @alone
     @torch.no_grad()
-    def activations(self, tokens: Tokens, sites: Sequence[Site]) -> dict[Site, Float[Tensor, "batch seq d_model"]]:
+    def activations(
+        self, tokens: Tokens, sites: Sequence[Site | str]
+    ) -> dict[Site, Float[Tensor, "batch seq d_model"]]:
         """Activations at ``sites``, padding included (select with ``tokens.mask``). Layers above the last are not run.
+
+        A site may be given by its name; what is returned is by ``Site``.
 
         Raises:
             SiteError: the model lacks a site.
             DataError: a row is longer than the model's context.
         """
-        with reading(self.layout, sites) as found:
+        with reading(self.layout, [Site.parse(site) for site in sites]) as found:
             self.forward(tokens)
         return found
 
@@ -225,7 +236,9 @@ class LanguageModel:
         """
         if not prompts:
             return []
-        sampling = sampling or Sampling()
+        sampling = Sampling() if sampling is None else sampling
+        if not isinstance(sampling, Sampling):
+            raise DataError(f"sampling must be a Sampling, got {type(sampling).__name__}. Write Sampling(64).")
         tokens = self.pad(prompts)
         self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
         call = self._rows(tokens.mask.sum(-1))
@@ -312,6 +325,8 @@ class LanguageModel:
 
         Where every option is a single token, one row per prompt answers for all of them.
         """
+        if len(prompts) != len(options):
+            raise DataError(f"Every prompt needs its options: got {len(prompts)} prompts and {len(options)} lists.")
         if not prompts:
             return []
         if all(len(option) == 1 for group in options for option in group):
