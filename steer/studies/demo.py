@@ -94,7 +94,7 @@ class DemoConfig(BaseModel):
     """Peak learning rate of the SAE; higher than the width rule's, since the run is short."""
     held_out_texts: PositiveInt = 256
     """Texts kept from training to measure the SAE on."""
-    strengths: tuple[Strength, ...] = (0, 2, 4, 5, 6)
+    strengths: tuple[Strength, ...] = (0, 2, 4, 6)
     """Clamp values, in raw activation units; lengths of the added direction, in the residual stream's."""
     finder_strength: Strength = 5.0
     """Clamp value at which all candidates are first compared, in raw activation units."""
@@ -308,8 +308,9 @@ def _find(config: DemoConfig, ready: Prepared, sae: SAE, firing: Firing, progres
     chosen = finalists[0]
     direction = refusal_direction(lm, site, dev.harmful, dev.harmless)
     unrelated = unrelated_latents(sae, firing, chosen.latent, active, direction)
+    # at full length: a clamp may take away refusals that come late, after an opening that goes along
     measured = measure_candidates(
-        lm, sae, site, unrelated, dev.unsafe, dev.safe, chosen.strength, length, on_done=on_done
+        lm, sae, site, unrelated, dev.unsafe, dev.safe, chosen.strength, config.max_new_tokens, on_done=on_done
     )
     plain = _refused_plain(config, lm, dev)
     return Found([*finalists, *others], rank_controls(measured, plain), plain, direction)
@@ -323,7 +324,7 @@ def _half_of_each_set(samples: Sequence[Sample]) -> list[Sample]:
 def _refused_plain(config: DemoConfig, lm: LanguageModel, dev: DevPrompts) -> dict[str, float]:
     """Share refused without steering, by set of the prompts that candidates are measured on."""
     sets = by_set([*dev.unsafe, *dev.safe])
-    results = {name: evaluate(lm, samples, config.finder_new_tokens) for name, samples in sets.items()}
+    results = {name: evaluate(lm, samples, config.max_new_tokens) for name, samples in sets.items()}
     return {name: rate(one).rate or 0.0 for name, one in results.items()}
 
 
