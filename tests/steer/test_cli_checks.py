@@ -171,6 +171,8 @@ with torch_threads(torch.nn.Linear(1, 1), asked_threads(int(sys.argv[1]) if sys.
 SIGINT_IN_AN_IMPORT = """
 import os, signal, sys, time
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
+
 class Interrupted:
     def find_spec(self, name, path=None, target=None):
         if name == WANTED:

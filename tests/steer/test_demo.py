@@ -162,7 +162,10 @@ def test_all_that_the_model_does_keeps_to_the_threads_asked_for(tmp_path, monkey
 
 def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "steer", "demo", "--quick", "--out", str(out)]
+    # a shell starts background jobs with SIGINT ignored, and a child inherits that
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{heard}; from steer.cli.app import main; main()"
+    command = [sys.executable, "-c", start, "demo", "--quick", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not has_a_point(out / "results.json") and process.poll() is None and time.monotonic() < deadline:
