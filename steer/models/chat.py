@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from steer.errors import DataError, ModelError
 
@@ -94,7 +94,8 @@ def render(tokenizer: Any, conversation: Conversation, reply: bool) -> str:
             ) from error
         except Exception as error:  # its expressions may raise anything
             roles = ", ".join(message["role"] for message in conversation)
-            raise DataError(f"The model's chat template refuses a conversation of {roles}: {error!r}.") from error
+            reason = error if isinstance(error, TemplateError) else repr(error)  # a template's own words stand alone
+            raise DataError(f"The model's chat template refuses a conversation of {roles}: {reason}.") from error
         return str(text)
     turns = [f"{message['role'].capitalize()}: {message['content']}" for message in conversation]
     return (tokenizer.bos_token or "") + "\n\n".join([*turns, "Assistant:"] if reply else turns)
