@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from steer.models.site import Site
     from steer.steering.directions import refusal_direction
     from steer.steering.interventions import AddDirection, Clamp
-    from steer.steering.steered import Steering, steered
+    from steer.steering.steered import Steering, mismatches, steered
     from steer.studies.demo import DemoConfig, run_demo
     from steer.studies.report import write_report
 
@@ -56,6 +56,7 @@ _WHERE = {
     "load_prompts": "steer.evals.sets",
     "load_sae": "saes.native",
     "measure_candidates": "steer.features.finder",
+    "mismatches": "steer.steering.steered",
     "rate": "steer.evals.runner",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
@@ -94,6 +95,7 @@ __all__ = [
     "load_prompts",
     "load_sae",
     "measure_candidates",
+    "mismatches",
     "rate",
     "read_texts",
     "refusal_direction",

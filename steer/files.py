@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from steer.errors import DataError, OutputError
 
 
@@ -101,12 +103,39 @@ def read_lines(path: Path, missing_ok: bool = False) -> Iterator[dict[str, Any]]
         yield row
 
 
+LOCK = ".lock"  # in an output folder, while a run writes to it
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing to ``folder`` while the block runs; the folder is created if need be.
+
+    The system takes the claim back when a process is killed, so none is ever left behind.
+
+    Raises:
+        OutputError: another run writes to it, or see ``writing``.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OutputError(f"Another run is writing to {folder}. Wait for it, or choose another folder.") from None
+    try:
+        yield
+    finally:
+        remove(folder / LOCK)
+        lock.release()
+
+
 def check_output(folder: Path, overwrite: bool, owned: Sequence[str] = ()) -> None:
     """See whether ``folder`` and the files ``owned`` in it can be written to, without touching anything.
 
     Raises:
         OutputError: it is a file, a link that leads nowhere or round in a circle, cannot be created or written to, is
-            not empty and ``overwrite`` is not set, or holds a folder where a file is needed or the other way round.
+            not empty and ``overwrite`` is not set, holds a folder where a file is needed or the other way round, or
+            another run is writing to it.
     """
     with writing(folder):
         nearest = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
@@ -121,6 +150,9 @@ def check_output(folder: Path, overwrite: bool, owned: Sequence[str] = ()) -> No
                 (nearest / part).lstat()  # a name that is too long shows now, not when the folder is made
         for name in owned:
             _check_place(folder, folder / name)
+        if (folder / LOCK).exists():
+            with claimed(folder):
+                pass
 
 
 def clear_output(folder: Path, owned: Sequence[str]) -> None:

@@ -142,8 +142,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="training steps")
     options = parser.parse_args()
+    try:
+        config = TrainConfig(steps=options.steps)
+    except ValueError as error:
+        parser.error(str(error))
     started = time.perf_counter()
-    failures = build(options.out, options.seed, TrainConfig(steps=options.steps))
+    failures = build(options.out, options.seed, config)
     say(f"built in {(time.perf_counter() - started) / 60:.1f} minutes; outside their target: {failures or 'none'}")
 
 

@@ -35,13 +35,15 @@ class SpliceLoss:
 
 
 def splice_loss(
-    lm: LanguageModel, sae: SAE, site: Site, texts: Sequence[Sequence[int]], batch_size: int = 32
+    lm: LanguageModel, sae: SAE, site: Site | str, texts: Sequence[Sequence[int]], batch_size: int = 32
 ) -> SpliceLoss:
-    """Measure on texts; the first token's activations are left as they are, as in training.
+    """Measure on texts, at a site or its name; the first token's activations are left as they are, as in training.
 
     Raises:
         DataError: there is no text of at least two tokens, or ``batch_size`` is below 1.
+        SiteError: the name is no site, or the model lacks it.
     """
+    site = Site.parse(site)
     require_whole("batch_size", batch_size, DataError)
     if not any(len(ids) > 1 for ids in texts):
         raise DataError("The loss with the reconstruction needs texts of at least two tokens: got none.")

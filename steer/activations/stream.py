@@ -16,16 +16,17 @@ FORWARD_TOKENS = 8192  # tokens of one forward pass, padding included
 
 
 def activation_rows(
-    lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]], generator: torch.Generator | None = None
+    lm: LanguageModel, site: Site | str, texts: Sequence[Sequence[int]], generator: torch.Generator | None = None
 ) -> Iterator[Float[Tensor, "_ d_model"]]:
-    """Activations at ``site`` of the tokens of all texts, one block per forward pass.
+    """Activations at ``site`` (a site or its name) of the tokens of all texts, one block per forward pass.
 
     Padding and the first token of each text are left out (see ``after_first``).
     Texts of similar length share a pass; the passes come in the order of length, or shuffled by ``generator``.
 
     Raises:
-        SiteError: the model lacks the site.
+        SiteError: the name is no site, or the model lacks it.
     """
+    site = Site.parse(site)
     for batch in _by_length(texts, generator):
         tokens = lm.pad([texts[i] for i in batch])
         x = lm.activations(tokens, [site])[site]
@@ -34,7 +35,7 @@ def activation_rows(
 
 def activation_batches(
     lm: LanguageModel,
-    site: Site,
+    site: Site | str,
     texts: Sequence[Sequence[int]],
     batch_tokens: int,
     seed: int = 0,
@@ -47,7 +48,7 @@ def activation_batches(
 
     Raises:
         DataError: there is no text, or the batch is larger than the buffer.
-        SiteError: the model lacks the site.
+        SiteError: the name is no site, or the model lacks it.
     """
     require_whole("batch_tokens", batch_tokens, DataError)
     require_whole("buffer_tokens", buffer_tokens, DataError, least=batch_tokens)
@@ -70,7 +71,9 @@ class _Source:
         self.rest: Tensor | None = None
 
 
-def _forever(lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]], generator: torch.Generator) -> _Source:
+def _forever(
+    lm: LanguageModel, site: Site | str, texts: Sequence[Sequence[int]], generator: torch.Generator
+) -> _Source:
     def blocks() -> Iterator[Tensor]:
         while True:
             yield from activation_rows(lm, site, texts, generator)

@@ -15,7 +15,7 @@ def embedded_corpus() -> Path:
     return Path(str(files("steer") / "embedded" / "corpus.jsonl.gz"))
 
 
-def read_texts(path: Path, lm: LanguageModel) -> list[list[int]]:
+def read_texts(path: str | Path, lm: LanguageModel) -> list[list[int]]:
     """Token ids of every line of a JSON-lines file (``.gz`` or not): ``{"messages": [...]}`` or ``{"text": ...}``.
 
     Conversations are rendered by the model's chat template, replies included; documents begin with the token that
@@ -24,6 +24,7 @@ def read_texts(path: Path, lm: LanguageModel) -> list[list[int]]:
     Raises:
         DataError: the file is missing, empty, damaged, or a line has neither field.
     """
+    path = Path(path)
     if not path.is_file():
         raise DataError(f"No text at {path}: there is no such file.")
     opener = gzip.open if path.suffix == ".gz" else open

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,6 @@ from steer.cli.options import (
     asked_threads,
     parse_clamp,
 )
-
-if TYPE_CHECKING:
-    from saes import SAEConfig
-    from steer.models.site import Site
 
 
 def generate(
@@ -53,7 +49,7 @@ def generate(
         from steer.models.load import load_model
         from steer.models.site import Site
         from steer.steering.interventions import Clamp
-        from steer.steering.steered import steered
+        from steer.steering.steered import mismatches, steered
         from steer.threads import torch_threads
 
         import_transformers()
@@ -62,9 +58,7 @@ def generate(
     site = None if layer is None else Site(layer)
     interventions = [Clamp(load(sae), clamps, site)] if sae else []
     notes = [] if lm.has_chat_template else [NO_TEMPLATE_NOTE]
-    for clamped in interventions:
-        notes += mismatches(clamped.sae.config, lm.name, clamped.site)
-    for note in notes:
+    for note in notes + mismatches(lm, *interventions):
         say(note)
     with torch_threads(lm.model, asked_threads(threads)):
         with steered(lm, *interventions):
@@ -101,15 +95,3 @@ def read_clamps(texts: list[str], sae: Path | None, layer: int | None) -> dict[i
     if len({latent for latent, _ in clamps}) < len(clamps):
         raise typer.BadParameter("a latent is clamped twice")
     return dict(clamps)
-
-
-def mismatches(trained: "SAEConfig", model: str, site: "Site") -> list[str]:
-    """Notes on an SAE that is used on another model, or at another site, than it was trained on."""
-    from steer.models.site import Site
-
-    notes = []
-    if trained.model is not None and trained.model != model:
-        notes.append(f"the SAE was trained on the model {trained.model!r}, and is used on {model!r}.")
-    if trained.site is not None and Site.parse(trained.site) != site:
-        notes.append(f"the SAE was trained at {trained.site}, and is used at {site}.")
-    return notes

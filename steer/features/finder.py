@@ -157,15 +157,14 @@ def measure_candidates(
         if on_done:
             on_done(len(batch))
 
-    places = {name: [p for p, one in enumerate(samples) if one.set == name] for name in {one.set for one in samples}}
-
+    in_set = {name: [p for p, one in enumerate(samples) if one.set == name] for name in {one.set for one in samples}}
     unsafe_sets = {one.set for one in unsafe}
 
     def share(latent: int, places: Sequence[int]) -> float:
         return sum(refused[latent, p] for p in places) / len(places)
 
     def candidate(one: ActiveLatent) -> Candidate:
-        by_set = {name: share(one.latent, places[name]) for name in sorted(places)}
+        by_set = {name: share(one.latent, in_set[name]) for name in sorted(in_set)}
         return Candidate(
             latent=one.latent,
             tokens_active=one.tokens_active,

@@ -173,11 +173,32 @@ def _check_folder(folder: Path) -> None:
             f"{index} names {odd[0]!r} as a part of the weights: expected .safetensors files of the same folder. "
             "Pickled weights are not read; copy or convert the model again."
         )
+    for name in sorted(shards or {name for name in names if name.endswith(".safetensors")}):
+        _check_dtypes(folder, name)
     if not names & set(_VOCABULARIES):
         raise ModelError(
             f"The model in {folder} cannot be loaded: it holds no tokenizer, expected one of "
             f"{', '.join(_VOCABULARIES)}. Write it there with tokenizer.save_pretrained(folder)."
         )
+
+
+def _check_dtypes(folder: Path, name: str) -> None:
+    """Whole numbers are weights only together with the scales that a quantisation config describes."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+            return
+        with safe_open(folder / name, framework="pt") as file:
+            dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118  # it is no dict
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError):
+        return  # transformers says what is wrong with it
+    for key, dtype in dtypes.items():
+        if key.endswith(".weight") and dtype.startswith(("I", "U")):
+            raise ModelError(
+                f"{folder / name}: the tensor {key} has dtype {dtype}, and config.json has no quantization_config that "
+                "says what the numbers stand for. Convert the weights to floating point, or copy the model again."
+            )
 
 
 def _shards(index: Path) -> set[str]:

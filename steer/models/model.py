@@ -175,8 +175,8 @@ class LanguageModel:
         return found
 
     @contextmanager
-    def edited(self, edits: dict[Site, Edit]) -> Iterator[Attachment]:
-        """Edit activations at sites while the block runs; see ``steer.steered`` for interventions as data."""
+    def edited(self, edits: Mapping[Site, Edit] | Mapping[str, Edit]) -> Iterator[Attachment]:
+        """Edit activations at sites, or their names, while the block runs; ``steer.steered`` takes interventions."""
         attachment = self.attach(edits)
         try:
             yield attachment
@@ -185,13 +185,13 @@ class LanguageModel:
         attachment.check_fired()
 
     @alone
-    def attach(self, edits: Mapping[Site, Edit]) -> Attachment:
-        """Put edits on until ``detach``; a ``with`` block of ``edited`` does both.
+    def attach(self, edits: Mapping[Site, Edit] | Mapping[str, Edit]) -> Attachment:
+        """Put edits on, at sites or their names, until ``detach``; a ``with`` block of ``edited`` does both.
 
         Raises:
             SiteError: the model lacks a site (nothing stays attached).
         """
-        attachment = attached(self.layout, edits)
+        attachment = attached(self.layout, {Site.parse(site): edit for site, edit in edits.items()})
         self.attachments.append(attachment)
         return attachment
 

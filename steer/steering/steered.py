@@ -12,7 +12,7 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass
 from steer.models.site import Site
-from steer.steering.interventions import Intervention, check_set_once, combine
+from steer.steering.interventions import Clamp, ClampEachRow, Intervention, check_set_once, combine
 
 
 class Steering:
@@ -94,3 +94,21 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         for site, group in by_site.items():
             check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
         return Steering(lm, lm.attach({site: _Part(lm, site, group) for site, group in by_site.items()}))
+
+
+def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
+    """What is odd though it may be meant: SAEs trained on another model or at another site than they are used on.
+
+    Raises:
+        SiteError: an SAE's record of its site cannot be read.
+    """
+    notes = []
+    for one in interventions:
+        if not isinstance(one, Clamp | ClampEachRow):
+            continue
+        trained = one.sae.config
+        if trained.model is not None and trained.model != lm.name:
+            notes.append(f"the SAE was trained on the model {trained.model!r}, and is used on {lm.name!r}.")
+        if trained.site is not None and Site.parse(trained.site) != one.site:
+            notes.append(f"the SAE was trained at {trained.site}, and is used at {one.site}.")
+    return notes

@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 import saes
-from saes import SAE, Firing, SAEConfig, TrainConfig, TrainRecord
-from steer.activations.splice import splice_loss
+from saes import SAE, Firing, Quality, SAEConfig, TrainConfig, TrainRecord
+from steer.activations.splice import SpliceLoss, splice_loss
 from steer.activations.stream import activation_batches, activation_rows
 from steer.activations.text import embedded_corpus, read_texts
 from steer.errors import DataError
@@ -34,7 +34,7 @@ from steer.features.finder import (
     refuse_archetype,
     unrelated_latents,
 )  # fmt: skip
-from steer.files import check_output, clear_output
+from steer.files import check_output, claimed, clear_output
 from steer.models.chat import NO_TEMPLATE_NOTE, Conversation
 from steer.models.load import Dtype, load_model
 from steer.models.model import LanguageModel
@@ -158,6 +158,17 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """The SAE, and what was measured on held-out texts."""
+
+    sae: SAE
+    records: list[TrainRecord]
+    quality: Quality
+    firing: Firing
+    loss: SpliceLoss
+
+
+@dataclass(frozen=True)
 class Found:
     """What the search for the refusal latent gave."""
 
@@ -209,7 +220,11 @@ def run_demo(config: DemoConfig, out: Path, overwrite: bool = False, progress: P
     with torch_threads(lm.model, config.threads):
         with job.stage("prepare"):
             ready = _prepare(config, lm)
-        return _run(config, ready, job)
+        trained = _train_and_measure(config, ready, job)
+        check_output(out, overwrite, OWNED)  # again: another run may have written there meanwhile
+        with claimed(out):
+            clear_output(out, OWNED)
+            return _study(config, ready, trained, job)
 
 
 def _prepare(config: DemoConfig, lm: LanguageModel) -> Prepared:
@@ -227,21 +242,25 @@ def _prepare(config: DemoConfig, lm: LanguageModel) -> Prepared:
     )
 
 
-def _run(config: DemoConfig, ready: Prepared, job: RunRecord) -> Path:
-    lm, site, test = ready.lm, ready.site, ready.test
+def _train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> Trained:
+    lm, site = ready.lm, ready.site
     held_out, training = ready.texts[: config.held_out_texts], ready.texts[config.held_out_texts :]
     with job.stage("train SAE", config.sae_tokens):
         sae, records = _train(config, ready, training, job.progress)
     with job.stage("measure SAE"):
         quality, firing = saes.measure(sae, activation_rows(lm, site, held_out))
         loss = splice_loss(lm, sae, site, held_out)
-    clear_output(job.out, OWNED)
+    return Trained(sae, records, quality, firing, loss)
+
+
+def _study(config: DemoConfig, ready: Prepared, trained: Trained, job: RunRecord) -> Path:
+    lm, test = ready.lm, ready.test
     job.start(config.model_dump(mode="json"), lm, test)
-    job.sae(sae, records, quality, loss)
+    job.sae(trained.sae, trained.records, trained.quality, trained.loss)
     with job.stage("find the refusal latent"):
-        found = _find(config, ready, sae, firing, job.progress)
+        found = _find(config, ready, trained.sae, trained.firing, job.progress)
         job.found(ready.refusal.reply, found.candidates, found.controls, found.plain)
-    conditions = _conditions(config, sae, site, found)
+    conditions = _conditions(config, trained.sae, ready.site, found)
     with job.stage("evaluate", len(conditions) * len(test)):
         for one in conditions:
             with steered(lm, *one.interventions):

@@ -9,7 +9,7 @@ from experiments.embedded_model.card import TARGETS, BuildFacts, card, missed, r
 from experiments.embedded_model.measure import auc, fit_probe, with_own_replies
 from experiments.embedded_model.rescale import rescale
 from experiments.embedded_model.tokenizer import train_tokenizer
-from experiments.embedded_model.train import TrainConfig, encode, pad, rate_at, train
+from experiments.embedded_model.train import TrainConfig, computes_in_bfloat16, encode, pad, rate_at, train
 from steer.evals.judges import Score
 from steer.evals.runner import Result
 from steer.evals.sample import Sample
@@ -121,6 +121,11 @@ def test_training_depends_on_nothing_but_its_seed(tokenizer):
     weights, same, different = (model.model.embed_tokens.weight for model in (first, again, other))
     assert torch.equal(weights, same)
     assert not torch.equal(weights, different)
+
+
+def test_bfloat16_is_used_only_where_the_processor_computes_in_it():
+    assert computes_in_bfloat16({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False})
+    assert not computes_in_bfloat16({"avx512_f": True, "avx512_bf16": False, "cpu_name": "some processor"})
 
 
 @pytest.mark.parametrize("scale", [0.01, 30.0])

@@ -42,6 +42,20 @@ def test_batches_are_mixed_endless_and_depend_on_the_seed_alone(llama):
     assert torch.cdist(some(0).flatten(0, 1), every).min(dim=1).values.max() < 1e-2, "only activations of the texts"
 
 
+def test_sites_may_be_named(llama):
+    sae = random_sae(llama.d_model, d_sae=32)
+    for one, named in zip(
+        *(activation_rows(llama, where, texts(llama)) for where in (SITE, "1.resid_post")), strict=True
+    ):
+        assert torch.equal(one, named)
+    assert splice_loss(llama, sae, SITE, texts(llama)) == splice_loss(
+        llama, sae, "blocks.1.hook_resid_post", texts(llama)
+    )
+    with llama.edited({"1.resid_post": lambda x, _: x * 0}) as attachment:
+        llama.forward(llama.pad([[5, 6]]))
+    assert list(attachment.edits) == [SITE]
+
+
 def test_a_batch_does_not_change_after_it_was_handed_out(llama):
     stream = activation_batches(llama, SITE, texts(llama), 64, buffer_tokens=128)
     first = next(stream)

@@ -91,6 +91,7 @@ def test_settings_of_another_model_reach_the_run(monkeypatch, tmp_path):
     options = [*numbers, "--dtype", "bfloat16"]
     assert run(["demo", "--out", str(tmp_path), *options]) == 130
     assert run(["demo", "--out", str(tmp_path), "--quick", *options]) == 130
+    assert len(seen) == 2
     for config in seen:
         chosen = config.k, config.d_sae, config.finder_strength, config.dtype, config.threads, config.layer
         assert chosen == (8, 512, 2.5, "bfloat16", 3, 2)

@@ -160,6 +160,20 @@ def test_all_that_the_model_does_keeps_to_the_threads_asked_for(tmp_path, monkey
     assert seen == [other]
 
 
+def test_what_another_run_wrote_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def as_another_run_finishes(*_):
+        out.mkdir()
+        (out / "results.json").write_text("theirs")
+
+    monkeypatch.setattr(steer.studies.demo, "_train_and_measure", as_another_run_finishes)
+    with pytest.raises(steer.OutputError, match="not empty"):
+        run_demo(quick_config(), out)
+    assert [path.name for path in out.iterdir()] == ["results.json"]
+    assert (out / "results.json").read_text() == "theirs"
+
+
 def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):
     out = tmp_path / "out"
     # a shell starts background jobs with SIGINT ignored, and a child inherits that

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from steer.errors import DataError, OutputError
-from steer.files import append_lines, check_output, clear_output, read_lines, remove, write_bytes
+from steer.files import LOCK, append_lines, check_output, claimed, clear_output, read_lines, remove, write_bytes
 from steer.studies.record import OWNED
 
 
@@ -38,6 +40,34 @@ def test_clearing_removes_what_a_killed_run_left_half_written(tmp_path):
     fill(tmp_path, [*OWNED, *left, *mine])
     clear_output(tmp_path, OWNED)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from steer.files import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
+    out = tmp_path / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match="Another run is writing"), claimed(out):
+            pass
+        with pytest.raises(OutputError, match="Another run is writing"):
+            check_output(out, True, OWNED)
+    finally:
+        holder.kill()  # as a crash would end it: the claim ends with the process
+        holder.communicate()
+    check_output(out, True, OWNED)
+    with claimed(out):
+        assert (out / LOCK).exists()
+    assert list(out.iterdir()) == []
 
 
 def test_a_folder_through_a_link_may_be_written_to(tmp_path):

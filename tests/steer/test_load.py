@@ -198,3 +198,12 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(llama):
     larger.eos_token = "<image>"
     with pytest.raises(ModelError, match="does not fit its model"):
         LanguageModel(llama.model, larger, "larger")
+
+
+def test_whole_numbers_are_no_weights_without_their_scales(folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(key for key in weights if key.endswith("mlp.down_proj.weight"))
+    save_file({**weights, name: weights[name].to(torch.int8)}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"{name} has dtype I8, and config.json has no quantization_config"):
+        load_model(folder)

@@ -1,5 +1,6 @@
 """Plans that cannot work, said before anything is attached; names of sites; directions of any length."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -10,7 +11,7 @@ from steer.errors import ModelError, PlanError, SiteError
 from steer.models.site import Site
 from steer.steering.directions import refusal_direction
 from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
-from steer.steering.steered import steered
+from steer.steering.steered import mismatches, steered
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
 
 untyped_steered = inspect.unwrap(steered)  # as it is without the run-time type checks of the tests
@@ -157,3 +158,15 @@ def test_only_interventions_steer_and_only_language_models_are_steered(llama, sa
     with pytest.raises(ModelError, match=r"got LlamaForCausalLM. Make one"):
         untyped_steered(llama.model, Clamp(sae, {3: 1.0}))
     assert count_hooks(llama) == 0
+
+
+def test_use_on_another_model_or_at_another_site_is_told(llama):
+    sae = random_sae(llama.d_model, d_sae=32)
+    sae.config = dataclasses.replace(sae.config, model="other/model", site="0.resid_post")
+    elsewhere, there = Clamp(sae, {1: 2.0}, Site(1)), AddDirection(Site(1), torch.ones(llama.d_model), 1.0)
+    assert mismatches(llama, elsewhere, there) == [
+        f"the SAE was trained on the model 'other/model', and is used on {llama.name!r}.",
+        "the SAE was trained at 0.resid_post, and is used at 1.resid_post.",
+    ]
+    sae.config = dataclasses.replace(sae.config, model=llama.name, site="blocks.1.hook_resid_post")
+    assert mismatches(llama, elsewhere, there) == []
