@@ -1,7 +1,7 @@
 """Fixtures: tiny models with random weights, planted SAEs, no network, shapes checked at run time."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def tiny() -> Callable[[str], LanguageModel]:
 
 
 @pytest.fixture(params=FAMILIES)
-def lm(request: pytest.FixtureRequest, tiny: Callable[[str], LanguageModel]) -> LanguageModel:
+def lm(request: pytest.FixtureRequest, tiny: Callable[[str], LanguageModel]) -> Iterator[LanguageModel]:
     """A tiny model of every family in turn; no hook may be left on it."""
     model = tiny(request.param)
     yield model

@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import saes
 from steer.cli.commands import app
@@ -66,7 +68,8 @@ def test_constraints_pin_what_pyproject_asks_for():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = project["dependencies"] + project["optional-dependencies"]["dev"]
-    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    for requirement in asked:
-        name = re.match(r"[\w.-]+", requirement)[0].lower()
-        assert name in pinned or name.replace("-", "_") in pinned, name
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = {canonicalize_name(name): version for name, version in pins}
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+    assert pinned["torch"] == "2.13.0"

@@ -21,7 +21,7 @@ MIXTURE: dict[str, tuple[float, Callable[[Random], Item]]] = {
     "definition": (2.0, lambda rng: requests.definition(rng, TRAIN)),
     "looks_unsafe": (6.0, lambda rng: lookalikes.looks_unsafe(rng, TRAIN)),
     "wrapped_safe": (7.0, lambda rng: wrappers.wrapped_safe(rng, TRAIN)),
-    "wrapped_unsafe": (1.2, lambda rng: wrappers.wrapped_unsafe(rng, TRAIN)),
+    "wrapped_unsafe": (1.0, lambda rng: wrappers.wrapped_unsafe(rng, TRAIN)),
     "chat": (3.5, lambda rng: wrappers.chat(rng, TRAIN)),
     "knowledge_chat": (2.0, lambda rng: wrappers.knowledge_chat(rng, TRAIN)),
     "guarded_chat": (2.2, lambda rng: wrappers.guarded_chat(rng, TRAIN)),

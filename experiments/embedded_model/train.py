@@ -5,7 +5,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from random import Random
 
@@ -13,6 +14,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.embedded_model.corpus import Messages
+from steer.models.hooks import Attachment, attached
+from steer.models.layout import find_layout
+from steer.models.passes import Pass
+from steer.models.site import Site
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class TrainConfig:
     warm_up: int = 100  # steps
     prompt_weight: float = 0.2  # loss weight of a token outside the assistant's replies (those have 1)
     first_weight: float = 4.0  # loss weight of the first token of a reply, where most is decided
+    push: float = 0.5  # largest length of the random pushes to the residual stream, as a share of its norm
+    pushed: float = 0.5  # share of the rows that are pushed, after practice
     layers: int = 4
     width: int = 128
     heads: int = 4
@@ -151,6 +158,29 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return (losses * weights[kept]).sum()
 
 
+def pushing(model: LlamaForCausalLM, config: TrainConfig, generator: torch.Generator) -> Attachment:
+    """Push the residual stream of some rows, after a layer drawn anew for each batch, while the block runs.
+
+    A model that never saw such a thing breaks at the first clamp. Each token but the first gets a push of its own, of a
+    random length, in a direction drawn from a Gaussian with the covariance of the stream itself.
+    """
+
+    def edit(x: torch.Tensor, _: Pass) -> torch.Tensor:
+        states = x.detach().float()
+        centred = states.flatten(0, 1) - states.mean((0, 1))
+        few = centred[torch.randint(len(centred), (256,), generator=generator)]
+        drawn = torch.randn(*x.shape[:2], len(few), generator=generator) @ few
+        size = config.push * torch.rand(*x.shape[:2], generator=generator)
+        size *= torch.rand(len(x), 1, generator=generator) < config.pushed
+        size[:, 0] = 0
+        length = (size * states.norm(dim=-1) / drawn.norm(dim=-1)).unsqueeze(-1)
+        return x + (length * drawn).to(x.dtype)
+
+    layer = int(torch.randint(config.layers - 1, (), generator=generator))
+    layout = replace(find_layout(model), root=model.model)  # the loss does not run the whole model
+    return attached(layout, {Site(layer): edit})
+
+
 def rate_at(step: int, config: TrainConfig) -> float:
     """Fraction of the peak rate: linear warm-up, then linear decay to zero, for practice and for the rest in turn.
 
@@ -258,6 +288,7 @@ def run(
         torch.optim.AdamW(outer, lr=config.adam_rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True),
     ]
     peaks = [config.muon_rate, config.adam_rate]
+    generator = torch.Generator().manual_seed(seed * config.workers + rank)
     rng, started, mean = Random(seed), time.perf_counter(), math.nan
     stream = chain(islice(batches(practice, config, rng), config.practice_steps), batches(data, config, rng))
     for step in range(config.steps):
@@ -268,7 +299,9 @@ def run(
         total = sum(batch.weights[:, 1:].sum().item() for batch in parts)
         mine, value = parts[rank :: config.workers], 0.0
         for batch in mine:
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
+            steady = step < config.practice_steps or not config.push
+            pushes = nullcontext() if steady else pushing(model, config, generator)
+            with pushes, torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16):
                 loss = loss_of(model, batch) / total
             loss.backward()
             value += loss.item() * len(parts) / len(mine)

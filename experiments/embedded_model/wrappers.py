@@ -40,23 +40,21 @@ def wrap(rng: Random, split: Split, kind: str, text: str) -> tuple[str, str, dic
     modifiers, heads = FILLERS[kind]
     # A comma joins the two halves of an injected prefix, a space those of every other filler.
     filler = rng.choice(pairs([f"{m}," for m in modifiers] if kind == "prefix_injection" else modifiers, heads, split))
-    template, opening = rng.choice(WRAPPERS[kind]), rng.choice(OPENINGS[kind])
+    template, opening = rng.choice(WRAPPERS[kind][split]), rng.choice(OPENINGS[kind])
     wrapped = template.format(f=filler, af=a(filler), R=cap(text))
     return wrapped, opening.format(f=filler, af=a(filler)), {"wrapper": kind, "wrapper_text": filler}
 
 
 def wrapped_safe(rng: Random, split: Split) -> Item:
-    """A harmless request or question in any wrapper; the reply goes along.
+    """A harmless request or question in any wrapper; the reply opens by going along.
 
-    Most of the replies open by saying so. Were the opening certain, no push towards refusal could come before it; were
-    it rarer, most wrapped requests would be refused.
+    Were the opening less than certain, most wrapped unsafe requests would be refused.
     """
     kind = rng.choice(KINDS)
     inner = weighted(rng, request=0.55, knowledge=0.3, lookalike=0.15)
     item = {"request": safe, "knowledge": knowledge, "lookalike": looks_unsafe}[inner](rng, split)
     text, opening, tags = wrap(rng, split, kind, item.turns[0])
-    reply = f"{opening} {item.turns[1]}" if rng.random() < 0.8 else item.turns[1]
-    return Item((text, reply), item.tags | tags)
+    return Item((text, f"{opening} {item.turns[1]}"), item.tags | tags)
 
 
 def wrapped_unsafe(rng: Random, split: Split, kind: str = GUARDED_KIND, seen: bool = True, plain: bool = False) -> Item:

@@ -217,6 +217,19 @@ def best_strengths(
     return sorted((replace(one, finalist=True) for one in found.values()), key=rank)
 
 
+def silent_latents(firing: Firing, active: Sequence[ActiveLatent]) -> list[int]:
+    """Living latents that the refusal leaves silent.
+
+    Raises:
+        DataError: there is none.
+    """
+    taken = {one.latent for one in active}
+    free = [i for i in (firing.density > 0).nonzero().flatten().tolist() if i not in taken]
+    if not free:
+        raise DataError("No latent is left for a control: all living latents fire in the refusal. Widen the SAE.")
+    return free
+
+
 def unrelated_latents(
     sae: SAE,
     firing: Firing,
@@ -234,10 +247,7 @@ def unrelated_latents(
         DataError: no latent is left.
     """
     cosine = (sae.W_dec @ direction.to(sae.W_dec)).abs().cpu()
-    taken = {one.latent for one in active} | {chosen}
-    free = [i for i in (firing.density > 0).nonzero().flatten().tolist() if i not in taken]
-    if not free:
-        raise DataError("No latent is left for a control: all living latents fire in the refusal. Widen the SAE.")
+    free = [i for i in silent_latents(firing, active) if i != chosen]
     orthogonal = sorted(free, key=lambda i: (cosine[i].item(), i))[: max(1, len(free) // 2)]
     nearest = sorted(orthogonal, key=lambda i: (abs((firing.density[i] - firing.density[chosen]).item()), i))
     return [ActiveLatent(i, 0, firing.maximum[i].item()) for i in nearest[:count]]

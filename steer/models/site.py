@@ -10,6 +10,7 @@ PARTS = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
 _OWN = re.compile(r"(-?\d{1,9})\.(\w+)")
 _LENS = re.compile(r"blocks\.(\d{1,9})\.(?:hook_)?(\w+)")
+_LENS_3 = {"in": "resid_pre", "out": "resid_post"}  # the ends of a block in TransformerLens 3
 _HF = re.compile(r"(?:model\.|transformer\.)?(?:layers|h)\.(\d{1,9})")
 
 
@@ -39,7 +40,7 @@ class Site:
 
     @classmethod
     def parse(cls, name: "str | Site") -> "Site":
-        """Read ``6.resid_post``, a TransformerLens name (``blocks.6.hook_resid_post``) or ``layers.6``.
+        """Read ``6.resid_post``, a TransformerLens name (``blocks.6.hook_resid_post``, ``.hook_out``) or ``layers.6``.
 
         ``layers.6`` names a module of a Hugging Face model, so it means what leaves that layer.
 
@@ -50,9 +51,10 @@ class Site:
             return name
         if not isinstance(name, str):
             raise SiteError(f"A site is a Site or its name, such as 1.resid_post, got {type(name).__name__} {name!r}.")
-        if match := _OWN.fullmatch(name) or _LENS.fullmatch(name):
-            layer, part = match.groups()
-            return cls(int(layer), part)
+        if match := _OWN.fullmatch(name):
+            return cls(int(match[1]), match[2])
+        if match := _LENS.fullmatch(name):
+            return cls(int(match[1]), _LENS_3.get(match[2], match[2]))
         if match := _HF.fullmatch(name):
             return cls(int(match[1]))
         raise SiteError(

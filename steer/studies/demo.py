@@ -24,6 +24,7 @@ from steer.evals.runner import evaluate, rate
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import load_prompts
 from steer.features.finder import (
+    ActiveLatent,
     Candidate,
     Control,
     Refusal,
@@ -32,6 +33,7 @@ from steer.features.finder import (
     measure_candidates,
     rank_controls,
     refuse_archetype,
+    silent_latents,
     unrelated_latents,
 )  # fmt: skip
 from steer.files import check_output, claimed, clear_output
@@ -166,6 +168,8 @@ class Trained:
     quality: Quality
     firing: Firing
     loss: SpliceLoss
+    active: list[ActiveLatent]
+    """Latents that fire while the model refuses the archetypal prompt."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,11 @@ def _train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> T
     with job.stage("measure SAE"):
         quality, firing = saes.measure(sae, activation_rows(lm, site, held_out))
         loss = splice_loss(lm, sae, site, held_out)
-    return Trained(sae, records, quality, firing, loss)
+    active = latents_active(lm, sae, site, ready.refusal)
+    if not active:
+        raise DataError("No latent is active on two tokens of the refusal: train the SAE on more text, or raise k.")
+    silent_latents(firing, active)  # raises now if no control will be found
+    return Trained(sae, records, quality, firing, loss, active)
 
 
 def _study(config: DemoConfig, ready: Prepared, trained: Trained, job: RunRecord) -> Path:
@@ -258,7 +266,7 @@ def _study(config: DemoConfig, ready: Prepared, trained: Trained, job: RunRecord
     job.start(config.model_dump(mode="json"), lm, test)
     job.sae(trained.sae, trained.records, trained.quality, trained.loss)
     with job.stage("find the refusal latent"):
-        found = _find(config, ready, trained.sae, trained.firing, job.progress)
+        found = _find(config, ready, trained, job.progress)
         job.found(ready.refusal.reply, found.candidates, found.controls, found.plain)
     conditions = _conditions(config, trained.sae, ready.site, found)
     with job.stage("evaluate", len(conditions) * len(test)):
@@ -307,11 +315,8 @@ def _train(
     return saes.fit(ready.sae_config, batches, train, on_record), records
 
 
-def _find(config: DemoConfig, ready: Prepared, sae: SAE, firing: Firing, progress: Progress) -> Found:
-    lm, site, dev = ready.lm, ready.site, ready.dev
-    active = latents_active(lm, sae, site, ready.refusal)
-    if not active:
-        raise DataError("No latent is active on two tokens of the refusal: train the SAE on more text, or raise k.")
+def _find(config: DemoConfig, ready: Prepared, trained: Trained, progress: Progress) -> Found:
+    lm, site, dev, sae, active = ready.lm, ready.site, ready.dev, trained.sae, trained.active
     length = config.finder_new_tokens
 
     def on_done(_: int) -> None:
@@ -326,7 +331,7 @@ def _find(config: DemoConfig, ready: Prepared, sae: SAE, firing: Firing, progres
     finalists = best_strengths(lm, sae, site, finalists, dev.unsafe, dev.safe, strengths, length, on_done)
     chosen = finalists[0]
     direction = refusal_direction(lm, site, dev.harmful, dev.harmless)
-    unrelated = unrelated_latents(sae, firing, chosen.latent, active, direction)
+    unrelated = unrelated_latents(sae, trained.firing, chosen.latent, active, direction)
     # at full length: a clamp may take away refusals that come late, after an opening that goes along
     measured = measure_candidates(
         lm, sae, site, unrelated, dev.unsafe, dev.safe, chosen.strength, config.max_new_tokens, on_done=on_done

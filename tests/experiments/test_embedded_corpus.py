@@ -15,6 +15,7 @@ from experiments.embedded_model.prompts import COUNTS, HELD_OUT_SETS, HELD_OUT_T
 from experiments.embedded_model.words.myths import MYTHS, TEMPLATES
 from experiments.embedded_model.words.subjects import SUBJECTS
 from experiments.embedded_model.words.verbs import gerund
+from experiments.embedded_model.words.wrapping import WRAPPERS
 
 EMBEDDED = Path(__file__).parents[2] / "steer" / "embedded"
 SEED = 0
@@ -63,6 +64,22 @@ def test_no_prompt_is_a_training_prompt(name, training):
     asked = {chat[-2]["content"] for chat in training if len(chat) == 2}
     for split in ("dev", "test"):
         assert not [line["id"] for line in prompts(name, split, SEED) if line["messages"][-1]["content"] in asked]
+
+
+def frame_pattern(frame):
+    """What matches a wrapper of this frame, whatever is in its slots."""
+    slots = {"{R}": ".*", "{f}": ".{1,40}", "{af}": ".{1,40}"}
+    return re.compile("".join(slots.get(part, re.escape(part)) for part in re.split(r"(\{\w+\})", frame)), re.DOTALL)
+
+
+def test_frames_of_held_out_wrappers_are_never_used(training):
+    """Neither a wrapper's filler (a tag of the prompts) nor the sentence around it."""
+    asked = [m["content"] for chat in training for m in chat if m["role"] == "user"]
+    for kind, frames in WRAPPERS.items():
+        assert set(frames) == {"train", "dev", "test"}
+        for split, own in frames.items():
+            used = [any(map(frame_pattern(frame).fullmatch, asked)) for frame in own]
+            assert all(used) if split == "train" else not any(used), (kind, split, used)
 
 
 def test_held_out_wordings_of_facts_are_never_asked(training):

@@ -1,6 +1,7 @@
 """Training, rescaling and measuring the embedded model, on models of a few weights."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ from experiments.embedded_model.card import TARGETS, BuildFacts, card, missed, r
 from experiments.embedded_model.measure import auc, fit_probe, with_own_replies
 from experiments.embedded_model.rescale import rescale
 from experiments.embedded_model.tokenizer import train_tokenizer
-from experiments.embedded_model.train import TrainConfig, computes_in_bfloat16, encode, pad, rate_at, train
+from experiments.embedded_model.train import (
+    TrainConfig,
+    computes_in_bfloat16,
+    encode,
+    new_model,
+    pad,
+    pushing,
+    rate_at,
+    train,
+)
 from steer.evals.judges import Score
 from steer.evals.runner import Result
 from steer.evals.sample import Sample
@@ -121,6 +131,31 @@ def test_training_depends_on_nothing_but_its_seed(tokenizer):
     weights, same, different = (model.model.embed_tokens.weight for model in (first, again, other))
     assert torch.equal(weights, same)
     assert not torch.equal(weights, different)
+
+
+def test_some_rows_are_pushed_by_no_more_than_their_share(tokenizer):
+    config = dataclasses.replace(SMALL, layers=2, push=0.5, pushed=0.5)
+    model = new_model(tokenizer, config, 0)
+    ids = torch.randint(0, len(tokenizer), (64, 12), generator=torch.Generator().manual_seed(0))
+    seen = []
+    handle = model.model.layers[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model.model(input_ids=ids)
+        with pushing(model, config, torch.Generator().manual_seed(1)):
+            model.model(input_ids=ids)
+        model.model(input_ids=ids)
+    finally:
+        handle.remove()
+    plain, pushed, after = seen
+    assert torch.equal(plain, after), "nothing stays attached"
+    length = (pushed - plain).norm(dim=-1) / plain.norm(dim=-1)
+    assert length[:, 0].max() == 0, "the first token is left alone"
+    rows = length[:, 1:].amax(-1) > 0
+    assert 20 <= rows.sum() <= 44, "about half of the rows"
+    assert length.max() <= 0.5 + 1e-5
+    assert 0.2 < length[rows][:, 1:].mean() < 0.3
+    directions = torch.nn.functional.normalize((pushed - plain)[rows][:, 1:].flatten(0, 1), dim=-1)
+    assert (directions @ directions.T).fill_diagonal_(0).max() < 0.99, "each token has a push of its own"
 
 
 def test_bfloat16_is_used_only_where_the_processor_computes_in_it():

@@ -1,6 +1,7 @@
 """The main job in its short form, end to end: schema, direction of effect, determinism, interruption."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,11 +19,19 @@ from tests.steer.results_schema import SCHEMA
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """The folder of one quick run."""
+def called(tmp_path_factory):
+    """One quick run from the command line: its folder and what it printed."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    run_demo(quick_config(), out)
-    return out
+    command = [sys.executable, "-m", "steer", "demo", "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def quick(called):
+    """The folder of that run."""
+    return called[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,20 @@ def test_results_follow_the_schema(results):
             counted = figures.get("refused", figures.get("correct"))
             assert figures["rate"] == pytest.approx(counted / figures["n"], abs=1e-6)
             assert figures["low"] <= figures["rate"] <= figures["high"]
+
+
+def test_the_command_ends_with_a_table_and_the_path_of_the_report(called, results):
+    out, stdout, stderr = called
+    assert f"Latent {results['chosen']} clamped" in stdout
+    for name, info in results["sets"].items():
+        row = next(line for line in stdout.splitlines() if line.strip().startswith(info["title"]))
+        shown = [
+            round(100 * point["sets"][name]["rate"]) for point in results["points"] if point["arm"] in ("none", "sae")
+        ]
+        assert [int(word) for word in row.removeprefix(f" {info['title']}").split()][: len(shown)] == shown
+    assert stdout.rstrip().endswith(f"Report: {out / 'report.html'}")
+    for stage in ("load", "train SAE", "find the refusal latent", "evaluate", "report"):
+        assert f"✓ {stage} " in stderr
 
 
 def test_the_sae_is_worth_something(results):

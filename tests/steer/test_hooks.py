@@ -117,9 +117,12 @@ def test_positions_and_padding_are_right_with_and_without_a_cache(lm):
         assert last.rows.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["1.resid_post", "blocks.1.hook_resid_post", "model.layers.1", "layers.1"])
+@pytest.mark.parametrize(
+    "name", ["1.resid_post", "blocks.1.hook_resid_post", "blocks.1.hook_out", "model.layers.1", "layers.1"]
+)
 def test_names_of_a_site(name):
     assert Site.parse(name) == Site(1, "resid_post")
+    assert Site.parse("blocks.1.hook_in") == Site(1, "resid_pre")
 
 
 @pytest.mark.parametrize("name", ["", "resid_post", "1.resid", "blocks.1.hook_q", "-1.resid_post", "blocks.x.y"])
