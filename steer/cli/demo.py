@@ -50,7 +50,7 @@ def demo(
     ] = None,
     strengths: Annotated[
         str | None,
-        typer.Option(help="Strengths to try, such as 0,4,8,12.", show_default=False, metavar="NUMBERS"),
+        typer.Option(help="Strengths to try, such as 4,8,12; 2,4,6 by default.", show_default=False, metavar="NUMBERS"),
     ] = None,
     seed: Seed = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer tokens, strengths and prompts.")] = False,
@@ -71,9 +71,11 @@ def demo(
 
     with importing():
         from steer.cli.console import Terminal, import_transformers, shown
+        from steer.cli.memory import keep_freed_memory
         from steer.studies.demo import DemoConfig, quick_config, run_demo
 
         import_transformers()
+    keep_freed_memory()
     config = checked(quick_config if quick else DemoConfig, {**chosen, "threads": asked_threads(threads)})
     terminal, before = Terminal(), _version(out / "results.json")
     try:

@@ -217,6 +217,30 @@ def best_strengths(
     return sorted((replace(one, finalist=True) for one in found.values()), key=rank)
 
 
+def settle_strength(
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    candidate: Candidate,
+    unsafe: Sequence[Sample],
+    safe: Sequence[Sample],
+    values: Sequence[float],
+    max_new_tokens: int,
+    on_done: Callable[[int], None] | None = None,
+) -> Candidate:
+    """One candidate at that of several strengths at which most is refused of the unsafe set it moves least.
+
+    Useful strengths can be a narrow range, between too weak and broken replies, so steps must be fine and prompts many.
+    """
+    active = [ActiveLatent(candidate.latent, candidate.tokens_active, candidate.max_activation)]
+    tried = [
+        measure_candidates(lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done)[0]
+        for value in values
+    ]
+    best = max(tried, key=lambda one: (one.weakest_dev, -one.safe_refusal_dev, -one.strength))
+    return replace(best, finalist=True)
+
+
 def silent_latents(firing: Firing, active: Sequence[ActiveLatent]) -> list[int]:
     """Living latents that the refusal leaves silent.
 
