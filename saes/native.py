@@ -16,7 +16,7 @@ from saes.config import SAEConfig
 from saes.errors import ConfigError, FormatError, ShapeError
 from saes.sae import SAE, tensor_shapes
 
-VERSION = 1
+VERSION = 2
 WEIGHTS, CONFIG = "sae.safetensors", "config.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -103,8 +103,10 @@ def _read_config(path: Path) -> SAEConfig:
         raise FormatError(f"{path} is not JSON ({error}).") from error
     if not isinstance(data, dict) or data.get("format") != "saes":
         raise FormatError(f'{path} does not describe an SAE of this format: expected "format": "saes".')
-    if data.get("version") != VERSION:
-        raise FormatError(f"{path} has version {data.get('version')!r}, this release reads version {VERSION}.")
+    if data.get("version") not in range(1, VERSION + 1):  # version 1 knew top-k autoencoders only, with today's names
+        raise FormatError(f"{path} has version {data.get('version')!r}, this release reads versions 1 to {VERSION}.")
+    if isinstance(data.get("prefixes"), list):
+        data["prefixes"] = tuple(data["prefixes"])
     if missing := [field.name for field in fields(SAEConfig) if field.default is MISSING and field.name not in data]:
         raise FormatError(f"{path} lacks {', '.join(missing)}. Copy the SAE again.")
     try:

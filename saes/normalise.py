@@ -1,0 +1,35 @@
+"""Normalising each token before the encoder, to be undone after the decoder: ``x = normal * scale + shift``."""
+
+from dataclasses import dataclass
+
+from saes.config import InputNorm
+from saes.shapes import Float, Tensor
+
+EPS = 1e-5  # of layer_norm, as OpenAI's SAEs and SAELens have it
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Tokens as the encoder reads them, and what gives them back."""
+
+    x: Float[Tensor, "*token d_in"]
+    scale: Float[Tensor, "*token 1"] | None
+    """None: 1."""
+    shift: Float[Tensor, "*token 1"] | None
+    """None: 0."""
+
+
+def normalise(x: Float[Tensor, "*token d_in"], kind: InputNorm) -> Normalised:
+    """Apply one of the normalisations.
+
+    ``layer_norm`` gives each token mean 0 and (nearly) unbiased standard deviation 1, as in arXiv 2406.04093;
+    ``constant_norm`` gives it norm sqrt(d_in).
+    """
+    if kind == "layer_norm":
+        mean = x.mean(-1, keepdim=True)
+        spread = (x - mean).std(-1, keepdim=True) + EPS
+        return Normalised((x - mean) / spread, spread, mean)
+    if kind == "constant_norm":
+        scale = x.norm(dim=-1, keepdim=True).clamp_min(1e-12) / x.shape[-1] ** 0.5
+        return Normalised(x / scale, scale, None)
+    return Normalised(x, None, None)
