@@ -9,16 +9,16 @@ from saes.codes import SparseCodes
 from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
 from saes.normalise import normalise
-from saes.select import above, topk
+from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
 
 
 class SAE(nn.Module):
     """Sparse autoencoder, or transcoder, over activations of width ``d_in`` (Gao et al., arXiv 2406.04093, eq. 2-3).
 
-    ``a = select(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``, where ``select`` keeps the k largest
-    (``topk``), those above a threshold (``jumprelu``: one for each latent; ``batch_topk``: one for all) or all that are
-    positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds ``x W_skip``.
+    ``a = select(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``, where ``select`` keeps the k
+    largest (``topk``), those above a threshold (``jumprelu``: one for each latent; ``batch_topk``: one for all) or all
+    that are positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds ``x W_skip``.
 
     ``W_enc``: [d_in, d_sae], ``W_dec``: [d_sae, d_out], ``b_enc``: [d_sae], ``b_dec``: [d_out]; where they apply,
     ``threshold``: [d_sae] or [], ``W_skip``: [d_in, d_out]. The rows of ``W_dec`` have norm 1 after training here.
@@ -63,9 +63,7 @@ class SAE(nn.Module):
         self._check_width(x)
         read = normalise(x, self.config.input_norm)
         pre = self._pre(read.x)
-        indices, values = (
-            topk(pre, self.config.k or 1) if self.config.activation == "topk" else above(pre, self._least())
-        )
+        indices, values = self._select(pre)
         return SparseCodes(indices, values, self.config.d_sae, read.scale, read.shift)
 
     def decode(
@@ -101,7 +99,7 @@ class SAE(nn.Module):
         index = latents.reshape(*latents.shape[:-1], *[1] * (x.ndim - latents.ndim), latents.shape[-1])
         index = index.expand(*x.shape[:-1], -1)
         chosen = pre.gather(-1, index)
-        if self.config.activation != "topk":
+        if self.config.k is None or self.config.activation != "topk":
             least = self._least()
             return chosen * (chosen > (least[index] if least.ndim else least))
         stronger = torch.stack([_count_above(pre, one) for one in chosen.unbind(-1)], dim=-1)
@@ -129,6 +127,11 @@ class SAE(nn.Module):
 
     def _pre(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
         return torch.relu((x - self.b_dec if self.config.subtract_b_dec else x) @ self.W_enc + self.b_enc)
+
+    def _select(self, pre: Float[Tensor, "*token d_sae"]) -> Selected:
+        if self.config.k is not None and self.config.activation == "topk":
+            return topk(pre, self.config.k)
+        return above(pre, self._least())
 
     def _least(self) -> Tensor:
         """What a pre-activation must exceed, [] or [d_sae]."""
