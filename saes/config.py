@@ -60,6 +60,8 @@ class SAEConfig:
     """Whether the encoder reads the input less ``b_dec``."""
     input_norm: InputNorm = "none"
     """What is done to each token before the encoder and undone after the decoder; see ``saes.normalise``."""
+    norm_eps: float = 1e-5
+    """Added to each token's standard deviation before it is divided by it (``layer_norm``)."""
     revision: str | None = None
     """Revision of the language model."""
     token_policy: str | None = None
@@ -94,8 +96,9 @@ class SAEConfig:
             )
         self._check_output()
         self._check_prefixes()
-        _require_finite(self, "input_scale")
-        _require(self.input_scale > 0, f"input_scale must be positive, got {self.input_scale!r}.")
+        _require_finite(self, "input_scale", "norm_eps")
+        for name in ("input_scale", "norm_eps"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)!r}.")
 
     @property
     def width_out(self) -> int:

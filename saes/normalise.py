@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from saes.config import InputNorm
 from saes.shapes import Float, Tensor
 
-EPS = 1e-5  # of layer_norm, as OpenAI's SAEs and SAELens have it
-
 
 @dataclass(frozen=True)
 class Normalised:
@@ -19,16 +17,17 @@ class Normalised:
     """None: 0."""
 
 
-def normalise(x: Float[Tensor, "*token d_in"], kind: InputNorm) -> Normalised:
+def normalise(x: Float[Tensor, "*token d_in"], kind: InputNorm, eps: float) -> Normalised:
     """Apply one of the normalisations.
 
-    ``layer_norm`` gives each token mean 0 and (nearly) unbiased standard deviation 1, as in arXiv 2406.04093;
-    ``constant_norm`` gives it norm sqrt(d_in).
+    ``layer_norm`` gives each token mean 0 and (nearly) unbiased standard deviation 1, as in arXiv 2406.04093: ``eps``
+    is added to the deviation that tokens are divided by, and not to the one that they are multiplied by again.
+    ``constant_norm`` gives each token norm sqrt(d_in).
     """
     if kind == "layer_norm":
         mean = x.mean(-1, keepdim=True)
-        spread = (x - mean).std(-1, keepdim=True) + EPS
-        return Normalised((x - mean) / spread, spread, mean)
+        spread = (x - mean).std(-1, keepdim=True)
+        return Normalised((x - mean) / (spread + eps), spread, mean)
     if kind == "constant_norm":
         scale = x.norm(dim=-1, keepdim=True).clamp_min(1e-12) / x.shape[-1] ** 0.5
         return Normalised(x / scale, scale, None)

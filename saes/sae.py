@@ -8,7 +8,7 @@ from torch import nn
 from saes.codes import SparseCodes
 from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
-from saes.normalise import normalise
+from saes.normalise import Normalised, normalise
 from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
 
@@ -18,7 +18,8 @@ class SAE(nn.Module):
 
     ``a = select(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``, where ``select`` keeps the k
     largest (``topk``), those above a threshold (``jumprelu``: one for each latent; ``batch_topk``: one for all) or all
-    that are positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds ``x W_skip``.
+    that are positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds
+    ``x W_skip``.
 
     ``W_enc``: [d_in, d_sae], ``W_dec``: [d_sae, d_out], ``b_enc``: [d_sae], ``b_dec``: [d_out]; where they apply,
     ``threshold``: [d_sae] or [], ``W_skip``: [d_in, d_out]. The rows of ``W_dec`` have norm 1 after training here.
@@ -52,7 +53,7 @@ class SAE(nn.Module):
             ShapeError: the last axis of ``x`` is not ``d_in`` wide.
         """
         self._check_width(x)
-        return self._pre(normalise(x, self.config.input_norm).x)
+        return self._pre(self._read(x).x)
 
     def encode(self, x: Float[Tensor, "*token d_in"]) -> SparseCodes:
         """The active latents of each token.
@@ -61,7 +62,7 @@ class SAE(nn.Module):
             ShapeError: the last axis of ``x`` is not ``d_in`` wide.
         """
         self._check_width(x)
-        read = normalise(x, self.config.input_norm)
+        read = self._read(x)
         pre = self._pre(read.x)
         indices, values = self._select(pre)
         return SparseCodes(indices, values, self.config.d_sae, read.scale, read.shift)
@@ -107,7 +108,7 @@ class SAE(nn.Module):
 
     def output_scale(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"] | None:
         """What a latent's activation times its row of ``W_dec`` is multiplied by in the reconstruction; None: 1."""
-        return normalise(x, self.config.input_norm).scale
+        return self._read(x).scale
 
     def on(self, device: torch.device) -> "SAE":
         """The SAE itself if it is on ``device``, else a copy there."""
@@ -124,6 +125,9 @@ class SAE(nn.Module):
                 f"The SAE reads activations of width {self.config.d_in}, got width {x.shape[-1]}. "
                 "Use the model and the site that it was trained on."
             )
+
+    def _read(self, x: Float[Tensor, "*token d_in"]) -> Normalised:
+        return normalise(x, self.config.input_norm, self.config.norm_eps)
 
     def _pre(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
         return torch.relu((x - self.b_dec if self.config.subtract_b_dec else x) @ self.W_enc + self.b_enc)
