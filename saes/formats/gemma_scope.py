@@ -32,9 +32,9 @@ def read(found: Found, given: Given) -> SAE:
     """
     path = found.folder / WEIGHTS
     stored = npz_in(path)
-    (d_in, d_sae), (_, d_out) = stored.sides("w_enc"), stored.sides("w_dec")
+    d_in, d_sae = stored.sides("w_enc")
     tensors = stored.take(
-        {"w_enc": [d_in, d_sae], "w_dec": [d_sae, d_out], "b_enc": [d_sae], "b_dec": [d_out], "threshold": [d_sae]}
+        {"w_enc": [d_in, d_sae], "w_dec": [d_sae, d_in], "b_enc": [d_sae], "b_dec": [d_in], "threshold": [d_sae]}
     )
     weights = Weights(tensors["w_enc"], tensors["w_dec"], tensors["b_enc"], tensors["b_dec"], tensors["threshold"])
     parts = path.absolute().parts

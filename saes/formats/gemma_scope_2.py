@@ -34,7 +34,9 @@ def read(found: Found, given: Given) -> SAE:
             f"{stored.path}: tensor w_dec has shape {stored.shapes['w_dec']}, expected [d_sae, d_out]: a cross-layer "
             "transcoder writes to many layers, which has no form here."
         )
-    (d_in, d_sae), (_, d_out) = stored.sides("w_enc"), stored.sides("w_dec")
+    place = _place(config, path)
+    d_in, d_sae = stored.sides("w_enc")
+    d_out = d_in if place["site_out"] is None else stored.sides("w_dec")[1]
     skip = _SKIP in stored.shapes
     if setting(config, "affine_connection", bool, path, skip) != skip:
         raise FormatError(
@@ -50,7 +52,7 @@ def read(found: Found, given: Given) -> SAE:
         threshold=tensors["threshold"],
         W_skip=tensors.get(_SKIP),
     )
-    return build(weights, path, given, activation="jumprelu", **_place(config, path))
+    return build(weights, path, given, activation="jumprelu", **place)
 
 
 def _place(config: dict[str, Any], path: Path) -> dict[str, str | None]:

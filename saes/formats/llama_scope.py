@@ -50,8 +50,8 @@ def read(found: Found, given: Given) -> SAE:
     leaving = setting(config, "hook_point_out", str, path, entering)
     transcoder = leaving != entering
     norm = choice(config, "norm_activation", tuple(_NORMS), path, "dataset-wise")
-    scale_in, scale_out = _scales(config, norm, given, path)
-    weights, activation = _selected(weights, config, scale_in, given, path)
+    scale_in, scale_out = _scales(config, norm, transcoder, given, path)
+    weights, activation = _selected(weights, config, (scale_in, scale_out), given, path)
     weights = unscaled(reading(weights, False) if transcoder else weights, scale_in, scale_out)
     return build(
         weights,
@@ -66,7 +66,7 @@ def read(found: Found, given: Given) -> SAE:
     )
 
 
-def _scales(config: Mapping[str, Any], norm: str, given: Given, path: Path) -> tuple[float, float]:
+def _scales(config: Mapping[str, Any], norm: str, transcoder: bool, given: Given, path: Path) -> tuple[float, float]:
     """The factors of inputs and outputs."""
     if norm != "dataset-wise":
         return 1.0, 1.0
@@ -76,11 +76,11 @@ def _scales(config: Mapping[str, Any], norm: str, given: Given, path: Path) -> t
     means = [setting(norms, end, float, path, None) for end in ("in", "out")]
     stated = [None if mean is None else root / mean if mean > 0 else 0.0 for mean in means]
     scale_in = given.scale_beside(stated[0], path, key)
-    return scale_in, scale_in if stated[1] is None else stated[1]
+    return scale_in, Given().scale_beside(stated[1], path, key) if transcoder else scale_in
 
 
 def _selected(
-    weights: Weights, config: Mapping[str, Any], scale: float, given: Given, path: Path
+    weights: Weights, config: Mapping[str, Any], scales: tuple[float, float], given: Given, path: Path
 ) -> tuple[Weights, dict[str, Any]]:
     """The activation, with what it says of decoder norms folded."""
     function = choice(config, "act_fn", ("jumprelu", "topk", "relu"), path, "jumprelu")
@@ -89,12 +89,12 @@ def _selected(
     if function == "relu":
         return weights, {"activation": "relu"}
     if function == "topk" and least <= 0:
-        k = given.k_beside(setting(config, "top_k", int, path), path)
+        k = given.k_beside(setting(config, "top_k", int, path, None), path)
         return unit_rows(weights) if by_norm else weights, {"activation": "topk", "k": k}
     # top-k with a threshold is used with the threshold there too
-    threshold = torch.full(weights.b_enc.shape, least * scale)
-    if by_norm:  # the threshold is for latents whose rows have norm 1
-        threshold = threshold / weights.W_dec.norm(dim=-1).clamp_min(1e-8)
+    threshold = torch.full(weights.b_enc.shape, least * scales[0])
+    if by_norm:  # the threshold is for raw latents whose rows for raw outputs have norm 1
+        threshold = least * scales[1] / weights.W_dec.norm(dim=-1).clamp_min(1e-8)
     return replace(weights, threshold=threshold), {"activation": "jumprelu"}
 
 

@@ -38,24 +38,28 @@ def read(found: Found, given: Given) -> SAE:
     choice(config, "sae_type", ("sae",), path, "sae")
     if setting(config, "use_glu_encoder", bool, path, False):
         raise FormatError(f"{path}: use_glu_encoder is true, but a gated linear encoder has no form here.")
+    # batchtopk depends on the rest of the batch there, and no threshold is stored
+    function = choice(config, "act_fn", ("jumprelu", "topk", "relu"), path, "relu")
     stored = _stored(found)
     norm = choice(config, "norm_activation", tuple(_NORMS), path, "dataset-wise")
     entering = setting(config, "hook_point_in", str, path)
     leaving = setting(config, "hook_point_out", str, path, entering)
     if norm == "token-wise" and leaving != entering:
         raise FormatError(f"{path}: a transcoder with norm_activation 'token-wise' has no form here.")
-    weights, activation = _selected(_weights(stored, config, path), config, given, path)
+    weights = _by_norm(_weights(stored, config, function, path), config, path)
     scale_in = scale_out = 1.0
     if norm == "dataset-wise":
-        scale_in = given.scale_beside(_scale(stored, entering, config, path), path, _MEAN_NORM + entering)
-        scale_out = _scale(stored, leaving, config, path) or scale_in
+        scale_in = scale_out = given.scale_beside(_scale(stored, entering, config, path), path, _MEAN_NORM + entering)
+    if norm == "dataset-wise" and leaving != entering:
+        scale_out = Given().scale_beside(_scale(stored, leaving, config, path), path, _MEAN_NORM + leaving)
     if leaving != entering:
         weights = reading(weights, subtract_b_dec=False)
     return build(
         unscaled(weights, scale_in, scale_out),
         path,
         given,
-        **activation,
+        activation=function,
+        k=given.k_beside(setting(config, "top_k", int, path, None), path) if function == "topk" else None,
         site=our_name(entering),
         site_out=our_name(leaving) if leaving != entering else None,
         input_norm=_NORMS[norm],
@@ -75,7 +79,7 @@ def _stored(found: Found) -> Stored:
     return tensors_in(path, setting(read_torch(path), "sae", dict, path))
 
 
-def _weights(stored: Stored, config: Mapping[str, Any], path: Path) -> Weights:
+def _weights(stored: Stored, config: Mapping[str, Any], function: str, path: Path) -> Weights:
     d_in = setting(config, "d_model", int, path)
     d_sae = int(d_in * setting(config, "expansion_factor", float, path))
     bias = setting(config, "use_decoder_bias", bool, path, True)
@@ -93,7 +97,7 @@ def _weights(stored: Stored, config: Mapping[str, Any], path: Path) -> Weights:
     }
     if bias:
         shapes[b_dec] = [d_in]
-    if config.get("act_fn") == "jumprelu":
+    if function == "jumprelu":
         shapes[log_threshold] = [d_sae]
     tensors = stored.take(shapes, ignored=[name for name in stored.shapes if name.startswith(_MEAN_NORM)])
     return Weights(
@@ -106,17 +110,14 @@ def _weights(stored: Stored, config: Mapping[str, Any], path: Path) -> Weights:
     )
 
 
-def _selected(weights: Weights, config: Mapping[str, Any], given: Given, path: Path) -> tuple[Weights, dict[str, Any]]:
-    """The activation, with what it says of decoder norms folded."""
-    # batchtopk depends on the rest of the batch there: no threshold is stored
-    function = choice(config, "act_fn", ("jumprelu", "topk", "relu"), path, "relu")
-    by_norm = setting(config, "sparsity_include_decoder_norm", bool, path, True)
-    if function == "topk":
-        k = given.k_beside(setting(config, "top_k", int, path), path)
-        return unit_rows(weights) if by_norm else weights, {"activation": "topk", "k": k}
-    if by_norm and weights.threshold is not None:  # the threshold is for latents whose rows have norm 1
-        weights = replace(weights, threshold=weights.threshold / weights.W_dec.norm(dim=-1).clamp_min(1e-8))
-    return weights, {"activation": function}
+def _by_norm(weights: Weights, config: Mapping[str, Any], path: Path) -> Weights:
+    """The comparison of latents times their decoder norms, where it is asked for, folded into the weights."""
+    function = config.get("act_fn")
+    if function not in ("jumprelu", "topk") or not setting(config, "sparsity_include_decoder_norm", bool, path, True):
+        return weights
+    if weights.threshold is None:
+        return unit_rows(weights)
+    return replace(weights, threshold=weights.threshold / weights.W_dec.norm(dim=-1).clamp_min(1e-8))
 
 
 def _scale(stored: Stored, hook: str, config: Mapping[str, Any], path: Path) -> float | None:

@@ -56,7 +56,7 @@ def read(found: Found, given: Given) -> SAE:
         weights,
         path,
         given,
-        k=given.k_beside(setting(config, "top_k", int, path), path),
+        k=given.k_beside(setting(config, "top_k", int, path, None), path),
         input_norm="layer_norm" if normalised else "none",
         norm_eps=NORM_EPS if normalised else 1e-5,
     )

@@ -194,7 +194,7 @@ def _on_raw_activations(
 
 def _activation(config: Mapping[str, Any], architecture: str, given: Given, path: Path) -> dict[str, Any]:
     if architecture == "topk":
-        return {"activation": "topk", "k": given.k_beside(setting(config, "k", int, path), path)}
+        return {"activation": "topk", "k": given.k_beside(setting(config, "k", int, path, None), path)}
     if architecture in _BATCHED:  # k is an average there and may be broken
         return {"activation": "batch_topk", "k": max(1, round(setting(config, "k", float, path)))}
     return {"activation": "jumprelu" if architecture == "gated" or architecture in _THRESHOLDED else "relu"}

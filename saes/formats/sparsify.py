@@ -75,7 +75,7 @@ def read(found: Found, given: Given) -> SAE:
         reading(weights, subtract_b_dec=not (transcoder or skip)),
         path,
         given,
-        k=given.k_beside(setting(config, "k", int, path), path),
+        k=given.k_beside(setting(config, "k", int, path, None), path),
         **_place(found.folder, transcoder),
     )
 
