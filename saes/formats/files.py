@@ -70,15 +70,13 @@ def find(path: Path) -> Found:
         if path.is_dir():
             folder = path
         elif path.is_file():
-            folder = (
-                path.parent.parent if path.parent.name == "checkpoints" and path.suffix not in TORCH else path.parent
-            )
+            above = path.parent.name == "checkpoints" and path.suffix not in TORCH
+            folder = path.parent.parent if above else path.parent
         else:
             raise FormatError(f"No SAE at {path}: nothing is there. Expected the folder or the file of a checkpoint.")
-        inside = [folder / "checkpoints"] if (folder / "checkpoints").is_dir() else []
-        files = {one.name for one in folder.iterdir()} | {
-            f"checkpoints/{one.name}" for at in inside for one in at.iterdir()
-        }
+        files = {one.name for one in folder.iterdir()}
+        if (folder / "checkpoints").is_dir():
+            files |= {f"checkpoints/{one.name}" for one in (folder / "checkpoints").iterdir()}
     except OSError as error:
         raise FormatError(f"The SAE at {path} cannot be read ({error}). Check the permissions.") from error
     return Found(path, folder, frozenset(files))
@@ -105,14 +103,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+_LARGEST = torch.finfo(torch.float32).max
 _KINDS: dict[type, tuple[Callable[[Any], bool], str]] = {
     bool: (lambda value: isinstance(value, bool), "true or false"),
     int: (
         lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value == int(value),
         "a whole number",
     ),
-    float: (lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number"),
+    float: (
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST,
+        "a number within the range of float32",
+    ),
     str: (lambda value: isinstance(value, str), "text"),
+    list: (lambda value: isinstance(value, list), "a list"),
     dict: (lambda value: isinstance(value, dict), "an object"),
 }
 

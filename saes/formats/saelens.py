@@ -64,8 +64,8 @@ def read(found: Found, given: Given) -> SAE:
     weights = _weights(safetensors_in(found.folder / WEIGHTS), config, architecture, path)
     weights, input_scale = _on_raw_activations(weights, config, found, given)
     metadata = setting(config, "metadata", dict, path, {})
-    details = metadata.get("training_architecture_details") or {}
-    widths = config.get("matryoshka_widths") or details.get("matryoshka_widths") or ()
+    details = setting(metadata, "training_architecture_details", dict, path, {})
+    widths = setting(config, "matryoshka_widths", list, path, setting(details, "matryoshka_widths", list, path, []))
     return build(
         weights,
         path,
@@ -95,7 +95,7 @@ def _of_version_6(config: dict[str, Any], path: Path) -> dict[str, Any]:
         "activation_fn_str": "activation_fn",
     }
     flat = {renamed.get(key, key): value for key, value in config.items()}
-    hook = flat.get("hook_name") or ""
+    hook = setting(flat, "hook_name", str, path, "")
     function = choice(flat, "activation_fn", ("relu", "topk"), path, "relu")
     if function == "topk":
         arguments = setting(flat, "activation_fn_kwargs", dict, path)
@@ -164,13 +164,12 @@ def _finetuned(tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: P
 def _on_raw_activations(
     weights: Weights, config: Mapping[str, Any], found: Found, given: Given
 ) -> tuple[Weights, float]:
-    """Fold what was done to activations in training, in the order in which SAELens does it; and the factor of "
-    "scaling.
-    """
+    """Weights with what was done to activations in training folded, in SAELens' order; and the factor of scaling."""
     path, kind = found.folder / CONFIG, config["normalize_activations"]
     if kind in ("layer_norm", "constant_norm_rescale") and config["architecture"] in _TRANSCODERS:
         raise FormatError(f"{path}: a transcoder with normalize_activations {kind!r} has no form here.")
-    rescaled = setting(config, "rescale_acts_by_decoder_norm", bool, path, False)
+    rescaled = config["architecture"] in ("topk", *_BATCHED)
+    rescaled = rescaled and setting(config, "rescale_acts_by_decoder_norm", bool, path, False)
     scale = 1.0
     if kind == "expected_average_only_in":
         scaler = read_json(found.folder / SCALER) if SCALER in found.files else {}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saes.config import SAEConfig
 from saes.errors import ConfigError, FormatError
 from saes.formats.given import Given
@@ -33,7 +35,7 @@ def build(weights: Weights, path: Path, given: Given, **config: Any) -> SAE:
     """The SAE of these weights; ``config`` holds the fields of SAEConfig that the tensors do not tell.
 
     Raises:
-        FormatError: the fields do not go together.
+        FormatError: the fields do not go together, or a weight is not finite any more.
     """
     (d_in, d_sae), d_out = weights.W_enc.shape, weights.W_dec.shape[1]
     config |= {name: value for name in ("model", "site") if (value := getattr(given, name)) is not None}
@@ -51,7 +53,13 @@ def build(weights: Weights, path: Path, given: Given, **config: Any) -> SAE:
     except ConfigError as error:
         raise FormatError(f"{path}: {error}") from error
     names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip")
-    sae.load_state_dict({name: tensor for name in names if (tensor := getattr(weights, name)) is not None})
+    tensors = {name: tensor for name in names if (tensor := getattr(weights, name)) is not None}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise FormatError(
+                f"{path}: with the scales folded, {name} is no longer finite. Check the scales in the file."
+            )
+    sae.load_state_dict(tensors)
     return sae.requires_grad_(False)
 
 

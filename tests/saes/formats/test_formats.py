@@ -1,5 +1,7 @@
 """What holds for all formats: recognition, damaged and hostile files, whole writes."""
 
+import inspect
+import json
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 import saes
-from saes import ConfigError, FormatError, ShapeError
+from saes import ConfigError, FormatError, SAEConfig, ShapeError
 from saes.formats import FORMATS
 from saes.formats.names import lens_name, our_name
 from tests.saes.formats.oracle import back, made, random, same
@@ -152,6 +154,25 @@ def test_a_file_with_any_one_byte_changed_is_read_or_refused(tmp_path, format):
             saes.load(tmp_path)
         except FormatError as error:
             assert str(tmp_path) in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("value", [5, -1, 0, 2.5, 1e300, "x", "", [1], {"a": 1}, True, None, [[]]])
+@pytest.mark.parametrize("format", CONFIGS)
+def test_any_setting_changed_is_read_or_refused(tmp_path, monkeypatch, format, value):
+    """Whatever kind of value stands in a config, there is no other error."""
+    monkeypatch.setattr(SAEConfig, "__init__", inspect.unwrap(SAEConfig.__init__))  # without the tests' type checks
+    saes.save(SAES[format](), tmp_path, format)
+    path = tmp_path / CONFIGS[format]
+    whole = json.loads(path.read_text())
+    for config in (whole, *(inner for inner in whole.values() if isinstance(inner, dict))):
+        for key in list(config):
+            before, config[key] = config[key], value
+            path.write_text(json.dumps(whole))
+            config[key] = before
+            try:
+                saes.load(tmp_path)
+            except FormatError as error:
+                assert str(tmp_path) in str(error)  # noqa: PT017
 
 
 class Hostile:
