@@ -3,8 +3,8 @@
 from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
 from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError
+from saes.formats import load, save
 from saes.measure import Firing, Quality, measure
-from saes.native import load, save
 from saes.sae import SAE
 from saes.train import TrainRecord, fit
 

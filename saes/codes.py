@@ -15,6 +15,10 @@ class SparseCodes:
     values: Float[Tensor, "*token k"]
     d_sae: int
     """Number of latents of the SAE that made the codes."""
+    scale: Float[Tensor, "*token 1"] | None = None
+    """What the decoded tokens are multiplied by, where each token was normalised; None: 1."""
+    shift: Float[Tensor, "*token 1"] | None = None
+    """What is then added; None: 0."""
 
     def to_dense(self) -> Float[Tensor, "*token d_sae"]:
         """The same codes with one column per latent, shape [*token, d_sae]."""

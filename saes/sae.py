@@ -1,4 +1,4 @@
-"""The top-k sparse autoencoder."""
+"""The sparse autoencoder, with any of the activations."""
 
 import copy
 
@@ -8,50 +8,85 @@ from torch import nn
 from saes.codes import SparseCodes
 from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
+from saes.normalise import Normalised, normalise
+from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
 
 
 class SAE(nn.Module):
-    """Top-k sparse autoencoder (Gao et al., arXiv 2406.04093, eq. 2-3).
+    """Sparse autoencoder, or transcoder, over activations of width ``d_in`` (Gao et al., arXiv 2406.04093, eq. 2-3).
 
-    ``a = topk(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``; the rows of ``W_dec`` have norm 1.
-    ``W_enc``: [d_in, d_sae], ``W_dec``: [d_sae, d_in], ``b_enc``: [d_sae], ``b_dec``: [d_in].
+    ``a = select(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``, where ``select`` keeps the k
+    largest (``topk``), those above a threshold (``jumprelu``: one for each latent; ``batch_topk``: one for all) or all
+    that are positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds
+    ``x W_skip``.
+
+    ``W_enc``: [d_in, d_sae], ``W_dec``: [d_sae, d_out], ``b_enc``: [d_sae], ``b_dec``: [d_out]; where they apply,
+    ``threshold``: [d_sae] or [], ``W_skip``: [d_in, d_out]. The rows of ``W_dec`` have norm 1 after training here.
     """
+
+    threshold: Tensor
+    W_skip: Tensor
 
     def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        rows = _random_rows(config, seed)
+        d_sae, d_out = config.d_sae, config.width_out
+        rows = _random_rows(d_sae, d_out, seed)
         self.W_dec = nn.Parameter(rows)
-        self.W_enc = nn.Parameter(rows.T.clone())  # tied at the start: fewer dead latents (appendix A.1)
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        # tied at the start: fewer dead latents (appendix A.1)
+        tied = rows.T.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1).T.contiguous()
+        self.W_enc = nn.Parameter(tied)
+        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_out))
+        if config.activation == "jumprelu":
+            self.threshold = nn.Parameter(torch.zeros(d_sae))
+        if config.activation == "batch_topk":
+            self.register_buffer("threshold", torch.zeros(()))
+        if config.skip:
+            self.W_skip = nn.Parameter(torch.zeros(config.d_in, d_out))
 
     def pre_activations(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
-        """What the encoder computes before the top-k selection, negative values set to zero.
+        """What the encoder computes before the selection, negative values set to zero.
 
         Raises:
             ShapeError: the last axis of ``x`` is not ``d_in`` wide.
         """
-        if x.shape[-1] != self.config.d_in:
-            raise ShapeError(
-                f"The SAE reads activations of width {self.config.d_in}, got width {x.shape[-1]}. "
-                "Use the model and the site that it was trained on."
-            )
-        return torch.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+        self._check_width(x)
+        return self._pre(self._read(x).x)
 
     def encode(self, x: Float[Tensor, "*token d_in"]) -> SparseCodes:
-        """The k strongest latents of each token."""
-        values, indices = self.pre_activations(x).topk(self.config.k, dim=-1, sorted=False)
-        return SparseCodes(indices, values, self.config.d_sae)
+        """The active latents of each token.
 
-    def decode(self, codes: SparseCodes) -> Float[Tensor, "*token d_in"]:
-        """The reconstruction ``a W_dec + b_dec``."""
-        return codes.to_dense() @ self.W_dec + self.b_dec
+        Raises:
+            ShapeError: the last axis of ``x`` is not ``d_in`` wide.
+        """
+        self._check_width(x)
+        read = self._read(x)
+        pre = self._pre(read.x)
+        indices, values = self._select(pre)
+        return SparseCodes(indices, values, self.config.d_sae, read.scale, read.shift)
 
-    def forward(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_in"]:
+    def decode(
+        self, codes: SparseCodes, x: Float[Tensor, "*token d_in"] | None = None
+    ) -> Float[Tensor, "*token d_out"]:
+        """The reconstruction ``a W_dec + b_dec``; a skip transcoder needs the input ``x`` too.
+
+        Raises:
+            ShapeError: a skip transcoder was not given ``x``.
+        """
+        out = codes.to_dense() @ self.W_dec + self.b_dec
+        if self.config.skip:
+            if x is None:
+                raise ShapeError("A skip transcoder adds a linear map of its input: call decode(codes, x).")
+            out = out + x @ self.W_skip
+        if codes.scale is not None:
+            out = out * codes.scale
+        return out if codes.shift is None else out + codes.shift
+
+    def forward(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_out"]:
         """Encode and decode."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x), x)
 
     def activations_of(
         self, x: Float[Tensor, "*token d_in"], latents: Int[Tensor, "*rows n"]
@@ -63,9 +98,17 @@ class SAE(nn.Module):
         """
         pre = self.pre_activations(x)
         index = latents.reshape(*latents.shape[:-1], *[1] * (x.ndim - latents.ndim), latents.shape[-1])
-        chosen = pre.gather(-1, index.expand(*x.shape[:-1], -1))
+        index = index.expand(*x.shape[:-1], -1)
+        chosen = pre.gather(-1, index)
+        if self.config.k is None or self.config.activation != "topk":
+            least = self._least()
+            return chosen * (chosen > (least[index] if least.ndim else least))
         stronger = torch.stack([_count_above(pre, one) for one in chosen.unbind(-1)], dim=-1)
         return chosen * (stronger < self.config.k)
+
+    def output_scale(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"] | None:
+        """What a latent's activation times its row of ``W_dec`` is multiplied by in the reconstruction; None: 1."""
+        return self._read(x).scale
 
     def on(self, device: torch.device) -> "SAE":
         """The SAE itself if it is on ``device``, else a copy there."""
@@ -76,26 +119,51 @@ class SAE(nn.Module):
         """Give every row of ``W_dec`` norm 1."""
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
+    def _check_width(self, x: Tensor) -> None:
+        if x.shape[-1] != self.config.d_in:
+            raise ShapeError(
+                f"The SAE reads activations of width {self.config.d_in}, got width {x.shape[-1]}. "
+                "Use the model and the site that it was trained on."
+            )
+
+    def _read(self, x: Float[Tensor, "*token d_in"]) -> Normalised:
+        return normalise(x, self.config.input_norm, self.config.norm_eps)
+
+    def _pre(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
+        return torch.relu((x - self.b_dec if self.config.subtract_b_dec else x) @ self.W_enc + self.b_enc)
+
+    def _select(self, pre: Float[Tensor, "*token d_sae"]) -> Selected:
+        if self.config.k is not None and self.config.activation == "topk":
+            return topk(pre, self.config.k)
+        return above(pre, self._least())
+
+    def _least(self) -> Tensor:
+        """What a pre-activation must exceed, [] or [d_sae]."""
+        return self.W_dec.new_zeros(()) if self.config.activation == "relu" else self.threshold
+
 
 def tensor_shapes(config: SAEConfig) -> dict[str, list[int]]:
     """Names and shapes of an SAE's tensors, without making any."""
-    d_in, d_sae = config.d_in, config.d_sae
-    return {"W_dec": [d_sae, d_in], "W_enc": [d_in, d_sae], "b_enc": [d_sae], "b_dec": [d_in]}
+    d_in, d_sae, d_out = config.d_in, config.d_sae, config.width_out
+    shapes = {"W_dec": [d_sae, d_out], "W_enc": [d_in, d_sae], "b_enc": [d_sae], "b_dec": [d_out]}
+    if config.activation in ("jumprelu", "batch_topk"):
+        shapes["threshold"] = [d_sae] if config.activation == "jumprelu" else []
+    return shapes | ({"W_skip": [d_in, d_out]} if config.skip else {})
 
 
-def _random_rows(config: SAEConfig, seed: int) -> Float[Tensor, "d_sae d_in"]:
+def _random_rows(rows: int, width: int, seed: int) -> Float[Tensor, "rows width"]:
     """Random directions of norm 1.
 
     Raises:
         ConfigError: an SAE of this size does not fit into memory.
     """
     try:
-        rows = torch.randn(config.d_sae, config.d_in, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
     except RuntimeError as error:  # torch has no error of its own for memory on a CPU
         raise ConfigError(
-            f"An SAE with d_sae = {config.d_sae} and d_in = {config.d_in} does not fit into memory. Lower d_sae."
+            f"An SAE with d_sae = {rows} and width {width} does not fit into memory. Lower d_sae."
         ) from error
-    return rows / rows.norm(dim=-1, keepdim=True)
+    return drawn / drawn.norm(dim=-1, keepdim=True)
 
 
 def _count_above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*token"]) -> Float[Tensor, "*token"]:

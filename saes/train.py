@@ -140,6 +140,7 @@ def _losses(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], SparseCodes]:
     """Fraction of variance unexplained, that plus the weighted AuxK loss, and the codes."""
     pre = sae.pre_activations(x)
+    assert sae.config.k is not None
     values, indices = pre.topk(sae.config.k, dim=-1, sorted=False)
     x_hat = torch.zeros_like(pre).scatter(-1, indices, values) @ sae.W_dec + sae.b_dec
     main = fvu(x, x_hat)

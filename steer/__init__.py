@@ -54,7 +54,7 @@ _WHERE = {
     "latents_active": "steer.features.finder",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
-    "load_sae": "saes.native",
+    "load_sae": "saes.formats",
     "measure_candidates": "steer.features.finder",
     "mismatches": "steer.steering.steered",
     "rate": "steer.evals.runner",

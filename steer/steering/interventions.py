@@ -101,7 +101,7 @@ class Clamp:
         now = self.sae.activations_of(x, self._index)
         _check_rows(len(self._values), at)
         target = self._values[at.rows] if len(self._values) > 1 else self._values
-        return (target.unsqueeze(1) - now) @ self.sae.W_dec[self._index]
+        return _scaled((target.unsqueeze(1) - now) @ self.sae.W_dec[self._index], self.sae, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class ClampEachRow:
         _check_rows(len(self.latents), at)
         latent = self.latents[at.rows]
         now = self.sae.activations_of(x, latent.unsqueeze(-1))
-        return (self.value - now) * self.sae.W_dec[latent].unsqueeze(1)
+        return _scaled((self.value - now) * self.sae.W_dec[latent].unsqueeze(1), self.sae, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,9 +258,20 @@ def _site_of(sae: SAE, given: Site | str | None) -> Site:
 def _check_sae(sae: object) -> None:
     if not isinstance(sae, SAE):
         raise PlanError(f"A clamp needs an SAE, such as saes.load(folder) gives, got {type(sae).__name__}.")
+    if sae.config.is_transcoder:
+        raise PlanError(
+            "A clamp changes the activations that an SAE reads, but a transcoder writes others than it reads "
+            f"({sae.config.site} to {sae.config.site_out}). Give an autoencoder."
+        )
     if other := {parameter.dtype for parameter in sae.parameters()} - {torch.float32}:
         dtypes = ", ".join(sorted(map(str, other)))
         raise PlanError(f"A clamp is computed in float32, but the SAE has weights in {dtypes}. Give sae.float().")
+
+
+def _scaled(change: Tensor, sae: SAE, x: Tensor) -> Tensor:
+    """A change in the SAE's units in those of the activations: they differ where it normalises each token."""
+    scale = sae.output_scale(x)
+    return change if scale is None else change * scale
 
 
 def _check_width(sae: SAE, d_model: int) -> None:

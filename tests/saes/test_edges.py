@@ -155,7 +155,7 @@ def test_what_cannot_be_written_leaves_the_folder_as_it_was(tmp_path, monkeypatc
         saes.save(broken, tmp_path / "new")
     for training in ({"fvu": float("nan")}, {"path": Path("x")}):
         with pytest.raises(ConfigError, match="training must be JSON"):
-            saes.save(random_sae(), tmp_path / "new", training)
+            saes.save(random_sae(), tmp_path / "new", training=training)
     assert not (tmp_path / "new").exists()
 
     saes.save(random_sae(seed=1), tmp_path / "old")
@@ -164,7 +164,7 @@ def test_what_cannot_be_written_leaves_the_folder_as_it_was(tmp_path, monkeypatc
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(FormatError, match=r"cannot be written to .*No space left"):
         saes.save(random_sae(seed=2), tmp_path / "old")
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
@@ -174,7 +174,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FormatError, match="cannot be written to"):
         saes.save(random_sae(), tmp_path / "file")
-    with pytest.raises(FormatError, match=r"config.json is missing"):
+    with pytest.raises(FormatError, match=r"No SAE of a known format .*expected config.json and sae.safetensors"):
         saes.load(tmp_path / "file")
 
 

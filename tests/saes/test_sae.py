@@ -226,7 +226,7 @@ def test_an_sae_is_read_back_as_it_was_written(tmp_path):
         (lambda folder: (folder / "sae.safetensors").write_bytes(b"\0" * 40), "cannot be read"),
         (lambda folder: cut(folder / "sae.safetensors"), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "does not describe an SAE"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "holds list, expected an object"),
         (lambda folder: edit_config(folder, version=9), "version 9"),
         (lambda folder: edit_config(folder, k=1000), "must not exceed"),
         (lambda folder: edit_config(folder, d_sae=95), "does not fit its config.json"),

@@ -122,7 +122,9 @@ def test_generate_refuses_an_sae_of_another_width(capsys, tmp_path):
 
 
 def test_generate_refuses_a_folder_without_an_sae(capsys, tmp_path):
-    assert "config.json is missing" in refused(capsys, "generate", "--sae", str(tmp_path), "--clamp", "1=2", "hello")
+    message = refused(capsys, "generate", "--sae", str(tmp_path), "--clamp", "1=2", "hello")
+    assert "No SAE of a known format" in message
+    assert "config.json and sae.safetensors" in " ".join(message.replace("│", " ").split())
 
 
 def test_a_folder_without_weights_is_refused(capsys, tmp_path):
