@@ -58,6 +58,7 @@ def blocks(
     reading: Reading,
     start: Position = START,
     endless: bool = True,
+    edits: Sequence[Attachment] = (),
     stop: Stop | None = None,
 ) -> Iterator[tuple[Block, Position]]:
     """The activations of one pass after another, each with the position after it.
@@ -66,7 +67,7 @@ def blocks(
     that depends on the number of the window alone. A position names the window and how many of its passes are done, so
     going on tokenises one window again and nothing else.
 
-    Edits that were not on the model in the beginning would be read too, so reading is an error while there are any. In
+    Whatever is attached to the model would be read too, so reading is an error while other edits than ``edits`` are. In
     a background thread, which gives ``stop``, it waits instead, until they are off or ``stop`` is set.
 
     Raises:
@@ -76,7 +77,7 @@ def blocks(
     rules = Rules.of(reading.policy, lm)
     for site in reading.sites:
         lm.layout.module(site)  # a site that is not there shows now
-    edits, at = list(lm.attachments), start
+    at = start
     while True:
         found = at["rows"] is not None
         rows = token_rows(lm, source, rules, at["rows"])
@@ -137,7 +138,7 @@ def _block(
     counts = torch.tensor([[False] * (longest - len(row.ids)) + row.counts for row in rows], device=lm.device)
     while stop is None or not stop.is_set():
         with lm.lock:
-            if lm.attachments == edits:
+            if lm.attachments == list(edits):
                 found = lm.activations(tokens, sites)
                 return torch.stack([found[site][counts] for site in sites])
         if stop is None:

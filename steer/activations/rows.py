@@ -121,7 +121,8 @@ def _tokenised(
                 texts.append(_text(lm, document, policy))
                 said.append(_said(lm, document, texts[-1], policy))
             except DataError as error:
-                raise DataError(f"{source.name}, the document that ends at {after}: {error}") from error
+                place = ", ".join(f"{name} {number}" for name, number in after.items() if isinstance(number, int))
+                raise DataError(f"{source.name}, the document that ends at {place}: {error}") from error
         yield list(zip(lm.encode(texts), said, (after for _, after in group), strict=True))
 
 
