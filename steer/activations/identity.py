@@ -32,7 +32,7 @@ def reading_fields(reading: Reading) -> dict[str, Any]:
         name: list(value) if isinstance(value, tuple) else value for name, value in asdict(reading.policy).items()
     }
     return {
-        "sites": [str(site) for site in reading.sites],
+        "sites": [str(site) for site in reading.all_sites],
         "policy": policy,
         "forward_tokens": reading.forward_tokens,
         "window_rows": reading.window_rows,

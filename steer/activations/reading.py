@@ -25,8 +25,8 @@ from steer.models.site import Site
 class Reading:
     """What is read of a model: where, and for which tokens."""
 
-    sites: tuple[Site, ...]
-    """Where in the model; a site or its name, or several of them."""
+    sites: Site | str | Sequence[Site | str]
+    """Where in the model; a site or its name, or several of them. ``all_sites`` has them as sites."""
     policy: TokenPolicy = TokenPolicy()  # noqa: RUF009  # frozen
     """Which tokens count."""
     forward_tokens: int = 8192
@@ -35,13 +35,17 @@ class Reading:
     """Rows read together, so that rows of similar length share a pass."""
 
     def __post_init__(self) -> None:
-        given = [self.sites] if isinstance(self.sites, str | Site) else list(self.sites)
-        sites = tuple(Site.parse(site) for site in given)
-        object.__setattr__(self, "sites", sites)
+        sites = self.all_sites
         if not sites or len(set(sites)) < len(sites):
             raise DataError(f"Name at least one site, and each once: got {', '.join(map(str, sites)) or 'none'}.")
         require_whole("forward_tokens", self.forward_tokens, DataError)
         require_whole("window_rows", self.window_rows, DataError)
+
+    @property
+    def all_sites(self) -> tuple[Site, ...]:
+        """The sites, in the order in which they were given."""
+        given = [self.sites] if isinstance(self.sites, Site | str) else self.sites
+        return tuple(Site.parse(site) for site in given)
 
 
 Block = Float[Tensor, "site token d_model"]
@@ -75,7 +79,7 @@ def blocks(
         SiteError: the model lacks a site.
     """
     rules = Rules.of(reading.policy, lm)
-    for site in reading.sites:
+    for site in reading.all_sites:
         lm.layout.module(site)  # a site that is not there shows now
     at = start
     while True:
@@ -85,7 +89,7 @@ def blocks(
             passes = _passes([row for row, _ in window], reading.forward_tokens, at["window"])
             after = {**at, "rows": window[-1][1], "window": at["window"] + 1, "passes": 0}
             for number, batch in enumerate(passes[at["passes"] :], start=at["passes"] + 1):
-                block = _block(lm, batch, reading.sites, edits, stop)
+                block = _block(lm, batch, reading.all_sites, edits, stop)
                 if block is None:
                     return
                 norms = at["norms"]

@@ -59,7 +59,7 @@ class ActivationStream:
         if self._ring is None or self._ring.filled < self.config.batch_tokens:
             self.close()
             raise StopIteration
-        return dict(zip(self.reading.sites, self._ring.serve(self.config.batch_tokens), strict=True))
+        return dict(zip(self.reading.all_sites, self._ring.serve(self.config.batch_tokens), strict=True))
 
     def only(self, site: Site | str | None = None) -> Iterator[Float[Tensor, "token d_model"]]:
         """The batches of one site, as ``saes.fit`` takes them; the site need not be named where there is but one.
@@ -67,7 +67,7 @@ class ActivationStream:
         Raises:
             DataError: the stream does not read the site, or reads several and none is named.
         """
-        return one_site(self, self.reading.sites, site)
+        return one_site(self, self.reading.all_sites, site)
 
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next, as JSON data and tensors on the CPU: nested dicts of both.
@@ -135,4 +135,5 @@ class ActivationStream:
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a state to be continued."""
         same = identity(self.lm, self.source, self.reading)
-        return {**same, "ring_tokens": self.config.ring_tokens, "endless": self.config.endless}
+        mixing = {name: getattr(self.config, name) for name in ("ring_tokens", "seed", "endless")}
+        return {**same, **mixing}

@@ -56,7 +56,7 @@ class ShardSource:
         if not self.manifest.complete:
             raise DataError(f"{folder} is not complete: call write_shards again, it goes on where it was stopped.")
         stored = tuple(Site.parse(name) for name in self.manifest.identity.get("sites", []))
-        self.sites = reading.sites if reading else stored
+        self.sites = reading.all_sites if reading else stored
         self._check(lm, reading, source, stored)
         for shard in self.manifest.shards:
             check_shard(self.folder, shard, contents=verify)

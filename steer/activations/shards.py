@@ -120,7 +120,7 @@ def _grown(manifest: Manifest, folder: Path, rows: Tap, reading: Reading) -> Man
     if taken is None:
         return replace(manifest, complete=True)
     file = f"shard-{len(manifest.shards):06d}.safetensors"
-    data = to_bytes({str(site): x for site, x in zip(reading.sites, taken, strict=True)})
+    data = to_bytes({str(site): x for site, x in zip(reading.all_sites, taken, strict=True)})
     write_bytes(folder / file, data)
     shard = Shard(file, taken.shape[1], len(data), hashlib.sha256(data).hexdigest())
     dtype = str(taken.dtype).removeprefix("torch.")

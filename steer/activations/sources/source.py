@@ -94,7 +94,7 @@ def as_document(row: Mapping[str, Any], columns: Columns, where: Callable[[], ob
         return value or None
     expected = "a list of messages" if name == columns.messages else "a text"
     raise DataError(
-        f"{where()}: expected {expected} in column {name!r}, got {type(value).__name__} {str(value)[:60]!r}. "
+        f"{where()}: expected {expected} in column {name!r}, got {type(value).__name__} {repr(value)[:60]}. "
         "Choose other columns with Columns(text=..., messages=...)."
     )
 
