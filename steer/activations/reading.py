@@ -49,7 +49,7 @@ class Reading:
 
 
 Block = Float[Tensor, "site token d_model"]
-"""Activations of the tokens of one pass that count, in the order of ``Reading.sites``."""
+"""Activations of the tokens of one pass that count, in the order of ``Reading.all_sites``."""
 
 _WAIT = 0.01  # seconds between looks at whether edits are off
 
@@ -96,10 +96,11 @@ def blocks(
                 if reading.policy.max_norm_ratio is not None:
                     norms = norms or _median_norms(block)
                     block = block[:, _ordinary(block, norms, reading.policy.max_norm_ratio)]
-                at = {**(at if number < len(passes) else after), "passes": number % len(passes), "norms": norms}
-                after["norms"], found = norms, True
+                found = True
+                at = {**after, "norms": norms} if number == len(passes) else {**at, "passes": number, "norms": norms}
                 yield block, at
-            at = after
+            if not passes:
+                at = after
         if not found:
             raise DataError(
                 f"{source.name} holds no token that counts by the token policy. Give text of at least two tokens, or "

@@ -58,7 +58,7 @@ class ShuffleRing:
                 f"{self._rows.dtype}: got rows of shape {list(rows.shape)} in {rows.dtype}."
             )
         holes, self._holes = self._holes.tensor_split([rows.shape[1]])
-        self._rows[:, holes.to(self._rows.device)] = rows[:, : len(holes)].to(self._rows.device)
+        self._rows.index_copy_(1, holes.to(self._rows.device), rows[:, : len(holes)].to(self._rows.device))
         begin, self._end = self._end, self._end + rows.shape[1] - len(holes)
         self._rows[:, begin : self._end] = rows[:, len(holes) :]
 
@@ -77,7 +77,7 @@ class ShuffleRing:
     def take(self, slots: Int[Tensor, " token"]) -> Float[Tensor, "site token d_model"]:
         """Copies of the rows in these slots, which are free then. The slots must be filled and different."""
         self._holes = torch.cat([slots, self._holes])
-        return self._rows[:, slots.to(self._rows.device)]
+        return self._rows.index_select(1, slots.to(self._rows.device))
 
     def _close_holes(self) -> None:
         """Move the last rows into the holes. Only when the text has ended are there any, and no more than a batch."""
@@ -85,7 +85,8 @@ class ShuffleRing:
             return
         last = torch.arange(self.filled, self._end)
         moved, into = last[~torch.isin(last, self._holes)], self._holes[self._holes < self.filled]
-        self._rows[:, into.to(self._rows.device)] = self._rows[:, moved.to(self._rows.device)]
+        rows = self._rows.index_select(1, moved.to(self._rows.device))
+        self._rows.index_copy_(1, into.to(self._rows.device), rows)
         self._end, self._holes = self.filled, self._holes[:0]
 
     def state(self) -> dict[str, Any]:
@@ -122,15 +123,8 @@ def distinct(count: int, below: int, generator: torch.Generator) -> Int[Tensor, 
     """
     if 2 * count > below:
         return torch.randperm(below, generator=generator)[:count]
-    found = torch.empty(0, dtype=torch.long)
+    found: dict[int, None] = {}  # in the order of drawing
     while len(found) < count:
-        found = _first_of_equals(torch.cat([found, torch.randint(below, (count,), generator=generator)]))
-    return found[:count]
-
-
-def _first_of_equals(numbers: Int[Tensor, " all"]) -> Int[Tensor, " different"]:
-    """The numbers in their order, without those that came before."""
-    ordered, places = numbers.sort(stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return numbers[places[first].sort().values]
+        drawn = torch.randint(below, (count - len(found),), generator=generator)
+        found.update(dict.fromkeys(drawn.tolist()))
+    return torch.tensor(list(found))
