@@ -45,7 +45,7 @@ class ActivationStream:
         """The next batch.
 
         Raises:
-            DataError: the source cannot be read, no token of it counts, it has less than a batch, or the model is
+            DataError: the source cannot be read, no token of it counts, or the model is
                 edited otherwise than it was when the stream was opened.
             SiteError: the model lacks a site.
         """

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from steer.activations.sources.raw import line_at, opened
@@ -24,13 +25,14 @@ def read(path: Path, at: int, columns: Columns) -> Iterator[tuple[Document, int]
 
 
 def _document(line: bytes, path: Path, at: int, columns: Columns) -> Document | None:
-    def where() -> str:
-        return f"{path}, line {line_at(path, at)}"
-
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where()}: cannot be read as JSON lines ({error}).") from error
+        raise DataError(f"{_where(path, at)}: cannot be read as JSON lines ({error}).") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where()}: expected a JSON object, got {type(row).__name__}.")
-    return as_document(row, columns, where)
+        raise DataError(f"{_where(path, at)}: expected a JSON object, got {type(row).__name__}.")
+    return as_document(row, columns, partial(_where, path, at))
+
+
+def _where(path: Path, at: int) -> str:
+    return f"{path}, line {line_at(path, at)}"

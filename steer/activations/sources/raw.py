@@ -4,24 +4,23 @@ import gzip
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, cast
 
 from steer.errors import DataError
 
 
 @contextmanager
-def opened(path: Path, at: int) -> Iterator[IO[bytes]]:
+def opened(path: Path, at: int) -> Iterator[BufferedIOBase]:
     """The file from byte ``at`` of its contents; for ``.gz``, whatever comes before is unpacked and passed over.
 
     Raises:
         DataError: it cannot be opened, or, in the block, cannot be read on (an archive that is cut off, for example).
     """
-    opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             file.seek(at)
-            yield cast(IO[bytes], file)
+            yield file
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
@@ -32,7 +31,7 @@ def line_at(path: Path, at: int) -> int:
         return 1 + sum(1 for _ in _until(file, at))
 
 
-def _until(file: IO[bytes], at: int) -> Iterator[bytes]:
+def _until(file: BufferedIOBase, at: int) -> Iterator[bytes]:
     while file.tell() < at and (line := file.readline()):
         yield line
 
