@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saes import SAE as SAE
     from saes import load as load_sae
+    from steer.activations.batch import StreamConfig
+    from steer.activations.policy import TokenPolicy
+    from steer.activations.reading import Reading
+    from steer.activations.resumable import ActivationStream
+    from steer.activations.shard_source import ShardSource
+    from steer.activations.shards import ShardConfig, write_shards
+    from steer.activations.sources.hub import HubSource
+    from steer.activations.sources.opened import open_source
+    from steer.activations.sources.source import Columns
     from steer.activations.splice import splice_loss
     from steer.activations.stream import activation_batches, activation_rows
     from steer.activations.text import embedded_corpus, read_texts
@@ -29,23 +38,31 @@ if TYPE_CHECKING:
     from steer.studies.report import write_report
 
 _WHERE = {
+    "ActivationStream": "steer.activations.resumable",
     "AddDirection": "steer.steering.interventions",
     "Clamp": "steer.steering.interventions",
+    "Columns": "steer.activations.sources.source",
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.demo",
+    "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
     "ModelError": "steer.errors",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
     "Rate": "steer.evals.stats",
+    "Reading": "steer.activations.reading",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
     "Sample": "steer.evals.sample",
     "Sampling": "steer.models.decode",
+    "ShardConfig": "steer.activations.shards",
+    "ShardSource": "steer.activations.shard_source",
     "Site": "steer.models.site",
     "SiteError": "steer.errors",
     "SteerError": "steer.errors",
     "Steering": "steer.steering.steered",
+    "StreamConfig": "steer.activations.batch",
+    "TokenPolicy": "steer.activations.policy",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
     "best_strengths": "steer.features.finder",
@@ -57,6 +74,7 @@ _WHERE = {
     "load_sae": "saes.formats",
     "measure_candidates": "steer.features.finder",
     "mismatches": "steer.steering.steered",
+    "open_source": "steer.activations.sources.opened",
     "rate": "steer.evals.runner",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
@@ -65,26 +83,35 @@ _WHERE = {
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
     "write_report": "steer.studies.report",
+    "write_shards": "steer.activations.shards",
 }
 
 __all__ = [
     "SAE",
+    "ActivationStream",
     "AddDirection",
     "Clamp",
+    "Columns",
     "DataError",
     "DemoConfig",
+    "HubSource",
     "LanguageModel",
     "ModelError",
     "OutputError",
     "PlanError",
     "Rate",
+    "Reading",
     "Result",
     "Sample",
     "Sampling",
+    "ShardConfig",
+    "ShardSource",
     "Site",
     "SiteError",
     "SteerError",
     "Steering",
+    "StreamConfig",
+    "TokenPolicy",
     "activation_batches",
     "activation_rows",
     "best_strengths",
@@ -96,6 +123,7 @@ __all__ = [
     "load_sae",
     "measure_candidates",
     "mismatches",
+    "open_source",
     "rate",
     "read_texts",
     "refusal_direction",
@@ -104,6 +132,7 @@ __all__ = [
     "splice_loss",
     "steered",
     "write_report",
+    "write_shards",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Shuffled batches of activations from texts, for a trainer that knows no language model."""
+"""Activations of texts that lie in memory, as rows or as shuffled batches. ``ActivationStream`` reads sources."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.activations.reading import START, Block, by_length
+from steer.activations.ring import ShuffleRing
+from steer.activations.sources.source import Position
+from steer.activations.tap import Tap, fill
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.models.model import LanguageModel
@@ -55,51 +59,27 @@ def activation_batches(
     if not any(len(ids) > 1 for ids in texts):
         raise DataError("There is no text of at least two tokens to take activations from.")
     generator = torch.Generator().manual_seed(seed)
-    source = _forever(lm, site, texts, generator)
-    buffer = _take(source, buffer_tokens)
+    rows = Tap(_forever(lm, site, texts, generator))
+    first = rows.take(buffer_tokens)
+    assert first is not None  # there is text, and it is read without end
+    ring = ShuffleRing(buffer_tokens, 1, first.shape[-1], first.dtype, first.device)
+    ring.put(first)
     while True:
-        places = torch.randperm(buffer_tokens, generator=generator)[:batch_tokens].to(buffer.device)
-        yield buffer[places]
-        buffer[places] = _take(source, batch_tokens)
-
-
-class _Source:
-    """Rows of activations, handed out in any number."""
-
-    def __init__(self, blocks: Iterator[Tensor]) -> None:
-        self.blocks = blocks
-        self.rest: Tensor | None = None
+        fill(ring, rows)
+        yield ring.take(torch.randperm(buffer_tokens, generator=generator)[:batch_tokens])[0]
 
 
 def _forever(
     lm: LanguageModel, site: Site | str, texts: Sequence[Sequence[int]], generator: torch.Generator
-) -> _Source:
-    def blocks() -> Iterator[Tensor]:
-        while True:
-            yield from activation_rows(lm, site, texts, generator)
-
-    return _Source(blocks())
-
-
-def _take(source: _Source, count: int) -> Float[Tensor, "token d_model"]:
-    """The next ``count`` rows of a source, as one new tensor."""
-    parts, missing = [], count
-    while missing:
-        block = source.rest if source.rest is not None and len(source.rest) else next(source.blocks)
-        parts.append(block[:missing])
-        source.rest = block[missing:]
-        missing -= len(parts[-1])
-    return torch.cat(parts)
+) -> Iterator[tuple[Block, Position]]:
+    while True:
+        for rows in activation_rows(lm, site, texts, generator):
+            yield rows.unsqueeze(0), START
 
 
 def _by_length(texts: Sequence[Sequence[int]], generator: torch.Generator | None) -> list[list[int]]:
     """Indices of the texts in batches of similar length and at most FORWARD_TOKENS tokens."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(texts)), key=lambda i: len(texts[i])):
-        # sorted, so the text added now is the longest of its batch and sets the padded length
-        if not batches or (len(batches[-1]) + 1) * len(texts[index]) > FORWARD_TOKENS:
-            batches.append([])
-        batches[-1].append(index)
+    batches = by_length([len(ids) for ids in texts], FORWARD_TOKENS)
     if generator is None:
         return batches
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

@@ -1,12 +1,13 @@
-"""Training text: JSON lines of conversations or plain documents."""
+"""Training text of the demo: all of a JSON-lines file, tokenised, in memory."""
 
-import gzip
-import json
 from importlib.resources import files
 from pathlib import Path
 
+from steer.activations.sources import jsonl
+from steer.activations.sources.raw import line_at
+from steer.activations.sources.source import COLUMNS, Document
 from steer.errors import DataError
-from steer.models.chat import as_conversation, render
+from steer.models.chat import render
 from steer.models.model import LanguageModel
 
 
@@ -27,30 +28,20 @@ def read_texts(path: str | Path, lm: LanguageModel) -> list[list[int]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"No text at {path}: there is no such file.")
-    opener = gzip.open if path.suffix == ".gz" else open
     texts = []
-    try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    texts.append(_text(json.loads(line), lm, f"{path}, line {number}"))
-    except (OSError, EOFError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as JSON lines ({error}).") from error
+    for document, after in jsonl.read(path, 0, COLUMNS):
+        try:
+            texts.append(_text(document, lm))
+        except DataError as error:
+            raise DataError(f"{path}, line {line_at(path, after) - 1}: {error}") from error
     rows = [ids[: lm.context] for ids in lm.encode(texts) if len(ids) > 1]
     if not rows:
         raise DataError(f"{path} holds no text of at least two tokens.")
     return [list(ids) for ids in dict.fromkeys(map(tuple, rows))]
 
 
-def _text(row: object, lm: LanguageModel, where: str) -> str:
-    if isinstance(row, dict) and isinstance(row.get("messages"), list):
-        try:
-            return render(lm.tokenizer, as_conversation(row["messages"]), reply=False)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-    if isinstance(row, dict) and isinstance(row.get("text"), str):
-        start = lm.tokenizer.bos_token or ""
-        return row["text"] if row["text"].startswith(start) else start + row["text"]
-    raise DataError(f'{where}: expected {{"messages": [...]}} or {{"text": ...}}.')
+def _text(document: Document, lm: LanguageModel) -> str:
+    if not isinstance(document, str):
+        return render(lm.tokenizer, document, reply=False)
+    start = lm.tokenizer.bos_token or ""
+    return document if document.startswith(start) else start + document
