@@ -18,7 +18,8 @@ class SAE(nn.Module):
 
     ``a = select(relu((x - b_dec) W_enc + b_enc))`` and ``x_hat = a W_dec + b_dec``, where ``select`` keeps the k
     largest (``topk``), those above a threshold (``jumprelu``: one for each latent; ``batch_topk``: one for all) or all
-    that are positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds ``x W_skip``.
+    that are positive (``relu``). With ``subtract_b_dec=False`` the encoder reads x itself; a skip transcoder adds
+    ``x W_skip``.
 
     ``W_enc``: [d_in, d_sae], ``W_dec``: [d_sae, d_out], ``b_enc``: [d_sae], ``b_dec``: [d_out]; where they apply,
     ``threshold``: [d_sae] or [], ``W_skip``: [d_in, d_out]. The rows of ``W_dec`` have norm 1 after training here.
@@ -34,8 +35,8 @@ class SAE(nn.Module):
         rows = _random_rows(d_sae, d_out, seed)
         self.W_dec = nn.Parameter(rows)
         # tied at the start: fewer dead latents (appendix A.1)
-        tied = rows.T.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1).T.contiguous()
-        self.W_enc = nn.Parameter(tied)
+        tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1)
+        self.W_enc = nn.Parameter(tied.T)  # a view: in memory one row for each latent, as the training step reads it
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
         if config.activation == "jumprelu":
