@@ -29,11 +29,22 @@ class Training:
     """Tokens since each latent last fired."""
     moments: dict[str, tuple[Tensor, Tensor]] = field(init=False)
     """Adam's two averages for each weight; the encoder's as its transpose."""
+    grads: WeightGrads = field(init=False)
+    pre: Float[Tensor, "token d_sae"] | None = field(init=False, default=None)
+    """Memory for the pre-activations of a batch."""
 
     def __post_init__(self) -> None:
         sae = self.sae
         self.silent_tokens = torch.zeros(sae.config.d_sae, dtype=torch.long, device=sae.W_dec.device)
+        empty = {name: torch.empty_like(p) for name, p in weights(sae).items()}
+        self.grads = WeightGrads(empty["W_dec"], empty["W_enc"], empty["b_enc"])
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in weights(sae).items()}
+
+    def pre_activations(self, centred: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
+        """The encoder's product, before the ReLU."""
+        if self.pre is None or len(self.pre) != len(centred):
+            self.pre = centred.new_empty(len(centred), self.sae.config.d_sae)
+        return torch.addmm(self.sae.b_enc, centred, self.sae.W_enc, out=self.pre)
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
@@ -68,7 +79,7 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     kernels = kernels_for(x.device)
     variance = (x - x.mean(0)).square().sum().item()
     centred = x - sae.b_dec
-    pre = torch.addmm(sae.b_enc, centred, sae.W_enc)
+    pre = training.pre_activations(centred)
     indices, values = kernels.topk(pre, sae.config.k)
     values.relu_()
     made = kernels.reconstruct(indices, values, sae.W_dec.data, sae.b_dec.data, x, 2 / variance)
@@ -80,10 +91,13 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     if not facts.loss < float("inf"):
         return facts
 
-    grads, radial = _weight_grads(kernels, [pairs, *aux], centred, sae.config.d_sae)
+    grads = training.grads
+    radial = _weight_grads(kernels, [pairs, *aux], centred, grads)
     all_grads = {"W_dec": grads.decoder, "W_enc": grads.encoder, "b_enc": grads.bias}
     all_grads["b_dec"] = made.g.sum(0) - sae.W_enc.data @ grads.bias
-    squares = sum(grad.square().sum().item() for grad in all_grads.values()) - radial.square().sum().item()
+    squares = (
+        sum(torch.linalg.vector_norm(grad).item() ** 2 for grad in all_grads.values()) - radial.square().sum().item()
+    )
     clip = min(1.0, config.grad_clip / (squares**0.5 + 1e-6))
     adam = AdamStep(lr, BETA1, BETA2, EPS, training.steps_done + 1, clip)
     for name, weight in weights(sae).items():
@@ -127,16 +141,14 @@ def _auxk(
 
 
 def _weight_grads(
-    kernels: ModuleType, terms: list[Pairs], x: Float[Tensor, "token d_in"], d_sae: int
-) -> tuple[WeightGrads, Float[Tensor, " d_sae"]]:
-    """Gradients of the weights, summed over the terms of the loss, and the part of the decoder's along its rows.
+    kernels: ModuleType, terms: list[Pairs], x: Float[Tensor, "token d_in"], into: WeightGrads
+) -> Float[Tensor, " d_sae"]:
+    """Sum the weights' gradients over the terms of the loss; returns the part of the decoder's along its rows.
 
     That part is ``W_dec[i] . sum_p a_p g_p = sum_p a_p (g_p . W_dec[i])``, so it follows from the pairs alone.
     """
-    grads: WeightGrads | None = None
-    radial = x.new_zeros(d_sae)
-    for one in terms:
-        grads = kernels.weight_grads(one.indices, one.values, one.grads, one.g, x, d_sae, grads)
+    radial = torch.zeros_like(into.bias)
+    for number, one in enumerate(terms):
+        kernels.weight_grads(one.indices, one.values, one.grads, one.g, x, into, add=number > 0)
         radial.index_add_(0, one.indices.flatten(), (one.values * one.grads).flatten())
-    assert grads is not None
-    return grads, radial
+    return radial

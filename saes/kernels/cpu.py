@@ -67,18 +67,16 @@ def weight_grads(
     grads: Float[Tensor, "token k"],
     g: Float[Tensor, "token d_out"],
     x: Float[Tensor, "token d_in"],
-    d_sae: int,
-    onto: WeightGrads | None = None,
-) -> WeightGrads:
-    """See ``eager.weight_grads``; ``onto`` is added to in place."""
-    k, d_out, d_in = indices.shape[1], g.shape[1], x.shape[1]
+    into: WeightGrads,
+    add: bool = False,
+) -> None:
+    """See ``eager.weight_grads``."""
+    k, d_out, d_in, d_sae = indices.shape[1], g.shape[1], x.shape[1], len(into.bias)
     starts = torch.empty(d_sae + 1, dtype=torch.long)
     order = torch.empty(indices.numel(), dtype=torch.int32)
     _call("by_latent", [indices], indices.numel(), d_sae, starts, order)
-    into = onto or WeightGrads(torch.empty(d_sae, d_out), torch.empty(d_sae, d_in), torch.empty(d_sae))
     arrays = [starts, order, values, grads, g, x]
-    _call("weight_grads", arrays, k, d_sae, d_out, d_in, int(onto is not None), into.decoder, into.encoder, into.bias)
-    return into
+    _call("weight_grads", arrays, k, d_sae, d_out, d_in, int(add), into.decoder, into.encoder, into.bias)
 
 
 def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:

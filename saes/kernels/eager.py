@@ -23,7 +23,10 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class WeightGrads:
-    """Gradients of the weights; that of the encoder is transposed, one row for each latent, as the decoder's."""
+    """Gradients of the weights; that of the encoder is transposed, one row for each latent, as the decoder's.
+
+    Memory that lasts from step to step: to get it anew costs more than to fill it.
+    """
 
     decoder: Float[Tensor, "d_sae d_out"]
     encoder: Float[Tensor, "d_sae d_in"]
@@ -76,10 +79,14 @@ def weight_grads(
     grads: Float[Tensor, "token k"],
     g: Float[Tensor, "token d_out"],
     x: Float[Tensor, "token d_in"],
-    d_sae: int,
-    onto: WeightGrads | None = None,
-) -> WeightGrads:
-    """Sums over all pairs (token, j) of a latent: of ``values g``, ``grads x`` and ``grads``; added to ``onto``."""
+    into: WeightGrads,
+    add: bool = False,
+) -> None:
+    """Sums over all pairs (token, j) of a latent: of ``values g``, ``grads x`` and ``grads``.
+
+    They are written over what is in ``into``, or added to it.
+    """
+    d_sae = len(into.bias)
     flat = indices.flatten()
     order = flat.argsort(stable=True)
     counts = torch.bincount(flat, minlength=d_sae)
@@ -91,11 +98,12 @@ def weight_grads(
             tokens, table, starts, per_sample_weights=weights.flatten()[order], mode="sum"
         )
 
-    bias = torch.zeros(d_sae, dtype=grads.dtype, device=grads.device).index_add_(0, flat, grads.flatten())
-    found = WeightGrads(summed(g, values), summed(x, grads), bias)
-    if onto is None:
-        return found
-    return WeightGrads(onto.decoder + found.decoder, onto.encoder + found.encoder, onto.bias + found.bias)
+    if not add:
+        for tensor in (into.decoder, into.encoder, into.bias):
+            tensor.zero_()
+    into.decoder.add_(summed(g, values))
+    into.encoder.add_(summed(x, grads))
+    into.bias.index_add_(0, flat, grads.flatten())
 
 
 def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:

@@ -17,6 +17,10 @@ def kernels(request):
     return request.param
 
 
+def empty(d_out=D_OUT):
+    return eager.WeightGrads(torch.empty(D_SAE, d_out), torch.empty(D_SAE, D_IN), torch.empty(D_SAE))
+
+
 def example(seed=0, d_out=D_OUT):
     generator = torch.Generator().manual_seed(seed)
 
@@ -66,7 +70,8 @@ def test_gradients_equal_those_of_autograd(kernels, bias):
     b_dec = given["b_dec"] if bias else None
     made = kernels.reconstruct(indices, values, given["W_dec"], b_dec, given["target"], 0.3)
     masked = made.grads * (values > 0)
-    found = kernels.weight_grads(indices, values, masked, made.g, given["x"], D_SAE)
+    found = empty()
+    kernels.weight_grads(indices, values, masked, made.g, given["x"], found)
 
     def close(got, expected):
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
@@ -84,9 +89,11 @@ def test_gradients_equal_those_of_autograd(kernels, bias):
 def test_gradients_are_added_to_earlier_ones(kernels):
     given = example()
     indices, values = kernels.topk(torch.relu(given["x"] @ given["W_enc"]), K)
-    pairs = (indices, values, torch.randn(TOKENS, K), given["target"], given["x"], D_SAE)
-    once = eager.weight_grads(*pairs)
-    twice = kernels.weight_grads(*pairs, onto=kernels.weight_grads(*pairs))
+    pairs = (indices, values, torch.randn(TOKENS, K), given["target"], given["x"])
+    once, twice = empty(), empty()
+    eager.weight_grads(*pairs, once)
+    kernels.weight_grads(*pairs, twice)
+    kernels.weight_grads(*pairs, twice, add=True)
     for name in ("decoder", "encoder", "bias"):
         torch.testing.assert_close(getattr(twice, name), 2 * getattr(once, name), rtol=1e-5, atol=1e-5)
 
@@ -120,7 +127,8 @@ def test_results_do_not_depend_on_the_number_of_threads():
     def results():
         indices, values = cpu.topk(torch.relu(given["x"] @ given["W_enc"] + given["b_enc"]), K)
         made = cpu.reconstruct(indices, values, given["W_dec"], given["b_dec"], given["target"], 0.3)
-        found = cpu.weight_grads(indices, values, made.grads, made.g, given["x"], D_SAE)
+        found = empty()
+        cpu.weight_grads(indices, values, made.grads, made.g, given["x"], found)
         return [indices, values, made.g, made.grads, made.squares, found.decoder, found.encoder, found.bias]
 
     try:
