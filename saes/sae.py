@@ -35,8 +35,8 @@ class SAE(nn.Module):
         rows = _random_rows(d_sae, d_out, seed)
         self.W_dec = nn.Parameter(rows)
         # tied at the start: fewer dead latents (appendix A.1)
-        tied = rows.T.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1).T.contiguous()
-        self.W_enc = nn.Parameter(tied)
+        tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1)
+        self.W_enc = nn.Parameter(tied.T)  # a view: in memory one row for each latent, as the training step reads it
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
         if config.activation == "jumprelu":

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from saes.batches import as_activations
-from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
 from saes.errors import DivergedError, ShapeError
-from saes.losses import auxk, fvu
 from saes.sae import SAE
 from saes.schedule import default_lr, lr_factor
-from saes.shapes import Bool, Float, Tensor
+from saes.shapes import Float, Tensor
+from saes.step import Training, step
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class TrainRecord:
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()
+@torch.no_grad()
 def fit(
     config: SAEConfig,
     batches: Iterable[Float[Tensor, "_ d_in"]],
@@ -55,46 +54,31 @@ def fit(
     x = next(stream)
     scale = _Scale.of(x)
     sae = SAE(config, seed=train.seed).to(x.device)
-    with torch.no_grad():
-        sae.b_dec.copy_(scale.shift(x).mean(0) * scale.factor)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, betas=(0.9, 0.999), eps=1e-8, foreach=True)
+    sae.b_dec.copy_(scale.shift(x).mean(0) * scale.factor)
+    training = Training(sae, train)
     peak = train.lr if train.lr is not None else default_lr(config.d_sae)
-    silent_tokens = torch.zeros(config.d_sae, dtype=torch.long, device=x.device)
 
-    for step in range(train.steps):
-        x = scale.apply(x if step == 0 else next(stream))
-        main, loss, codes = _losses(sae, x, silent_tokens > train.dead_after_tokens, train.auxk_weight)
-        if not torch.isfinite(loss):
+    for number in range(train.steps):
+        x = scale.apply(x if number == 0 else next(stream))
+        facts = step(training, x, peak * lr_factor(number, train.steps, train.warmup_frac, train.decay_frac))
+        if not math.isfinite(facts.loss):
             raise DivergedError(
-                f"The loss became {loss.item()} at step {step} ({step * train.batch_tokens} tokens). "
+                f"The loss became {facts.loss} at step {number} ({number * train.batch_tokens} tokens). "
                 "Lower the learning rate or look at the activations for outliers."
             )
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        _remove_radial_gradient(sae)
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), train.grad_clip)
-        for group in optimizer.param_groups:
-            group["lr"] = peak * lr_factor(step, train.steps, train.warmup_frac, train.decay_frac)
-        optimizer.step()
-        sae.normalise_decoder()
-
-        fired = torch.zeros(config.d_sae, dtype=torch.bool, device=x.device)
-        fired[codes.indices[codes.values > 0]] = True
-        silent_tokens = torch.where(fired, 0, silent_tokens + len(x))
-        if on_record and (step % train.measure_every_steps == 0 or step == train.steps - 1):
+        if on_record and (number % train.measure_every_steps == 0 or number == train.steps - 1):
             on_record(
                 TrainRecord(
-                    tokens=(step + 1) * train.batch_tokens,
-                    fvu=main.item(),
-                    l0=codes.active().mean().item(),
-                    dead_fraction=(silent_tokens > train.dead_after_tokens).float().mean().item(),
-                    loss=loss.item(),
+                    tokens=(number + 1) * train.batch_tokens,
+                    fvu=facts.fvu,
+                    l0=facts.l0,
+                    dead_fraction=training.dead.float().mean().item(),
+                    loss=facts.loss,
                     seconds=time.perf_counter() - started,
                 )
             )
-    with torch.no_grad():  # encoder and decoder are linear up to the ReLU, so only the biases carry a scale
-        for bias in (sae.b_enc, sae.b_dec):
-            bias.copy_(scale.undo(bias))
+    for bias in (sae.b_enc, sae.b_dec):  # encoder and decoder are linear up to the ReLU: only biases carry a scale
+        bias.copy_(scale.undo(bias))
     return sae.requires_grad_(False)
 
 
@@ -133,27 +117,6 @@ def _times_power(x: Float[Tensor, "*any"], exponent: int) -> Float[Tensor, "*any
     """``x * 2^exponent``, in two steps, since the power alone may lie beyond float32."""
     half = exponent // 2
     return x * 2.0**half * 2.0 ** (exponent - half)
-
-
-def _losses(
-    sae: SAE, x: Float[Tensor, "token d_in"], dead: Bool[Tensor, " d_sae"], auxk_weight: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], SparseCodes]:
-    """Fraction of variance unexplained, that plus the weighted AuxK loss, and the codes."""
-    pre = sae.pre_activations(x)
-    assert sae.config.k is not None
-    values, indices = pre.topk(sae.config.k, dim=-1, sorted=False)
-    x_hat = torch.zeros_like(pre).scatter(-1, indices, values) @ sae.W_dec + sae.b_dec
-    main = fvu(x, x_hat)
-    loss = main + auxk_weight * auxk(x - x_hat, pre, dead, sae.W_dec, sae.config.d_in // 2)
-    return main, loss, SparseCodes(indices, values.detach(), sae.config.d_sae)
-
-
-@torch.no_grad()
-def _remove_radial_gradient(sae: SAE) -> None:
-    """Take from the decoder's gradient what would only change the norm of its rows, which stays 1."""
-    grad = sae.W_dec.grad
-    assert grad is not None
-    grad -= (grad * sae.W_dec).sum(-1, keepdim=True) * sae.W_dec
 
 
 def checked(

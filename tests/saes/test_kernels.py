@@ -1,0 +1,156 @@
+"""Kernels against autograd in float64, and against their eager twins, on every output."""
+
+import pytest
+import torch
+
+from saes.kernels import cpu, eager
+
+MODULES = [
+    pytest.param(eager, id="eager"),
+    pytest.param(cpu, id="cpu", marks=pytest.mark.skipif(not cpu.available(), reason="no C compiler here")),
+]
+TOKENS, D_IN, D_OUT, D_SAE, K = 37, 24, 18, 200, 7
+
+
+@pytest.fixture(params=MODULES)
+def kernels(request):
+    return request.param
+
+
+def empty(d_out=D_OUT):
+    return eager.WeightGrads(torch.empty(D_SAE, d_out), torch.empty(D_SAE, D_IN), torch.empty(D_SAE))
+
+
+def example(seed=0, d_out=D_OUT):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "x": normal(TOKENS, D_IN),
+        "W_enc": normal(D_IN, D_SAE),
+        "b_enc": normal(D_SAE) - 10,  # so that some tokens have fewer than K positive pre-activations
+        "W_dec": torch.nn.functional.normalize(normal(D_SAE, d_out), dim=-1),
+        "b_dec": normal(d_out),
+        "target": normal(TOKENS, d_out),
+    }
+
+
+@pytest.mark.parametrize(("width", "k"), [(200, 7), (64, 64), (65, 3), (5, 5), (1, 1), (1000, 1), (129, 100)])
+def test_topk_finds_the_largest(kernels, width, k):
+    pre = torch.randn(50, width, generator=torch.Generator().manual_seed(width))
+    indices, values = kernels.topk(pre, k)
+    assert torch.equal(pre.gather(-1, indices), values)
+    assert torch.equal(values.sort(-1).values, pre.topk(k).values.sort(-1).values)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+def test_topk_of_many_equal_values(kernels):
+    """Most pre-activations are zero after the ReLU, and still k different latents are given."""
+    pre = torch.randn(50, 300, generator=torch.Generator().manual_seed(1)).sub(2.5).relu()
+    indices, values = kernels.topk(pre, 20)
+    assert torch.equal(values.sort(-1).values, pre.topk(20).values.sort(-1).values)
+    assert all(len(set(row)) == 20 for row in indices.tolist())
+    assert torch.equal(pre.gather(-1, indices), values)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_equal_those_of_autograd(kernels, bias):
+    given = example()
+    wanted = {name: tensor.double().requires_grad_() for name, tensor in given.items()}
+    pre = torch.relu(wanted["x"] @ wanted["W_enc"] + wanted["b_enc"])
+    indices = pre.topk(K).indices
+    assert (pre.gather(-1, indices) == 0).any(), "some of the k are not active"
+    dense = torch.zeros_like(pre).scatter(-1, indices, pre.gather(-1, indices))
+    error = dense @ wanted["W_dec"] + bias * wanted["b_dec"] - wanted["target"]
+    (0.3 / 2 * error.square().sum()).backward()
+
+    values = torch.relu(given["x"] @ given["W_enc"] + given["b_enc"]).gather(-1, indices)
+    b_dec = given["b_dec"] if bias else None
+    made = kernels.reconstruct(indices, values, given["W_dec"], b_dec, given["target"], 0.3)
+    masked = made.grads * (values > 0)
+    found = empty()
+    kernels.weight_grads(indices, values, masked, made.g, given["x"], found)
+
+    def close(got, expected):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+
+    close(made.squares, error.square().sum(-1).detach())
+    close(found.decoder, wanted["W_dec"].grad)
+    close(found.encoder.T, wanted["W_enc"].grad)
+    close(found.bias, wanted["b_enc"].grad)
+    if bias:
+        close(made.g.sum(0), wanted["b_dec"].grad)
+    close(-made.g, wanted["target"].grad)
+    close((masked.unsqueeze(-1) * given["W_enc"].T[indices]).sum(1), wanted["x"].grad)
+
+
+def test_gradients_are_added_to_earlier_ones(kernels):
+    given = example()
+    indices, values = kernels.topk(torch.relu(given["x"] @ given["W_enc"]), K)
+    pairs = (indices, values, torch.randn(TOKENS, K), given["target"], given["x"])
+    once, twice = empty(), empty()
+    eager.weight_grads(*pairs, once)
+    kernels.weight_grads(*pairs, twice)
+    kernels.weight_grads(*pairs, twice, add=True)
+    for name in ("decoder", "encoder", "bias"):
+        torch.testing.assert_close(getattr(twice, name), 2 * getattr(once, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_adam_equals_that_of_torch(kernels, project):
+    generator = torch.Generator().manual_seed(0)
+    p = torch.nn.functional.normalize(torch.randn(30, 24, generator=generator), dim=-1)
+    m, v = torch.zeros_like(p), torch.zeros_like(p)
+    theirs = torch.nn.Parameter(p.double())
+    optimiser = torch.optim.Adam([theirs], lr=0.01, betas=(0.9, 0.99), eps=1e-8)
+    for number in range(1, 6):
+        grad = torch.randn(30, 24, generator=generator)
+        kernels.adam_(p, grad, m, v, eager.AdamStep(0.01, 0.9, 0.99, 1e-8, number, clip=0.5), project)
+        gradient = grad.double()
+        if project:
+            gradient = gradient - (gradient * theirs.data).sum(-1, keepdim=True) * theirs.data
+        theirs.grad = 0.5 * gradient
+        optimiser.step()
+        if project:
+            theirs.data /= theirs.data.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(p.double(), theirs.data, rtol=1e-5, atol=1e-6)
+    if project:
+        torch.testing.assert_close(p.norm(dim=-1), torch.ones(30), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not cpu.available(), reason="no C compiler here")
+def test_results_do_not_depend_on_the_number_of_threads():
+    given, threads = example(), torch.get_num_threads()
+
+    def results():
+        indices, values = cpu.topk(torch.relu(given["x"] @ given["W_enc"] + given["b_enc"]), K)
+        made = cpu.reconstruct(indices, values, given["W_dec"], given["b_dec"], given["target"], 0.3)
+        found = empty()
+        cpu.weight_grads(indices, values, made.grads, made.g, given["x"], found)
+        return [indices, values, made.g, made.grads, made.squares, found.decoder, found.encoder, found.bias]
+
+    try:
+        torch.set_num_threads(1)
+        one = results()
+        torch.set_num_threads(3)
+        three = results()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_without_a_compiler_the_eager_kernels_serve(monkeypatch, tmp_path):
+    from saes.kernels import kernels_for
+
+    monkeypatch.setenv("SAES_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CC", "")
+    for function in (cpu.available, cpu._library):
+        function.cache_clear()
+    try:
+        assert kernels_for(torch.device("cpu")) is eager
+    finally:
+        for function in (cpu.available, cpu._library):
+            function.cache_clear()
