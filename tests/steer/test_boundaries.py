@@ -90,8 +90,10 @@ def test_a_refusal_may_begin_anywhere_within_the_window():
     [
         (CIRCLES, True),  # 16 words, 4 of 14 runs differ
         ("one two three four five six seven eight " * 2, False),  # 8 of 14 runs differ
-        ("ha " * 11, False),
-        ("ha " * 12, True),
+        ("ha " * 6, False),  # 17 characters: the same six not yet three times over
+        ("ha " * 7, True),
+        ("five words that come thrice. " * 2, False),
+        ("five words that come thrice. " * 3, True),
         ("Yes!!!!!!!!!!!!", False),  # short
         ("ab ?!? cd !?! ef ?!? gh !?!", True),  # 40 % letters
         ("abc ?! cde !? efg ?! ghi !?", False),  # 60 % letters

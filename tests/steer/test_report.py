@@ -322,12 +322,13 @@ def test_finalists_and_others_are_told_apart(page: Page) -> None:
 
 def test_how_the_control_was_picked_is_told(page: Page) -> None:
     text = " ".join(page.text.split())
-    assert "8 latents that fire about as often as the chosen one" in text
+    assert "8 latents that are silent in the refusal above and nearly orthogonal to the refusal direction" in text
     assert "The control, latent 91, is the one that moves refusal least" in text
     assert "by 3.1 points there; the others move it by 6.2 to 65.6" in text
     for one in synthetic_results()["controls"]:
         shares = "".join(percent(one["by_set"][name]) for name in SETS if name in one["by_set"])
         assert f"{one['latent']}{' (control)' if one['latent'] == 91 else ''}{shares}{100 * one['moved']:.1f}" in text
+    assert "an unrelated latent usually moves it more" in text
     assert "cannot show that unrelated latents in general leave refusal alone" in text
 
 
