@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/steer demo --out $(OUT) --overwrite
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
