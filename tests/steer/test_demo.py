@@ -164,6 +164,7 @@ def test_the_sae_that_was_written_steers_as_it_did_in_the_run(quick, results):
 
 def test_the_same_seed_gives_the_same_figures(tmp_path):
     small = {"sae_tokens": 40_000, "strengths": (8.0,), "dev_prompts": 2, "test_prompts": 4}
+    small |= {"strength_prompts": 4, "control_pool": 4}
 
     def figures(name):
         run_demo(quick_config(**small), tmp_path / name)
