@@ -56,9 +56,7 @@ def read(found: Found, given: Given) -> SAE:
         )
     weights = stored.take(expected)
     _check_pair(found.folder)
-    sae = SAE(config)
-    sae.load_state_dict(weights)
-    return sae.requires_grad_(False)
+    return SAE.from_tensors(config, weights).requires_grad_(False)
 
 
 def _read_config(path: Path, given: Given) -> SAEConfig:

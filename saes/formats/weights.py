@@ -40,15 +40,13 @@ def build(weights: Weights, path: Path, given: Given, **config: Any) -> SAE:
     (d_in, d_sae), d_out = weights.W_enc.shape, weights.W_dec.shape[1]
     config |= {name: value for name in ("model", "site") if (value := getattr(given, name)) is not None}
     try:
-        sae = SAE(
-            SAEConfig(
-                d_in,
-                d_sae,
-                d_out=None if d_out == d_in else d_out,
-                skip=weights.W_skip is not None,
-                subtract_b_dec=weights.subtract_b_dec,
-                **config,
-            )
+        settings = SAEConfig(
+            d_in,
+            d_sae,
+            d_out=None if d_out == d_in else d_out,
+            skip=weights.W_skip is not None,
+            subtract_b_dec=weights.subtract_b_dec,
+            **config,
         )
     except ConfigError as error:
         raise FormatError(f"{path}: {error}") from error
@@ -59,8 +57,7 @@ def build(weights: Weights, path: Path, given: Given, **config: Any) -> SAE:
             raise FormatError(
                 f"{path}: with the scales folded, {name} is no longer finite. Check the scales in the file."
             )
-    sae.load_state_dict(tensors)
-    return sae.requires_grad_(False)
+    return SAE.from_tensors(settings, tensors).requires_grad_(False)
 
 
 def weights_of(sae: SAE) -> Weights:
