@@ -4,6 +4,7 @@ Each function returns new weights that give the same reconstructions: what a for
 folded into the weights, so that the SAE reads raw activations.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import torch
 
 from saes.config import SAEConfig
-from saes.errors import ConfigError, FormatError
+from saes.errors import ConfigError, FormatError, ShapeError
 from saes.formats.given import Given
 from saes.sae import SAE
 from saes.shapes import Float, Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""In which files hold weights."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,24 @@ def weights_of(sae: SAE) -> Weights:
     """The weights of an SAE, on the CPU in float32."""
     tensors = {name: tensor.detach().cpu().float() for name, tensor in sae.state_dict().items()}
     return Weights(**tensors, subtract_b_dec=sae.config.subtract_b_dec)
+
+
+def stored_as(contents: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Weights and biases in the dtype of a file; thresholds stay float32, and what is no such tensor stays as it is.
+
+    Raises:
+        ConfigError: weights are not stored in this dtype.
+        ShapeError: a number is too large for it.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
+    stored: dict[str, Any] = {}
+    for name, value in contents.items():
+        is_weight = isinstance(value, Tensor) and value.is_floating_point()
+        stored[name] = value.to(torch.float32 if name == "threshold" else dtype) if is_weight else value
+        if is_weight and not torch.isfinite(stored[name]).all():
+            raise ShapeError(f"{name} holds numbers that are too large for {dtype}. Store it in float32 or bfloat16.")
+    return stored
 
 
 def reading(weights: Weights, subtract_b_dec: bool) -> Weights:
