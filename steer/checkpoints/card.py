@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from steer.checkpoints.describe import flat
 from steer.checkpoints.source import HubPlace
 
 MARK = "<!-- written by `steer sae push`; the next push replaces this card unless this line is removed -->"
@@ -27,7 +28,7 @@ def card(described: Mapping[str, Any], place: HubPlace, license: str | None = No
         "## Weights\n\n" + _table("", _weights(described["weights"])),
     ]
     if described["training"]:
-        figures = {_LABELS.get(name, name): value for name, value in described["training"].items()}
+        figures = {_LABELS.get(name, name): value for name, value in flat(described["training"]).items()}
         parts.append(
             "## Training\n\nAs recorded when training ended, on its own batches.\n\n" + _table("figure", figures)
         )

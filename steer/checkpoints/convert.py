@@ -7,11 +7,11 @@ import torch
 
 import saes
 from saes import SAE
-from saes.formats import find_format, recognise
+from saes.formats import FORMATS, find_format, recognise
 from saes.shapes import Float, Tensor
 from steer.checkpoints.describe import training_summary
 from steer.checkpoints.load import Located
-from steer.checkpoints.staging import staged
+from steer.checkpoints.staging import check_out, staged
 from steer.errors import CheckpointError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,9 +57,7 @@ def convert(located: Located, out: Path, format: str, dtype: str = "float32", ov
         CheckpointError: the dtype is not known, or what was written computes something else.
         SaesError: the source cannot be read, or the format is unknown, read only, or has no form for the SAE.
     """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"Unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}.")
-    find_format(format)
+    check_target(out, format, dtype, overwrite)
     with staged(out, overwrite) as stage:
         sae = located.load()
         training = training_summary(located.path)
@@ -72,6 +70,16 @@ def convert(located: Located, out: Path, format: str, dtype: str = "float32", ov
     before, after = asdict(sae.config), asdict(again.config)
     lost = [name for name, value in before.items() if after[name] != value]
     return Conversion(out, format, size, found, (*lost, *(["training"] if training and kept is None else [])))
+
+
+def check_target(out: Path, format: str, dtype: str = "float32", overwrite: bool = False) -> None:
+    """What can be said before the source is there, perhaps after a download. Arguments and errors as ``convert``."""
+    if dtype not in DTYPES:
+        raise CheckpointError(f"Unknown dtype {dtype!r}, expected one of {', '.join(DTYPES)}.")
+    if find_format(format).save is None:
+        written = ", ".join(one.name for one in FORMATS if one.save)
+        raise CheckpointError(f"The format {format} is read only. Written are {written}.")
+    check_out(out, overwrite)
 
 
 def _read_again(path: Path, format: str, sae: SAE) -> SAE:

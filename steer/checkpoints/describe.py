@@ -93,7 +93,7 @@ def _stored(path: Path) -> list[dict[str, Any]]:
     elif path.suffix == ".npz":
         stored = npz_in(path)
     elif path.suffix in TORCH:
-        stored = tensors_in(path, _flat(read_torch(path)))
+        stored = tensors_in(path, flat(read_torch(path)))
     else:
         return []
     return [
@@ -102,8 +102,9 @@ def _stored(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _flat(contents: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(contents: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Entries of nested mappings, by their path with dots."""
+    entries: dict[str, Any] = {}
     for name, value in contents.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
+        entries |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return entries

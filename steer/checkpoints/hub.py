@@ -54,7 +54,8 @@ def fetch(place: HubPlace, format: str | None = None, note: Note | None = None) 
     snapshot = _storage(place.repo) / "snapshots" / listing.commit
     if not cached:
         _download(place, listing.commit, wanted)
-        write_text(_reference(place), listing.commit)  # as the client does, by which it is found when offline
+        if place.revision != listing.commit:
+            write_text(_reference(place), listing.commit)  # as the client does, by which it is found when offline
     return snapshot / folder / (file or ""), frozenset(names)
 
 
@@ -138,7 +139,7 @@ def _look(listing: Listing, place: HubPlace) -> tuple[str, str | None, list[str]
     below = [name.removeprefix(prefix) for name in listing.files if name.startswith(prefix)]
     if not below:
         raise CheckpointError(f"{place.repo} has no folder or file {place.inside!r}. {_below(listing, '')}")
-    return folder, file, [name for name in below if "/" not in name or name.count("/") == name.count("checkpoints/")]
+    return folder, file, [name for name in below if "/" not in name.removeprefix("checkpoints/")]
 
 
 def _below(listing: Listing, folder: str) -> str:

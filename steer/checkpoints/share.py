@@ -84,7 +84,7 @@ def push(upload: Upload, private: bool = False, note: Callable[[str], None] | No
     api, place = HfApi(), upload.place
     added = [CommitOperationAdd(name, str(path)) for name, path in upload.files.items()]
     try:
-        api.create_repo(place.repo, private=private, exist_ok=True)
+        api.create_repo(place.repo, private=private or None, exist_ok=True)  # None: as the owner has set it
         if place.revision:
             api.create_branch(place.repo, branch=place.revision, exist_ok=True)
         if not upload.own_card and _foreign_card(upload):

@@ -9,6 +9,7 @@ from steer.errors import CheckpointError
 FORMS = "a path, hub:owner/name/folder, or saelens:release/id"
 _SCHEME = re.compile(r"(\w[\w+.-]+):(.*)", re.DOTALL)  # at least two characters: C: is a drive
 _REPO = re.compile(r"(?!.*(?:--|\.\.))(?=.{1,96}$)\w[\w.-]*/\w[\w.-]*", re.ASCII)  # the hub's own rule
+_REVISION = re.compile(r"\w[\w./+-]*")
 _INSIDE = re.compile(r"[^/\\]+(?:/[^/\\]+)*")
 
 
@@ -22,6 +23,10 @@ class HubPlace:
     """Path in it, of the folder or the file; empty: its root."""
     revision: str | None = None
     """Commit, branch or tag; None: the main branch."""
+
+    def __post_init__(self) -> None:
+        if self.revision is not None and (not _REVISION.fullmatch(self.revision) or ".." in self.revision):
+            raise CheckpointError(f"{self.revision[:200]!r} is no revision: expected a commit, a branch or a tag.")
 
     def __str__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from saes.formats import FORMATS
@@ -34,13 +34,9 @@ def staged(out: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: ``out`` is there and ``overwrite`` is not set, or it cannot be written to.
     """
-    if is_file(out):
-        check_output(out.parent, overwrite=True, owned=[out.name])
-        if out.exists() and not overwrite:
-            raise OutputError(f"{out} exists. Choose another name, or pass --overwrite.")
-    else:
-        check_output(out, overwrite, OWNED)
+    check_out(out, overwrite)
     hidden = out.parent / f".{out.name}.{os.getpid()}"
+    made = [path for path in (out.parent, *out.parent.parents) if not path.exists()]
     with writing(out):
         hidden.mkdir(parents=True, exist_ok=True)
     try:
@@ -49,6 +45,23 @@ def staged(out: Path, overwrite: bool) -> Iterator[Path]:
             _publish(hidden / out.name, out)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+        for path in made:
+            with suppress(OSError):  # not empty: it was of use
+                path.rmdir()
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """See whether ``out`` can be written to, without touching anything.
+
+    Raises:
+        OutputError: see ``staged``.
+    """
+    if not is_file(out):
+        check_output(out, overwrite, OWNED)
+        return
+    check_output(out.parent, overwrite=True, owned=[out.name])
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists. Choose another name, or pass --overwrite.")
 
 
 def _publish(stage: Path, out: Path) -> None:

@@ -52,9 +52,11 @@ def convert(
     such as the model's revision, is named.
     """
     with importing():
+        from steer.checkpoints.convert import check_target
         from steer.checkpoints.convert import convert as converted
         from steer.checkpoints.load import locate
         from steer.cli.console import shown
+    check_target(out, to, dtype.value, overwrite)
     located = locate(
         source, format=format, revision=revision, note=say, k=k, input_scale=input_scale, model=model, site=site
     )

@@ -28,7 +28,9 @@ def pull(
     with importing():
         from steer.checkpoints.load import locate
         from steer.checkpoints.share import pull as pulled
+        from steer.checkpoints.staging import check_out
         from steer.cli.console import shown
+    check_out(out, overwrite)
     done = pulled(locate(source, format=format, revision=revision, note=say, k=k), out, overwrite)
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(done), "path": str(done.path)}, ensure_ascii=False))

@@ -50,6 +50,8 @@ def _summary(source: str, described: dict[str, Any]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
+    from steer.checkpoints.describe import flat
+
     table = Table(title=escape(source), box=box.SIMPLE_HEAD, show_header=False, title_justify="left")
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -66,7 +68,7 @@ def _summary(source: str, described: dict[str, Any]) -> "Table":
         if name != "shapes":
             table.add_row(name, _value(value))
     table.add_section()
-    for name, value in described["training"].items():
+    for name, value in flat(described["training"]).items():
         table.add_row(f"training: {escape(name)}", escape(_value(value)))
     return table
 
