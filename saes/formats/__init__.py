@@ -22,7 +22,7 @@ from saes.formats import (
     saelens,
     sparsify,
 )
-from saes.formats.files import Found, find
+from saes.formats.files import Found, all_finite, find
 from saes.formats.given import Given
 from saes.sae import SAE
 
@@ -192,7 +192,7 @@ def save(
         written = ", ".join(one.name for one in FORMATS if one.save)
         raise ConfigError(f"The format {format} is read only. Written are {written}.")
     for name, tensor in sae.state_dict().items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise ShapeError(f"The SAE is not written: {name} holds NaN or infinite values. Train it again.")
     if format == "saes":
         native.save(sae, path, dtype, training)

@@ -13,6 +13,7 @@ import torch
 
 from saes.config import SAEConfig
 from saes.errors import ConfigError, FormatError, ShapeError
+from saes.formats.files import all_finite
 from saes.formats.given import Given
 from saes.sae import SAE
 from saes.shapes import Float, Tensor
@@ -57,7 +58,7 @@ def build(weights: Weights, path: Path, given: Given, **config: Any) -> SAE:
     names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip")
     tensors = {name: tensor for name in names if (tensor := getattr(weights, name)) is not None}
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise FormatError(
                 f"{path}: with the scales folded, {name} is no longer finite. Check the scales in the file."
             )
@@ -83,7 +84,7 @@ def stored_as(contents: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]
     for name, value in contents.items():
         is_weight = isinstance(value, Tensor) and value.is_floating_point()
         stored[name] = value.to(torch.float32 if name == "threshold" else dtype) if is_weight else value
-        if is_weight and not torch.isfinite(stored[name]).all():
+        if is_weight and not all_finite(stored[name]):
             raise ShapeError(f"{name} holds numbers that are too large for {dtype}. Store it in float32 or bfloat16.")
     return stored
 
