@@ -15,9 +15,12 @@ InputScale = Annotated[
     float | None, typer.Option(help="Factor of the activations in training, if the files do not say it.")
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Name of the language model, if the files do not say it.")
+    str | None, typer.Option("--model", help="Name of the language model, instead of what the files say.")
 ]
-SiteName = Annotated[str | None, typer.Option("--site", help="Where the SAE reads, such as 12.resid_post, likewise.")]
+SiteName = Annotated[
+    str | None,
+    typer.Option("--site", help="Where the SAE reads, such as 12.resid_post, instead of what the files say."),
+]
 Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag on the hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the SAE that is there.")]
 
