@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 
 from saes.config import TrainConfig
+from saes.errors import ShapeError
 from saes.kernels import kernels_for
 from saes.kernels.eager import AdamStep, WeightGrads
 from saes.sae import SAE
@@ -35,6 +36,8 @@ class Training:
 
     def __post_init__(self) -> None:
         sae = self.sae
+        if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
+            sae.W_enc.data = sae.W_enc.data.T.contiguous().T
         self.silent_tokens = torch.zeros(sae.config.d_sae, dtype=torch.long, device=sae.W_dec.device)
         empty = {name: torch.empty_like(p) for name, p in weights(sae).items()}
         self.grads = WeightGrads(empty["W_dec"], empty["W_enc"], empty["b_enc"])
@@ -74,10 +77,15 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     """Train on one batch; weights, moments and counters are changed in place.
 
     A loss that is not finite is returned as it is, and then nothing has been changed.
+
+    Raises:
+        ShapeError: all activations are equal.
     """
     sae, config = training.sae, training.config
     kernels = kernels_for(x.device)
     variance = (x - x.mean(0)).square().sum().item()
+    if variance == 0:
+        raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
     centred = x - sae.b_dec
     pre = training.pre_activations(centred)
     indices, values = kernels.topk(pre, sae.config.k)
@@ -98,7 +106,8 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     squares = (
         sum(torch.linalg.vector_norm(grad).item() ** 2 for grad in all_grads.values()) - radial.square().sum().item()
     )
-    clip = min(1.0, config.grad_clip / (squares**0.5 + 1e-6))
+    # the radial part comes from other sums than the norms, so that rounding can leave less than nothing
+    clip = min(1.0, config.grad_clip / (max(0.0, squares) ** 0.5 + 1e-6))
     adam = AdamStep(lr, BETA1, BETA2, EPS, training.steps_done + 1, clip)
     for name, weight in weights(sae).items():
         kernels.adam_(weight, all_grads[name], *training.moments[name], adam, project=name == "W_dec")
@@ -135,6 +144,8 @@ def _auxk(
     values.relu_()
     indices = dead[places]
     variance = (residual - residual.mean(0)).square().sum().item()
+    if variance == 0:  # the living leave nothing to reconstruct
+        return 0.0, []
     made = kernels.reconstruct(indices, values, sae.W_dec.data, None, residual, 2 * weight / variance)
     loss = weight * made.squares.sum().item() / variance
     return loss, [Pairs(indices, values, made.grads * (values > 0), made.g)]

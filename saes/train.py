@@ -9,7 +9,7 @@ import torch
 
 from saes.batches import as_activations
 from saes.config import SAEConfig, TrainConfig
-from saes.errors import DivergedError, ShapeError
+from saes.errors import ConfigError, DivergedError, ShapeError
 from saes.sae import SAE
 from saes.schedule import default_lr, lr_factor
 from saes.shapes import Float, Tensor
@@ -46,9 +46,11 @@ def fit(
     activations.
 
     Raises:
+        ConfigError: the SAE is of a kind that cannot be trained here.
         ShapeError: a batch has the wrong shape, holds NaN or infinite values or no variance, or the stream ends early.
         DivergedError: the loss is not finite.
     """
+    _require_supported(config)
     stream = checked(batches, config.d_in, train)
     started = time.perf_counter()
     x = next(stream)
@@ -80,6 +82,14 @@ def fit(
     for bias in (sae.b_enc, sae.b_dec):  # encoder and decoder are linear up to the ReLU: only biases carry a scale
         bias.copy_(scale.undo(bias))
     return sae.requires_grad_(False)
+
+
+def _require_supported(config: SAEConfig) -> None:
+    plain = SAEConfig(config.d_in, config.d_sae, config.k if config.activation == "topk" else 1)
+    for name in ("activation", "prefixes", "site_out", "d_out", "skip", "subtract_b_dec", "input_norm"):
+        got, expected = getattr(config, name), getattr(plain, name)
+        if got != expected and not (name == "d_out" and got == config.d_in):
+            raise ConfigError(f"Training knows plain top-k autoencoders: got {name} = {got!r}, expected {expected!r}.")
 
 
 @dataclass(frozen=True)
