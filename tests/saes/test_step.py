@@ -6,8 +6,9 @@ import torch
 from saes.config import SAEConfig, TrainConfig
 from saes.errors import ShapeError
 from saes.losses import auxk, fvu
+from saes.optimisers.adam import BETA1, BETA2, EPS
 from saes.sae import SAE
-from saes.step import BETA1, BETA2, EPS, Training, step
+from saes.step import Training, step
 
 CONFIG = SAEConfig(d_in=24, d_sae=160, k=6)
 
@@ -76,7 +77,7 @@ def test_auxk_alone_reaches_the_encoder_and_not_the_living():
     dead[::3] = True
     moved = (with_aux.sae.W_enc - without.sae.W_enc).abs().amax(0)
     assert moved[dead].max() > 1e-3
-    first = {name: with_aux.moments[name][0] for name in ("W_enc", "W_dec")}
+    first = {name: with_aux.moments[name]["mean"] for name in ("W_enc", "W_dec")}
     assert all(grad[dead].abs().amax() > 0 for grad in first.values())
 
 
