@@ -85,9 +85,8 @@ class Fitting:
             DivergedError: the loss, or its gradient, is not finite.
         """
         x, y = self._tokens(batch)
-        if self._training is None:
-            self._training = self._resumed(x.device) if self._pending else self._begun(x, y)
-        training, train, number = self._training, self.train, self._training.steps_done
+        training, train = self._in_training((x, y)), self.train
+        number = training.steps_done
         lr = self._peak * lr_factor(number, train.steps, train.warmup_frac, train.decay_frac, train.lr_schedule)
         k = training.k if self.config.k is not None else None
         read = self._read_scale.apply(x)
@@ -121,7 +120,7 @@ class Fitting:
         Encoder and decoder are linear up to the ReLU. So where input and output have one scale, only biases and
         thresholds carry it; a transcoder's encoder and skip carry the quotient of the two.
         """
-        training = self._training or self._resumed(torch.device("cpu"))
+        training = self._in_training(None)
         weights = {name: tensor.detach() for name, tensor in training.sae.state_dict().items()}
         for name in weights.keys() & {"b_enc", "b_dec", "threshold"}:
             weights[name] = self._written_scale.undo(weights[name])
@@ -132,8 +131,7 @@ class Fitting:
 
     def finish(self) -> SAE:
         """The trained SAE, for raw activations; it cannot be trained further here."""
-        training = self._training = self._training or self._resumed(torch.device("cpu"))
-        sae = training.sae
+        sae = self._in_training(None).sae
         sae.config, weights = self.folded()
         for name, tensor in sae.state_dict().items():
             tensor.copy_(weights[name])
@@ -141,11 +139,11 @@ class Fitting:
 
     def state(self) -> dict[str, Any]:
         """What decides what comes next, apart from the weights that are the same in ``folded``."""
-        assert self._training is not None
+        training = self._in_training(None)
         _, folded = self.folded()
-        weights = {name: tensor.detach() for name, tensor in self._training.sae.state_dict().items()}
+        weights = {name: tensor.detach() for name, tensor in training.sae.state_dict().items()}
         return {
-            "training": self._training.state(),
+            "training": training.state(),
             "read_scale": [self._read_scale.exponent, self._read_scale.factor],
             "written_scale": [self._written_scale.exponent, self._written_scale.factor],
             "weights": {
@@ -160,6 +158,17 @@ class Fitting:
         self._started = time.perf_counter() - state["seconds"]
         self._read_scale, self._written_scale = Scale(*state["read_scale"]), Scale(*state["written_scale"])
 
+    def _in_training(self, first: tuple[Tensor, Tensor] | None) -> Training:
+        """What is trained; at first it is begun with the first batch, or put where the restored state says."""
+        if self._training is None:
+            if self._pending:
+                self._training = self._resumed(*self._pending, first[0].device if first else torch.device("cpu"))
+                self._pending = None
+            else:
+                assert first is not None, "there is nothing to give before the first batch"
+                self._training = self._begun(*first)
+        return self._training
+
     def _begun(self, x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"]) -> Training:
         """A new SAE whose scale and decoder bias fit the first batch."""
         if self.config.input_norm == "none":  # else each token has its own scale
@@ -172,16 +181,14 @@ class Fitting:
             sae.threshold.fill_(self.train.jumprelu_threshold)
         return Training(sae, self.train)
 
-    def _resumed(self, device: torch.device) -> Training:
-        assert self._pending is not None
-        (state, folded), self._pending = self._pending, None
+    def _resumed(self, state: Mapping[str, Any], folded: Mapping[str, Tensor], device: torch.device) -> Training:
         sae = SAE(self.config, seed=self.train.seed).to(device)
         for name, tensor in sae.state_dict().items():
-            tensor.copy_(state["weights"].get(name, folded.get(name)))
-        self._training = Training(sae, self.train)
-        self._training.restore(state["training"])
-        self._last = (time.perf_counter(), self._training.steps_done * self.train.batch_tokens)
-        return self._training
+            tensor.copy_(state["weights"][name] if name in state["weights"] else folded[name])
+        training = Training(sae, self.train)
+        training.restore(state["training"])
+        self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)
+        return training
 
     def _tokens(self, batch: Batch) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What the SAE reads and what it shall write (the same tensor in an autoencoder), not scaled yet."""

@@ -1,5 +1,7 @@
 """Losses of SAE training: pure functions of tensors."""
 
+import math
+
 import torch
 
 from saes.errors import ShapeError
@@ -15,7 +17,7 @@ def fvu(x: Float[Tensor, "token d_in"], x_hat: Float[Tensor, "token d_in"]) -> F
 
 
 def variance_of(x: Float[Tensor, "token d_in"]) -> float:
-    """Sum of squares around the batch mean, by which an FVU is divided.
+    """Sum of squares around the batch mean, by which an FVU is divided; NaN if it is not finite.
 
     Raises:
         ShapeError: it is 0.
@@ -23,7 +25,7 @@ def variance_of(x: Float[Tensor, "token d_in"]) -> float:
     variance = (x - x.mean(0)).square().sum().item()
     if variance == 0:
         raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
-    return variance
+    return variance if variance < math.inf else math.nan  # dividing by infinity would give a perfect FVU
 
 
 def auxk(

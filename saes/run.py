@@ -195,7 +195,9 @@ class RunFolder:
                     ) from error
                 set_aside(path)
                 continue
-            return self._restore(path)
+            log_bytes = self._restore(path)
+            tidy(folder, self.config.keep)  # a kill may have come before this
+            return log_bytes
         return 0
 
     def _restore(self, path: Path) -> int:

@@ -141,3 +141,10 @@ def test_weights_in_another_layout_are_trained_in_place():
     for one in (made, other):
         step(one, x, 1e-2)
     assert torch.equal(made.sae.W_enc, other.sae.W_enc)
+
+
+def test_activations_beyond_the_range_of_float32_are_no_perfect_fit():
+    made = training()
+    facts = step(made, torch.randn(64, 24) * 2.0**100, 1e-2)
+    assert not facts.loss < float("inf")
+    assert made.steps_done == 0
