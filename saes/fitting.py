@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,9 +193,11 @@ class Fitting:
     def _tokens(self, batch: Batch) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What the SAE reads and what it shall write (the same tensor in an autoencoder), not scaled yet."""
         config, tokens = self.config, self.train.batch_tokens
-        x = y = as_activations(_at(batch, config.site, config), config.d_in, tokens)
+        given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
+        _require_device(given, self._training.sae.W_dec.device if self._training else None)
+        x = y = as_activations(given[0], config.d_in, tokens)
         if config.site_out is not None:
-            y = as_activations(_at(batch, config.site_out, config), config.width_out, tokens)
+            y = as_activations(given[1], config.width_out, tokens)
         for one in (x, y):
             if (one == one[0]).all():
                 raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
@@ -221,7 +223,7 @@ def _check_k(config: SAEConfig, train: TrainConfig) -> None:
         )
 
 
-def _at(batch: Batch, site: str | None, config: SAEConfig) -> Tensor:
+def _at(batch: Batch, site: str | None, config: SAEConfig) -> Any:
     """The activations of a batch at a site."""
     if not isinstance(batch, Mapping):
         if config.site_out is not None:
@@ -239,6 +241,15 @@ def _at(batch: Batch, site: str | None, config: SAEConfig) -> Tensor:
             "Name one of them in the SAE's config, or read that site."
         )
     return by_name[site]
+
+
+def _require_device(tensors: Sequence[object], device: torch.device | None) -> None:
+    devices = [tensor.device for tensor in tensors if isinstance(tensor, Tensor)] + ([device] if device else [])
+    if len(set(devices)) > 1:
+        raise ShapeError(
+            f"An SAE and all that it is trained on are on one device: got activations on {devices[0]}, then on "
+            f"{devices[-1] if devices[0] != devices[-1] else devices[1]}. Move the batches to one."
+        )
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

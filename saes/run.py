@@ -8,6 +8,7 @@ sae-0/, sae-1/, ...       the trained SAEs, when the run is done
 """
 
 import dataclasses
+import errno
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,7 +29,7 @@ from saes.sae import SAE
 from saes.tree import join, split
 
 VERSION = 1
-SETTINGS, LOG, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
+SETTINGS, LOG, LOCK, CHECKPOINTS = "run.json", "log.jsonl", ".lock", "checkpoints"
 STATE, TENSORS = "state.json", "state.safetensors"
 
 
@@ -82,12 +83,17 @@ class RunFolder:
                 f"A run can be gone on with only if its stream can: {type(batches).__name__} has no methods state() "
                 "and restore(state). Give such a stream, or train without a run folder."
             )
-        self._claim()
-        log_bytes = self._resume()
-        with writing(self.folder / LOG):
-            self._log = (self.folder / LOG).open("ab")
-            if self._log.tell() > log_bytes:
-                self._log.truncate(log_bytes)  # what the next steps will write again
+        self._lock = self._locked()
+        try:
+            self._claim()
+            log_bytes = self._resume()
+            with writing(self.folder / LOG):
+                self._log = (self.folder / LOG).open("ab", buffering=0)
+                if self._log.tell() > log_bytes:
+                    self._log.truncate(log_bytes)  # what the next steps will write again
+        except BaseException:
+            self._lock.close()
+            raise
         self._begun = self._saved_at = time.perf_counter()
         self._begun_at_step = self.steps_done
 
@@ -99,8 +105,9 @@ class RunFolder:
     def record(self, record: TrainRecord) -> None:
         """Write a line of the log."""
         with writing(self.folder / LOG):
-            self._log.write((json.dumps(dataclasses.asdict(record)) + "\n").encode())
-            self._log.flush()
+            line = (json.dumps(dataclasses.asdict(record)) + "\n").encode()
+            if self._log.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "only a part of a line was written")
 
     def after_step(self, last: int) -> bool:
         """Save if it is time to; whether to stop here."""
@@ -147,19 +154,39 @@ class RunFolder:
             native.save(sae, self.folder / f"sae-{fitting.number}", training=_summary(fitting))
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the log, and let other programs have the folder."""
         self._log.close()
+        self._lock.close()
 
     def _saes(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         for one in self.fittings:
             config, weights = one.folded()
             yield f"sae-{one.number}", native.contents(config, weights, _summary(one))
 
+    def _locked(self) -> IO[bytes]:
+        """Keep other programs from training here; the system opens the lock again when this one ends or is killed."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / LOCK).open("wb")
+        try:
+            import fcntl
+        except ImportError:  # Windows has none
+            return lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise FormatError(f"{self.folder / LOCK} cannot be locked ({error}). Choose another folder.") from error
+            raise ConfigError(
+                f"Another program is training in {self.folder}. Wait, or choose another folder."
+            ) from None
+        return lock
+
     def _claim(self) -> None:
         """Make the folder this run's, or see that it is."""
         path, asked = self.folder / SETTINGS, _settings(self.fittings)
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 if any(not one.name.startswith(".") for one in self.folder.iterdir()):
                     raise ConfigError(

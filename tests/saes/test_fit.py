@@ -124,6 +124,13 @@ def test_batches_without_the_site_are_refused_with_what_they_hold():
     assert lone.config.site is None
 
 
+def test_batches_on_several_devices_are_refused():
+    with pytest.raises(ShapeError, match="activations on cpu, then on meta"):
+        saes.fit(CODER, ({"1.mlp_in": x["1.mlp_in"], "1.mlp_out": x["1.mlp_out"].to("meta")} for x in coded()), TRAIN)
+    with pytest.raises(ShapeError, match="activations on meta, then on cpu"):
+        saes.fit(TOPK, (x if i == 0 else x.to("meta") for i, x in enumerate(planted())), TRAIN)
+
+
 def test_outliers_never_reach_loss_statistics_or_counters():
     """A stream with outliers gives what the stream without their tokens gives."""
     train = TrainConfig(250 * 20, 250, lr=3e-3, dead_after_tokens=2000)

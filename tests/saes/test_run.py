@@ -211,6 +211,28 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_nothing_of_it(tmp_pat
     assert [line["tokens"] for line in lines(tmp_path)] == [TOKENS * step for step in range(1, 13)]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_log_that_cannot_be_written_stops_with_its_name(tmp_path):
+    fit(tmp_path, stop_after_steps=1)
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(FormatError, match=r"log\.jsonl cannot be written .*No space left"):
+        fit(tmp_path)
+    assert steps(tmp_path) == [1]
+
+
+def test_a_folder_that_is_being_trained_in_is_refused(tmp_path):
+    class Nosy(Stream):
+        def __next__(self):
+            with pytest.raises(ConfigError, match="Another program is training in"):
+                fit(tmp_path)
+            return super().__next__()
+
+    fit(tmp_path, stream=Nosy(), stop_after_steps=1)
+    fit(tmp_path)
+    assert steps(tmp_path)[-1] == 12
+
+
 def test_the_log_has_each_step_once_with_its_figures(tmp_path):
     fit(tmp_path, save_every_steps=5, stop_after_steps=5)
     with (tmp_path / "log.jsonl").open("a") as file:
