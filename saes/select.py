@@ -41,7 +41,7 @@ def batch_topk(
     own than were looked at; then more are.
     """
     width = pre.shape[1]
-    looked_at = min(width, 4 * k)
+    looked_at = min(width, 2 * k)
     while True:
         indices, values = topk(pre, looked_at)
         values = values.relu()
