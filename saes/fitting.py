@@ -182,9 +182,7 @@ class Fitting:
         return Training(sae, self.train)
 
     def _resumed(self, state: Mapping[str, Any], folded: Mapping[str, Tensor], device: torch.device) -> Training:
-        sae = SAE(self.config, seed=self.train.seed).to(device)
-        for name, tensor in sae.state_dict().items():
-            tensor.copy_(state["weights"][name] if name in state["weights"] else folded[name])
+        sae = SAE.from_tensors(self.config, {**folded, **state["weights"]}).to(device)
         training = Training(sae, self.train)
         training.restore(state["training"])
         self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)

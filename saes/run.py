@@ -151,7 +151,7 @@ class RunFolder:
     def finish(self, saes: Sequence[SAE]) -> None:
         """Write the trained SAEs."""
         for fitting, sae in zip(self.fittings, saes, strict=True):
-            native.save(sae, self.folder / f"sae-{fitting.number}", training=_summary(fitting))
+            native.save(sae, self.folder / f"sae-{fitting.number}", torch.float32, _summary(fitting))
 
     def close(self) -> None:
         """Close the log, and let other programs have the folder."""
