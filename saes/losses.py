@@ -1,7 +1,10 @@
 """Losses of SAE training: pure functions of tensors."""
 
+import math
+
 import torch
 
+from saes.errors import ShapeError
 from saes.shapes import Bool, Float, Tensor
 
 
@@ -11,6 +14,18 @@ def fvu(x: Float[Tensor, "token d_in"], x_hat: Float[Tensor, "token d_in"]) -> F
     Raises nothing; a constant batch has no variance, and the result is then infinite or NaN.
     """
     return (x_hat - x).square().sum() / (x - x.mean(0)).square().sum()
+
+
+def variance_of(x: Float[Tensor, "token d_in"]) -> float:
+    """Sum of squares around the batch mean, by which an FVU is divided; NaN if it is not finite.
+
+    Raises:
+        ShapeError: it is 0.
+    """
+    variance = (x - x.mean(0)).square().sum().item()
+    if variance == 0:
+        raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
+    return variance if variance < math.inf else math.nan  # dividing by infinity would give a perfect FVU
 
 
 def auxk(

@@ -1,6 +1,7 @@
 """The project's own checkpoint: a folder with ``sae.safetensors`` and ``config.json``."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from saes.formats.files import Found, read_json, safetensors_bytes, safetensors_
 from saes.formats.given import Given
 from saes.formats.weights import stored_as
 from saes.sae import SAE, tensor_shapes
+from saes.shapes import Tensor
 
 VERSION = 2
 WEIGHTS, CONFIG = "sae.safetensors", "config.json"
@@ -34,12 +36,24 @@ def save(sae: SAE, folder: Path, dtype: torch.dtype, training: dict[str, Any] | 
     if (folder / "cfg.json").exists():
         raise ConfigError(f"{folder} holds an SAE of another format (cfg.json). Choose another folder.")
     weights = stored_as({name: tensor.detach().cpu() for name, tensor in sae.state_dict().items()}, dtype)
-    config = {"format": "saes", "version": VERSION, **asdict(sae.config), "training": training or {}}
+    write(folder, contents(sae.config, weights, training))
+
+
+def contents(
+    sae_config: SAEConfig, weights: Mapping[str, Tensor], training: dict[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files of an SAE by name: its config, and its weights with a copy of that.
+
+    Raises:
+        ConfigError: ``training`` is not JSON.
+    """
+    config = {"format": "saes", "version": VERSION, **asdict(sae_config), "training": training or {}}
     try:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"training must be JSON without NaN or infinity ({error}): got {training!r}.") from error
-    write(folder, {CONFIG: text.encode(), WEIGHTS: safetensors_bytes(weights, {CONFIG: text})})
+    tensors = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    return {CONFIG: text.encode(), WEIGHTS: safetensors_bytes(tensors, {CONFIG: text})}
 
 
 def read(found: Found, given: Given) -> SAE:

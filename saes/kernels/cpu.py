@@ -84,7 +84,8 @@ def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project
     rows, width = (p.shape[0], p.shape[1]) if p.ndim == 2 else (1, p.numel())
     corrections = (1 - step.beta1**step.number, 1 - step.beta2**step.number)
     numbers = (step.clip, step.lr, step.beta1, step.beta2, step.eps, *corrections)
-    _call("adam", [p, grad, m, v], rows, width, *map(float, numbers), int(project))
+    # changed in place, so they must not be copied: ``_call`` asserts that these are contiguous
+    _call("adam", [], p, grad.contiguous(), m, v, rows, width, *map(float, numbers), int(project))
 
 
 def _call(name: str, arrays: Sequence[Tensor | None], *rest: Tensor | int | float) -> None:
@@ -138,7 +139,8 @@ def _compile(compiler: str, path: Path) -> None:
 
 
 def _processor() -> str:
-    return repr(sorted(torch.cpu.get_capabilities().items()))
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch 2.6 has none
+    return repr(sorted(capabilities().items())) if capabilities else platform.processor()
 
 
 def _cache_folder() -> Path:
