@@ -18,7 +18,7 @@ def kernels(request):
 
 
 def empty(d_out=D_OUT):
-    return eager.WeightGrads(torch.empty(D_SAE, d_out), torch.empty(D_SAE, D_IN), torch.empty(D_SAE))
+    return eager.WeightGrads.empty(torch.empty(D_SAE, d_out), torch.empty(D_IN, D_SAE))
 
 
 def example(seed=0, d_out=D_OUT):
@@ -80,6 +80,9 @@ def test_gradients_equal_those_of_autograd(kernels, bias):
     close(found.decoder, wanted["W_dec"].grad)
     close(found.encoder.T, wanted["W_enc"].grad)
     close(found.bias, wanted["b_enc"].grad)
+    close(found.radial, (wanted["W_dec"].grad * wanted["W_dec"].detach()).sum(-1))
+    rows = (wanted["W_dec"].grad, wanted["W_enc"].grad.T)
+    close(found.squares, sum(part.square().sum(-1) for part in rows))
     if bias:
         close(made.g.sum(0), wanted["b_dec"].grad)
     close(-made.g, wanted["target"].grad)
@@ -94,8 +97,9 @@ def test_gradients_are_added_to_earlier_ones(kernels):
     eager.weight_grads(*pairs, once)
     kernels.weight_grads(*pairs, twice)
     kernels.weight_grads(*pairs, twice, add=True)
-    for name in ("decoder", "encoder", "bias"):
+    for name in ("decoder", "encoder", "bias", "radial"):
         torch.testing.assert_close(getattr(twice, name), 2 * getattr(once, name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(twice.squares, 4 * once.squares, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("project", [True, False])
@@ -129,7 +133,18 @@ def test_results_do_not_depend_on_the_number_of_threads():
         made = cpu.reconstruct(indices, values, given["W_dec"], given["b_dec"], given["target"], 0.3)
         found = empty()
         cpu.weight_grads(indices, values, made.grads, made.g, given["x"], found)
-        return [indices, values, made.g, made.grads, made.squares, found.decoder, found.encoder, found.bias]
+        return [
+            indices,
+            values,
+            made.g,
+            made.grads,
+            made.squares,
+            found.decoder,
+            found.encoder,
+            found.bias,
+            found.radial,
+            found.squares,
+        ]
 
     try:
         torch.set_num_threads(1)
