@@ -54,7 +54,7 @@ def auxk(
         pre = torch.zeros_like(pre).scatter_(-1, places, values)
     acts = pre.relu_()
     error = torch.mm(acts, decoder).sub_(residual)
-    loss = scale * error.double().square().sum().item()
+    loss = scale * torch.linalg.vector_norm(error).item() ** 2
     g = error.mul_(2 * scale)
     grads = torch.mm(g, decoder.T).mul_(acts > 0)  # a latent at zero has no gradient: the ReLU is flat there
     return AuxK(

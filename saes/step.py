@@ -98,10 +98,8 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     for name, weight in weights(sae).items():
         kernels.adam_(weight, all_grads[name], *training.moments[name], adam, project=name == "W_dec")
 
-    fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
-    fired[indices[values > 0]] = True
     training.silent_tokens += len(x)
-    training.silent_tokens[fired] = 0
+    training.silent_tokens[indices[values > 0]] = 0
     training.steps_done += 1
     return facts
 

@@ -64,7 +64,7 @@ def encode_topk(
     pre = kept(memory, "pre", (len(x), d_sae), x, torch.bfloat16)
     torch.mm(rough_x, rough_rows.T, out=pre)
     # |x.w - x'.w'| <= |x - x'| |w'| + |x| |w - w'|, where ' is rounded, and sums of d_in products in float32
-    share = (changes / norms.clamp_min(1e-30)).max()
+    share = (changes / norms.clamp_min(1e-30)).nan_to_num(0.0, 0.0).max()  # NaN is found later, in its own row
     summing = 2.0**-23 * x.shape[1]
     slack = 1.01 * (share * (row_norms + row_changes) + row_changes + summing * row_norms)
     indices, values = torch.empty(len(x), k, dtype=torch.long), torch.empty(len(x), k)
@@ -77,8 +77,8 @@ def encode_topk(
 @cache
 def multiplies_bf16() -> bool:
     """Whether the processor has instructions for products in bfloat16; without them they are slower than float32."""
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capable.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    capable = _capabilities()
+    return any(capable.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def _topk(
@@ -197,8 +197,13 @@ def _compile(compiler: str, path: Path) -> None:
     raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
 
 
+def _capabilities() -> dict[str, object]:
+    """What torch finds out about the processor; older versions do not tell."""
+    return dict(getattr(torch.cpu, "get_capabilities", dict)())
+
+
 def _processor() -> str:
-    return repr(sorted(torch.cpu.get_capabilities().items()))
+    return repr(sorted(_capabilities().items()))
 
 
 def _cache_folder() -> Path:
