@@ -7,7 +7,7 @@ from saes.errors import ConfigError
 
 Activation = Literal["topk", "batch_topk", "jumprelu", "relu"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
-Selection = Literal["exact", "proven", "fast"]
+Selection = Literal["exact", "proven", "fast"]  # see TrainConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -161,8 +161,9 @@ class TrainConfig:
     """Steps between two lines of the training log."""
     selection: Selection = "exact"
     """How the k largest latents are found: ``exact``, by the product in float32; ``proven``, the same latents by way of
-    bfloat16, of which all are scored anew in float32 that can be among them for all that rounding may have done;
-    ``fast``, scoring k + 16 anew. The last two need a processor, or a GPU, with bfloat16; without it they are exact."""
+    bfloat16: all that can be among them, by a bound on what rounding does, are scored anew in float32; ``fast``, the
+    same with six standard deviations of the rounding in place of the bound. The last two need a processor, or a GPU,
+    that multiplies in bfloat16, and are exact elsewhere."""
 
     def __post_init__(self) -> None:
         _require_whole(self, "total_tokens", "batch_tokens", "dead_after_tokens", "measure_every_steps")

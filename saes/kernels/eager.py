@@ -8,7 +8,7 @@ from saes.config import Selection
 from saes.shapes import Float, Int, Tensor
 
 CHUNK_ELEMENTS = 2**23  # of a temporary tensor
-SPARE = 16  # candidates of the fast selection beyond the k that are wanted
+SPARE = 32  # candidates of the fast selection beyond the k that are wanted
 Memory = dict[str, Tensor]
 
 
@@ -76,15 +76,16 @@ def encode_topk(
 ) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
     """Indices and values of the k largest of each row of ``x W_enc + b_enc``, in no particular order.
 
-    ``exact`` and ``proven`` give the same latents (up to rounding in float32); ``fast`` takes the k + ``SPARE`` largest
-    in bfloat16 and of those the k largest in float32. The values are in float32 always. See ``saes.config.Selection``.
+    ``exact`` and ``proven`` give the same latents (up to rounding in float32); here, ``fast`` takes the k + ``SPARE``
+    largest in bfloat16 and of those the k largest in float32. The values are in float32 always. See
+    ``saes.config.Selection``.
     ``memory`` is where large tensors are kept from step to step: to get them anew costs more than to fill them.
     """
     if selection != "fast":
         pre = kept(memory, "pre", (len(x), W_enc.shape[1]), x)
         torch.addmm(b_enc, x, W_enc, out=pre)
         return topk(pre, k)
-    rough = torch.addmm(b_enc.bfloat16(), x.bfloat16(), W_enc.bfloat16())
+    rough = torch.mm(x.bfloat16(), W_enc.bfloat16()) + b_enc
     candidates = rough.topk(min(k + SPARE, W_enc.shape[1]), dim=-1, sorted=False).indices
     scores = b_enc[candidates] + _dots(x, W_enc.T, candidates)
     values, places = scores.topk(k, dim=-1, sorted=False)

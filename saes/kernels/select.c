@@ -248,12 +248,11 @@ static void widen(const uint16_t *restrict from, int64_t width, float *restrict 
     for (int64_t i = 0; i < width; i++) bits[i] = (uint32_t)from[i] << 16;
 }
 
-// The k largest of each row of x W^T + bias, where ``pre`` is that product in bfloat16, without the bias.
-// With ``spare`` >= 0 the k + spare largest of pre + bias are candidates. With a negative one all are that can be among
-// the k largest: latent i of a row is off by at most norm(x) slack_i + |pre_i| / 500, since pre was rounded last.
-// Candidates are scored anew in float32.
+// The k largest of each row of x W^T + bias, where ``pre`` is that product in bfloat16, without the bias: of latent i of a
+// row it is taken to be off by at most norm(x) slack_i + |pre_i| / 500, since pre was rounded last. All that can be among
+// the k largest then are candidates, and are scored anew in float32.
 void rescored_topk(const uint16_t *pre, const float *bias, const float *x, const float *W, const float *norms,
-                   const float *slack, int64_t rows, int64_t width, int64_t d_in, int64_t k, int64_t spare,
+                   const float *slack, int64_t rows, int64_t width, int64_t d_in, int64_t k,
                    int64_t *indices, float *values) {
 #pragma omp parallel
     {
@@ -263,18 +262,12 @@ void rescored_topk(const uint16_t *pre, const float *bias, const float *x, const
             const uint16_t *p = pre + row * width;
             const float *in = x + row * d_in;
             float odd = 0.0f, norm = norms[row];
-            int proven = spare < 0;
             widen(p, width, s.row);
-            if (proven) {
 #pragma omp simd
-                for (int64_t i = 0; i < width; i++) {
-                    float near = s.row[i], off = norm * slack[i] + fabsf(near) * (1.0f / 500);
-                    s.upper[i] = near + bias[i] + off;
-                    s.row[i] = near + bias[i] - off;
-                }
-            } else {
-#pragma omp simd
-                for (int64_t i = 0; i < width; i++) s.row[i] += bias[i];
+            for (int64_t i = 0; i < width; i++) {
+                float near = s.row[i], off = norm * slack[i] + fabsf(near) * (1.0f / 500);
+                s.upper[i] = near + bias[i] + off;
+                s.row[i] = near + bias[i] - off;
             }
 #pragma omp simd reduction(+ : odd)
             for (int64_t i = 0; i < width; i++) odd += 0.0f * s.row[i];
@@ -282,10 +275,10 @@ void rescored_topk(const uint16_t *pre, const float *bias, const float *x, const
                 spoil(k, indices + row * k, values + row * k);
                 continue;
             }
-            int64_t found, wanted = proven ? k : (k + spare < width ? k + spare : width);
-            float edge = edge_of(s.row, width, wanted, s, &found);
-            if (proven) maxima_of(s.upper, s);
-            found = at_least(proven ? s.upper : s.row, edge, s);
+            int64_t found;
+            float edge = edge_of(s.row, width, k, s, &found);  // k latents are certain to reach it
+            maxima_of(s.upper, s);
+            found = at_least(s.upper, edge, s);
             for (int64_t c = 0; c < found; c++) {
                 const float *w = W + s.places[c] * d_in;
                 float dot = 0.0f;
