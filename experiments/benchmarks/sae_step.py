@@ -11,7 +11,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -74,26 +75,18 @@ def floor_of(trained: Training, batches: list[Tensor], rounds: int) -> tuple[str
     return name, (lambda x: products[name](given[0])) if x.is_cuda else products[name]
 
 
-def contenders(trained: Training, dead: Tensor, tokens: int, notes: list[str]) -> dict[str, Step | None]:
-    """All training steps by name; None for those that cannot run here."""
-    found: dict[str, Step | None] = {f"ours_{selection}": ours(trained, dead, selection) for selection in OURS}
-    try:
-        found["saelens"] = saelens(trained, dead, tokens)
-    except ImportError as error:
-        found["saelens"] = None
-        notes.append(f"saelens: {error}")
-    found["dense"] = dense(trained, dead)
-    return found
-
-
-def runnable(steps: Mapping[str, Step | None], x: Tensor, notes: list[str]) -> dict[str, Step]:
-    """Those that are there and fit into memory."""
-    found: dict[str, Step] = {}
-    for name, run in steps.items():
+def contenders(trained: Training, dead: Tensor, x: Tensor, notes: list[str]) -> dict[str, Step | None]:
+    """All training steps by name, each after a first step; None for those that cannot run here."""
+    makers: dict[str, Callable[[], Step]] = {f"ours_{one}": partial(ours, trained, dead, one) for one in OURS}
+    makers |= {"saelens": partial(saelens, trained, dead, len(x)), "dense": partial(dense, trained, dead)}
+    found: dict[str, Step | None] = dict.fromkeys(makers)
+    for name, make in makers.items():
         try:
-            if run is not None:
-                run(x)
-                found[name] = run
+            run = make()
+            run(x)
+            found[name] = run
+        except ImportError as error:
+            notes.append(f"{name}: {error}")
         except torch.OutOfMemoryError:
             notes.append(f"{name}: does not fit into the GPU's memory")
             torch.cuda.empty_cache()
@@ -109,8 +102,8 @@ def compare(shape: Shape, device: torch.device, rounds: int, train_steps: int) -
     dead = trained.silent_tokens.argsort(descending=True, stable=True)[: max(1, int(DEAD_SHARE * d_sae))]
     notes: list[str] = []
     layout, product = floor_of(trained, batches, 5)
-    every = contenders(trained, dead, tokens, notes)
-    steps = {"floor": product, **runnable(every, batches[0], notes)}
+    every = contenders(trained, dead, batches[0], notes)
+    steps = {"floor": product} | {name: run for name, run in every.items() if run is not None}
     times = in_turns(steps, batches, rounds)
     result: dict[str, Any] = {
         f"{name}_ms": {"min": min(found), "median": statistics.median(found)} for name, found in times.items()
@@ -123,7 +116,7 @@ def compare(shape: Shape, device: torch.device, rounds: int, train_steps: int) -
     }
     result |= {"floor_layout": layout, "dead_latents": len(dead), "trained_steps": train_steps, "notes": notes}
     result["peak_memory_mib"] = peak_memory(steps, batches[0])
-    result["recall"] = {"planted": recalls(trained, batches[-1]), "embedded_model": embedded_recall(notes)}
+    result["recall"] = {"planted": recalls(trained, batches[-1])}
     return result
 
 
@@ -179,6 +172,7 @@ def main() -> None:
     d_in, d_sae, k, tokens = map(int, given.shape.split(","))
     shape = (d_in, d_sae, k, tokens)
     result = compare(shape, device, given.rounds, given.train_steps)
+    result["recall"]["embedded_model"] = embedded_recall(result["notes"])
     if given.sizes:
         result["sizes"] = growth(shape, device, given.rounds)
     result |= {"shape": {"d_in": d_in, "d_sae": d_sae, "k": k, "batch": tokens}, "rounds": given.rounds}
