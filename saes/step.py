@@ -93,7 +93,8 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     all_grads["b_dec"] = made.g.sum(0) - sae.W_enc.data @ grads.bias
     squares = grads.squares.double().sum() - grads.radial.double().square().sum()
     squares += sum(torch.linalg.vector_norm(all_grads[name]).double() ** 2 for name in ("b_enc", "b_dec"))
-    clip = min(1.0, config.grad_clip / (squares.item() ** 0.5 + 1e-6))
+    # the radial part comes from other sums than the norms, so that rounding can leave less than nothing
+    clip = min(1.0, config.grad_clip / (max(0.0, squares.item()) ** 0.5 + 1e-6))
     adam = AdamStep(lr, BETA1, BETA2, EPS, training.steps_done + 1, clip)
     for name, weight in weights(sae).items():
         kernels.adam_(weight, all_grads[name], *training.moments[name], adam, project=name == "W_dec")
@@ -128,5 +129,7 @@ def _auxk(
         return None
     sae = training.sae
     rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
-    scale = weight / kernels.variance(residual)
-    return auxk(dead, *rows, centred, residual, scale, min(sae.config.d_in // 2, len(dead)), kernels)
+    variance = kernels.variance(residual)
+    if variance == 0:  # the living leave nothing to reconstruct
+        return None
+    return auxk(dead, *rows, centred, residual, weight / variance, min(sae.config.d_in // 2, len(dead)), kernels)
