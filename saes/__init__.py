@@ -5,6 +5,7 @@ from saes.config import SAEConfig, TrainConfig
 from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError
 from saes.formats import load, save
 from saes.measure import Firing, Quality, measure
+from saes.run import RunConfig
 from saes.sae import SAE
 from saes.train import TrainRecord, fit
 
@@ -15,6 +16,7 @@ __all__ = [
     "Firing",
     "FormatError",
     "Quality",
+    "RunConfig",
     "SAEConfig",
     "SaesError",
     "ShapeError",

@@ -8,6 +8,10 @@ from saes.errors import ConfigError
 Activation = Literal["topk", "batch_topk", "jumprelu", "relu"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
 Selection = Literal["exact", "proven", "fast"]  # see TrainConfig
+LrSchedule = Literal["linear", "cosine", "constant"]
+OptimiserName = Literal["adam", "adam_bf16", "signum"]
+ComputeDtype = Literal["float32", "bfloat16"]
+BDecInit = Literal["mean", "geometric_median", "zero"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -137,22 +141,48 @@ class SAEConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How an SAE is trained."""
+    """How an SAE is trained. Where it says "scaled", activations have been scaled to a mean norm of sqrt(d_in)."""
 
     total_tokens: int
     """Tokens to train on; the stream of activations must not end earlier."""
     batch_tokens: int = 2048
     """Tokens per optimiser step."""
     lr: float | None = None
-    """Peak learning rate of Adam; None: 2e-4 / sqrt(d_sae / 2^14), the width rule of arXiv 2406.04093."""
+    """Peak learning rate; None: the optimiser's at 2^14 latents, divided by sqrt(d_sae / 2^14) (arXiv 2406.04093)."""
+    lr_schedule: LrSchedule = "linear"
+    """How the learning rate falls over ``decay_frac``: in a line, as half a cosine, or (``constant``) not at all."""
     warmup_frac: float = 0.05
-    """Share of the steps over which the learning rate rises from zero."""
+    """Share of the tokens over which the learning rate rises from zero."""
     decay_frac: float = 0.2
-    """Share of the steps, at the end, over which it falls to zero."""
+    """Share of the tokens, at the end, over which it falls to zero."""
+    optimiser: OptimiserName = "adam"
+    """``adam``; ``adam_bf16`` with half the state; ``signum`` with one average and no second one."""
+    compute_dtype: ComputeDtype = "float32"
+    """Dtype of the encoder's product; weights, sums and gradients are float32 anyway."""
+    k_start: int | None = None
+    """Active latents at the beginning, falling in a line to the SAE's k (``topk``, ``batch_topk``); None: k itself."""
+    k_decay_frac: float = 0.1
+    """Share of the tokens over which they fall."""
     auxk_weight: float = 1 / 32
     """Weight of the AuxK loss, which revives dead latents (arXiv 2406.04093, appendix A.2)."""
     dead_after_tokens: int = 100_000
     """Tokens without firing after which a latent counts as dead."""
+    multi_topk_weight: float = 0.0
+    """Weight of the FVU with 4 k latents (arXiv 2406.04093, section 5.3, where it is 1/8); 0: it is not computed."""
+    l1_weight: float = 0.05
+    """Weight of a token's summed latents over sqrt(d_in), both scaled, in the loss of ``relu``."""
+    l0_weight: float = 1e-3
+    """Weight of a token's number of active latents in the loss of ``jumprelu`` (arXiv 2407.14435)."""
+    sparsity_warmup_frac: float = 0.05
+    """Share of the tokens over which these two weights rise from zero."""
+    jumprelu_threshold: float = 0.1
+    """Thresholds of ``jumprelu`` at the beginning, scaled."""
+    jumprelu_bandwidth: float = 0.1
+    """Width of the window around a threshold in which pre-activations move it, scaled."""
+    b_dec_init: BDecInit = "mean"
+    """Where ``b_dec`` begins: at the mean or the geometric median of the first batch, or at zero."""
+    outlier_norm: float | None = None
+    """Tokens whose norm exceeds this many times the batch's median are left out of everything; None: none are."""
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
     seed: int = 0
@@ -167,24 +197,42 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require_whole(self, "total_tokens", "batch_tokens", "dead_after_tokens", "measure_every_steps")
+        _require_whole(self, *(() if self.k_start is None else ("k_start",)))
         _require_whole(self, "seed", least=0)
-        rates = ("warmup_frac", "decay_frac", "auxk_weight", "grad_clip")
-        _require_finite(self, *rates, *(() if self.lr is None else ("lr",)))
+        for name, kind in (
+            ("lr_schedule", LrSchedule),
+            ("optimiser", OptimiserName),
+            ("compute_dtype", ComputeDtype),
+            ("b_dec_init", BDecInit),
+        ):
+            value = getattr(self, name)
+            _require(value in get_args(kind), f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}.")
+        shares = ("warmup_frac", "decay_frac", "k_decay_frac", "sparsity_warmup_frac")
+        not_negative = ("auxk_weight", "multi_topk_weight", "l1_weight", "l0_weight", "jumprelu_threshold")
+        positive = ("grad_clip", "jumprelu_bandwidth")
+        optional = tuple(name for name in ("lr", "outlier_norm") if getattr(self, name) is not None)
+        _require_finite(self, *shares, *not_negative, *positive, *optional)
         _require(
             self.total_tokens >= self.batch_tokens,
             f"total_tokens must cover at least one batch: got {self.total_tokens} tokens "
             f"for batches of {self.batch_tokens}.",
         )
         _require(self.lr is None or self.lr > 0, f"lr must be positive or None, got {self.lr!r}.")
-        for name in ("warmup_frac", "decay_frac"):
+        for name in shares:
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} must lie between 0 and 1, got {value!r}.")
-        _require(self.auxk_weight >= 0, f"auxk_weight must not be negative, got {self.auxk_weight!r}.")
         _require(
             self.selection in get_args(Selection),
             f"selection must be one of {', '.join(get_args(Selection))}, got {self.selection!r}.",
         )
-        _require(self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip!r}.")
+        for name in not_negative:
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)!r}.")
+        for name in positive:
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)!r}.")
+        _require(
+            self.outlier_norm is None or self.outlier_norm > 1,
+            f"outlier_norm must exceed 1, or half of the tokens are left out: got {self.outlier_norm!r}.",
+        )
 
     @property
     def steps(self) -> int:

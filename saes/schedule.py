@@ -1,13 +1,39 @@
-"""The learning rate as a function of the step."""
+"""What changes over a training run, as functions of the share of it that is done.
+
+Steps stand for tokens seen: ``step`` of ``steps`` batches, all of one size.
+"""
+
+import math
+
+from saes.config import LrSchedule
 
 
-def default_lr(d_sae: int) -> float:
-    """Peak learning rate of Adam for a width: 2e-4 at 2^14 latents, growing as 1 / sqrt(width) below it."""
-    return 2e-4 / (d_sae / 2**14) ** 0.5
+def default_lr(d_sae: int, at_2_14: float = 2e-4) -> float:
+    """Peak learning rate for a width: ``at_2_14`` for 2^14 latents, growing as 1 / sqrt(width) below it.
+
+    2e-4 is Adam's (Gao et al., arXiv 2406.04093, section 3); each optimiser of ``saes.optimisers`` names its own.
+    """
+    return at_2_14 / (d_sae / 2**14) ** 0.5
 
 
-def lr_factor(step: int, steps: int, warmup_frac: float, decay_frac: float) -> float:
-    """Share of the peak learning rate at ``step`` (from 0): linear rise, flat, linear fall to zero."""
+def lr_factor(step: int, steps: int, warmup_frac: float, decay_frac: float, schedule: LrSchedule = "linear") -> float:
+    """Share of the peak learning rate at ``step`` (from 0): a linear rise, then flat, then a fall to zero."""
     rise = (step + 1) / max(1.0, warmup_frac * steps)
+    if schedule == "constant":
+        return min(1.0, rise)
     fall = (steps - step) / max(1.0, decay_frac * steps)
+    if schedule == "cosine":
+        fall = (1 - math.cos(math.pi * min(1.0, fall))) / 2
     return min(1.0, rise, fall)
+
+
+def ramp(step: int, steps: int, frac: float) -> float:
+    """Share reached at ``step`` (from 0) of something that rises in a line over ``frac`` of the run; at most 1."""
+    return min(1.0, (step + 1) / max(1.0, frac * steps))
+
+
+def k_at(step: int, steps: int, k: int, k_start: int | None, frac: float) -> int:
+    """Active latents at ``step`` (from 0): from ``k_start`` in a line to ``k`` over ``frac`` of the run."""
+    if k_start is None or step >= frac * steps:
+        return k
+    return round(k_start + (k - k_start) * step / (frac * steps))

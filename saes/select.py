@@ -3,6 +3,8 @@
 Pre-activations come after the ReLU, so none is negative.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from saes.shapes import Float, Int, Tensor
@@ -26,14 +28,30 @@ def above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*d_sae"]
     return topk(kept, max(1, most))
 
 
-def batch_topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Selected, Float[Tensor, ""]]:
+def batch_topk(
+    pre: Float[Tensor, "token d_sae"], k: int, topk: Callable[[Tensor, int], Selected] = topk
+) -> tuple[Selected, float | None]:
     """The ``k * tokens`` largest of a whole batch, and the least of them (training only; arXiv 2412.06410, eq. 5).
 
-    Inference uses a fixed threshold instead: the average of that least value over training.
+    Negative pre-activations count as zero, and zeros are not active; the least is None if nothing is. Ties with the
+    least are all kept, so that the choice does not depend on their order. Tokens with fewer active latents than others
+    are filled up with zeros. Inference uses a fixed threshold instead: the average of the least over training.
+
+    ``topk`` finds the largest of each token. The largest of the batch are among them, unless a token has more of its
+    own than were looked at; then more are.
     """
-    count = min(k * len(pre), pre.numel())
-    least = pre.flatten().topk(count, sorted=False).values.amin()
-    # ties with the least are all kept, so that the choice does not depend on their order
-    kept = torch.where(pre >= least, pre, torch.zeros_like(pre))
-    most = int((kept > 0).sum(-1).max())
-    return topk(kept, max(1, most)), least
+    width = pre.shape[1]
+    looked_at = min(width, 2 * k)
+    while True:
+        indices, values = topk(pre, looked_at)
+        values = values.relu()
+        least = values.flatten().topk(k * len(pre), sorted=False).values.amin()
+        last = values.amin(-1)
+        if looked_at == width or not ((last >= least) & (last > 0)).any():
+            break
+        looked_at = min(width, 2 * looked_at)
+    kept = torch.where(values < least, torch.zeros_like(values), values)  # NaN stays, and shows in the loss
+    active = kept > 0
+    most = max(1, int(active.sum(-1).max()))
+    values, places = kept.topk(most, dim=-1, sorted=False)
+    return (indices.gather(-1, places), values), kept[active].min().item() if active.any() else None

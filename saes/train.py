@@ -1,41 +1,49 @@
-"""Training a top-k SAE on an iterator of activation tensors. It knows no language model."""
+"""Training SAEs on a stream of activation tensors. It knows no language model."""
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from typing import overload
 
 import torch
 
-from saes.batches import as_activations
 from saes.config import SAEConfig, TrainConfig
-from saes.errors import DivergedError, ShapeError
+from saes.errors import ConfigError, DivergedError, ShapeError
+from saes.fitting import Batch, Fitting, TrainRecord
+from saes.run import RunConfig, RunFolder
 from saes.sae import SAE
-from saes.schedule import default_lr, lr_factor
-from saes.shapes import Float, Tensor
-from saes.step import Training, step
+
+__all__ = ["Batch", "TrainRecord", "fit"]
 
 
-@dataclass(frozen=True)
-class TrainRecord:
-    """One line of the training log."""
+@overload
+def fit(
+    config: SAEConfig,
+    batches: Iterable[Batch],
+    train: TrainConfig,
+    on_record: Callable[[TrainRecord], None] | None = None,
+    run: RunConfig | None = None,
+) -> SAE: ...
 
-    tokens: int
-    fvu: float
-    l0: float
-    dead_fraction: float
-    loss: float
-    seconds: float
+
+@overload
+def fit(
+    config: Sequence[SAEConfig],
+    batches: Iterable[Batch],
+    train: TrainConfig | Sequence[TrainConfig],
+    on_record: Callable[[TrainRecord], None] | None = None,
+    run: RunConfig | None = None,
+) -> list[SAE]: ...
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def fit(
-    config: SAEConfig,
-    batches: Iterable[Float[Tensor, "_ d_in"]],
-    train: TrainConfig,
+    config: SAEConfig | Sequence[SAEConfig],
+    batches: Iterable[Batch],
+    train: TrainConfig | Sequence[TrainConfig],
     on_record: Callable[[TrainRecord], None] | None = None,
-) -> SAE:
+    run: RunConfig | None = None,
+) -> SAE | list[SAE]:
     """Train an SAE on ``train.steps`` batches of ``train.batch_tokens`` activations, shape [token, d_in].
 
     It is trained, and returned, on the device of the first batch, also where the caller has switched gradients off.
@@ -43,92 +51,76 @@ def fit(
     The same seed and the same batches give bit-identical weights on one machine. Inside, activations are scaled so that
     their mean norm in the first batch is sqrt(d_in), which makes one learning rate fit all models, however large or
     small their activations; the scale is folded into the biases at the end, so the SAE returned reads and writes raw
-    activations.
+    activations. Where the SAE normalises each token itself (``input_norm``), it is trained on normalised tokens.
+
+    Args:
+        config: the SAE; or several, which are trained on one reading of the stream. Each comes out bit for bit as if it
+            had been trained alone.
+        batches: tensors, or dicts from the name of a site to a tensor, of which ``config.site`` and ``site_out`` pick.
+        train: how it is trained; several SAEs have one for all or one each, all with the same ``batch_tokens``.
+        on_record: is given each line of the training log.
+        run: where the run is kept, so that it can be stopped, also by a kill, and gone on with exactly: calling again
+            with a stream opened anew continues. ``batches`` must then have ``state()``, which gives JSON data and
+            tensors, and ``restore(state)``. torch's global random state is kept, too.
 
     Raises:
+        ConfigError: the settings do not fit together, a batch lacks a site, or the run folder holds another run.
         ShapeError: a batch has the wrong shape, holds NaN or infinite values or no variance, or the stream ends early.
-        DivergedError: the loss is not finite.
+        DivergedError: the loss is not finite. The last checkpoint stays.
+        FormatError: the run folder cannot be read or written, or its newest checkpoint is damaged.
     """
-    stream = checked(batches, config.d_in, train)
-    started = time.perf_counter()
-    x = next(stream)
-    scale = _Scale.of(x)
-    sae = SAE(config, seed=train.seed).to(x.device)
-    sae.b_dec.copy_(scale.shift(x).mean(0) * scale.factor)
-    training = Training(sae, train)
-    peak = train.lr if train.lr is not None else default_lr(config.d_sae)
-
-    for number in range(train.steps):
-        x = scale.apply(x if number == 0 else next(stream))
-        facts = step(training, x, peak * lr_factor(number, train.steps, train.warmup_frac, train.decay_frac))
-        if not math.isfinite(facts.loss):
-            raise DivergedError(
-                f"The loss became {facts.loss} at step {number} ({number * train.batch_tokens} tokens). "
-                "Lower the learning rate or look at the activations for outliers."
-            )
-        if on_record and (number % train.measure_every_steps == 0 or number == train.steps - 1):
-            on_record(
-                TrainRecord(
-                    tokens=(number + 1) * train.batch_tokens,
-                    fvu=facts.fvu,
-                    l0=facts.l0,
-                    dead_fraction=training.dead.float().mean().item(),
-                    loss=facts.loss,
-                    seconds=time.perf_counter() - started,
-                )
-            )
-    for bias in (sae.b_enc, sae.b_dec):  # encoder and decoder are linear up to the ReLU: only biases carry a scale
-        bias.copy_(scale.undo(bias))
-    return sae.requires_grad_(False)
+    fittings = _fittings(config, train)
+    last = max(one.train.steps for one in fittings)
+    folder = None if run is None else RunFolder(run, fittings, batches)
+    with nullcontext() if folder is None else closing(folder):
+        done = 0 if folder is None else folder.steps_done
+        stream: Iterator[Batch] = iter(batches)
+        while done < last:
+            batch = _next(stream, last, fittings[0].train.batch_tokens)
+            for record in _advanced(fittings, batch, folder):
+                if folder:
+                    folder.record(record)
+                if on_record:
+                    on_record(record)
+            done += 1
+            if folder and folder.after_step(last):
+                break
+        saes = [one.finish() for one in fittings]
+        if folder and done == last:
+            folder.finish(saes)
+    return saes[0] if isinstance(config, SAEConfig) else saes
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """The factor ``2^exponent * factor`` between raw activations and those that the SAE is trained on.
-
-    In two parts, because activations near either end of float32's range have norms, and need factors, beyond it.
-    Multiplying by a power of two is exact, so for ordinary activations nothing is rounded that would not be anyway.
-    """
-
-    exponent: int
-    factor: float
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "token d_in"]) -> "_Scale":
-        """The scale that gives ``x`` a mean norm of sqrt(d_in)."""
-        exponent = -math.frexp(x.abs().max().item())[1]
-        norm = _times_power(x, exponent).norm(dim=-1).mean().item()
-        return cls(exponent, x.shape[-1] ** 0.5 / norm)
-
-    def shift(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """``x`` with the power of two alone applied: values of about 1."""
-        return _times_power(x, self.exponent)
-
-    def apply(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """From raw to scaled."""
-        return self.shift(x) * self.factor
-
-    def undo(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """From scaled to raw."""
-        return _times_power(x / self.factor, -self.exponent)
+def _fittings(config: SAEConfig | Sequence[SAEConfig], train: TrainConfig | Sequence[TrainConfig]) -> list[Fitting]:
+    configs = [config] if isinstance(config, SAEConfig) else list(config)
+    trains = [train] * len(configs) if isinstance(train, TrainConfig) else list(train)
+    if not configs or len(configs) != len(trains):
+        raise ConfigError(f"Each SAE has its TrainConfig, or all have one: got {len(configs)} SAEs and {len(trains)}.")
+    sizes = sorted({one.batch_tokens for one in trains})
+    if len(sizes) > 1:
+        raise ConfigError(f"SAEs that share a stream share its batches, so batch_tokens must be equal: got {sizes}.")
+    return [Fitting(one, its, number) for number, (one, its) in enumerate(zip(configs, trains, strict=True))]
 
 
-def _times_power(x: Float[Tensor, "*any"], exponent: int) -> Float[Tensor, "*any"]:
-    """``x * 2^exponent``, in two steps, since the power alone may lie beyond float32."""
-    half = exponent // 2
-    return x * 2.0**half * 2.0 ** (exponent - half)
+def _advanced(fittings: Sequence[Fitting], batch: Batch, folder: RunFolder | None) -> Iterator[TrainRecord]:
+    """One step of each SAE that is not done yet."""
+    for one in fittings:
+        if one.steps_done < one.train.steps:
+            try:
+                record = one.advance(batch)
+            except DivergedError as error:
+                which = f"SAE {one.number}: " if len(fittings) > 1 else ""
+                kept = f" The last good checkpoint is {folder.saved}." if folder and folder.saved else ""
+                raise DivergedError(f"{which}{error}{kept}") from error
+            if record:
+                yield record
 
 
-def checked(
-    batches: Iterable[Float[Tensor, "_ d_in"]], d_in: int, train: TrainConfig
-) -> Iterator[Float[Tensor, "_ d_in"]]:
-    """The batches in float32, each checked for shape and content; see ``fit`` for the errors."""
-    for x in batches:
-        x = as_activations(x, d_in, train.batch_tokens)
-        if (x == x[0]).all():
-            raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
-        yield x
-    raise ShapeError(
-        f"The stream of activations ended before {train.steps} batches of {train.batch_tokens} tokens. "
-        "Give more text or lower total_tokens."
-    )
+def _next(stream: Iterator[Batch], steps: int, batch_tokens: int) -> Batch:
+    try:
+        return next(stream)
+    except StopIteration:
+        raise ShapeError(
+            f"The stream of activations ended before {steps} batches of {batch_tokens} tokens. "
+            "Give more text or lower total_tokens."
+        ) from None

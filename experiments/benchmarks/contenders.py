@@ -9,8 +9,9 @@ from torch import Tensor
 
 from saes.config import Selection, TrainConfig
 from saes.losses import auxk, fvu
+from saes.optimisers.adam import BETA1, BETA2, EPS
 from saes.sae import SAE
-from saes.step import BETA1, BETA2, EPS, Training, step
+from saes.step import Training, step
 
 Step = Callable[[Tensor], None]
 LR = 1e-4
@@ -51,7 +52,7 @@ def copied(trained: Training, config: TrainConfig) -> Training:
     made = Training(copy.deepcopy(trained.sae), config)
     made.steps_done = trained.steps_done
     made.silent_tokens = trained.silent_tokens.clone()
-    made.moments = {name: (m.clone(), v.clone()) for name, (m, v) in trained.moments.items()}
+    made.moments = copy.deepcopy(trained.moments)
     return made
 
 

@@ -280,7 +280,7 @@ def run(
     if exchange is not None:
         cores = allowed_cores()
         keep_to(cores[rank % len(cores) :][:1] if cores else ())
-    fast_bfloat16 = computes_in_bfloat16(torch.cpu.get_capabilities())
+    fast_bfloat16 = computes_in_bfloat16(getattr(torch.cpu, "get_capabilities", dict)())
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     outer = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
     optimisers: list[torch.optim.Optimizer] = [

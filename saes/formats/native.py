@@ -1,6 +1,7 @@
 """The project's own checkpoint: a folder with ``sae.safetensors`` and ``config.json``."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from saes.errors import ConfigError, FormatError
 from saes.formats.files import Found, read_json, safetensors_bytes, safetensors_in, write
 from saes.formats.given import Given
 from saes.sae import SAE, tensor_shapes
+from saes.shapes import Tensor
 
 VERSION = 2
 WEIGHTS, CONFIG = "sae.safetensors", "config.json"
@@ -31,13 +33,24 @@ def save(sae: SAE, folder: Path, training: dict[str, Any] | None = None) -> None
     """
     if (folder / "cfg.json").exists():
         raise ConfigError(f"{folder} holds an SAE of another format (cfg.json). Choose another folder.")
-    weights = {name: tensor.detach().cpu() for name, tensor in sae.state_dict().items()}
-    config = {"format": "saes", "version": VERSION, **asdict(sae.config), "training": training or {}}
+    write(folder, contents(sae.config, sae.state_dict(), training))
+
+
+def contents(
+    sae_config: SAEConfig, weights: Mapping[str, Tensor], training: dict[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files of an SAE by name: its config, and its weights with a copy of that.
+
+    Raises:
+        ConfigError: ``training`` is not JSON.
+    """
+    config = {"format": "saes", "version": VERSION, **asdict(sae_config), "training": training or {}}
     try:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"training must be JSON without NaN or infinity ({error}): got {training!r}.") from error
-    write(folder, {CONFIG: text.encode(), WEIGHTS: safetensors_bytes(weights, {CONFIG: text})})
+    tensors = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    return {CONFIG: text.encode(), WEIGHTS: safetensors_bytes(tensors, {CONFIG: text})}
 
 
 def read(found: Found, given: Given) -> SAE:

@@ -104,10 +104,10 @@ def _to_bf16(
 
 
 def variance(x: Float[Tensor, "token d_in"]) -> float:
-    """See ``eager.variance``; summed in float64."""
+    """See ``eager.variance``; summed in float64, but infinite where float32 ends, as there."""
     total = torch.empty(1, dtype=torch.float64)
     _call("variance", [x], *x.shape, total)
-    return total.item()
+    return total.float().item()
 
 
 def reconstruct(
@@ -146,7 +146,8 @@ def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project
     rows, width = (p.shape[0], p.shape[1]) if p.ndim == 2 else (1, p.numel())
     corrections = (1 - step.beta1**step.number, 1 - step.beta2**step.number)
     numbers = (step.clip, step.lr, step.beta1, step.beta2, step.eps, *corrections)
-    _call("adam", [p, grad, m, v], rows, width, *map(float, numbers), int(project))
+    # changed in place, so they must not be copied: ``_call`` asserts that these are contiguous
+    _call("adam", [], p, grad.contiguous(), m, v, rows, width, *map(float, numbers), int(project))
 
 
 def _call(name: str, arrays: Sequence[Tensor | None], *rest: Tensor | int | float) -> None:

@@ -238,3 +238,19 @@ def test_without_a_compiler_the_eager_kernels_serve(monkeypatch, tmp_path):
     finally:
         for function in (cpu.available, cpu._library):
             function.cache_clear()
+
+
+@pytest.mark.skipif(not cpu.available(), reason="no C compiler here")
+def test_adam_refuses_to_work_on_a_copy():
+    p = torch.ones(8, 4).T
+    with pytest.raises(AssertionError):
+        cpu.adam_(p, torch.ones(4, 8), torch.zeros(4, 8), torch.zeros(4, 8), eager.AdamStep(0.1, 0.9, 0.999, 1e-8, 1))
+    p, m = torch.ones(4, 8), torch.zeros(4, 8)
+    cpu.adam_(p, torch.ones(8, 4).T, m, torch.zeros(4, 8), eager.AdamStep(0.1, 0.9, 0.999, 1e-8, 1))
+    torch.testing.assert_close(p, torch.full((4, 8), 0.9))
+    assert (m > 0).all()
+
+
+def test_a_torch_without_capabilities_is_served(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert isinstance(cpu._processor(), str)

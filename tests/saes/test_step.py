@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from saes.config import SAEConfig, TrainConfig
-from saes.errors import ConfigError
+from saes.errors import ConfigError, ShapeError
 from saes.losses import auxk, fvu
+from saes.optimisers.adam import BETA1, BETA2, EPS
 from saes.sae import SAE
-from saes.step import BETA1, BETA2, EPS, Training, step
+from saes.step import Training, step
 
 CONFIG = SAEConfig(d_in=24, d_sae=160, k=6)
 
@@ -114,7 +115,7 @@ def test_auxk_alone_reaches_the_encoder_and_not_the_living():
     dead[::3] = True
     moved = (with_aux.sae.W_enc - without.sae.W_enc).abs().amax(0)
     assert moved[dead].max() > 1e-3
-    first = {name: with_aux.moments[name][0] for name in ("W_enc", "W_dec")}
+    first = {name: with_aux.moments[name]["mean"] for name in ("W_enc", "W_dec")}
     assert all(grad[dead].abs().amax() > 0 for grad in first.values())
 
 
@@ -150,3 +151,38 @@ def test_a_loss_that_is_not_finite_changes_nothing(where):
     assert made.steps_done == 0
     for name, p in made.sae.named_parameters():
         assert torch.equal(p.nan_to_num(7.0), before[name].nan_to_num(7.0))
+
+
+def test_equal_activations_are_refused():
+    with pytest.raises(ShapeError, match="nothing to learn"):
+        step(training(), torch.ones(64, 24), 1e-2)
+
+
+def test_a_residual_without_variance_gives_no_auxk():
+    made = training(auxk_weight=1.0)
+    made.silent_tokens[100:] = 10_000
+    identity = torch.cat([torch.eye(24), -torch.eye(24), torch.zeros(112, 24)])
+    with torch.no_grad():
+        made.sae.W_enc.copy_(identity.T)
+        made.sae.W_dec.copy_(identity)
+        made.sae.b_enc.zero_()
+        made.sae.b_dec.zero_()
+    x = torch.diag(torch.arange(1.0, 25.0))
+    assert step(made, x, 1e-2).loss == 0
+
+
+def test_weights_in_another_layout_are_trained_in_place():
+    made, other = training(), training()
+    other.sae.W_enc.data = other.sae.W_enc.data.contiguous()
+    other = Training(other.sae, other.config)
+    x = torch.randn(64, 24)
+    for one in (made, other):
+        step(one, x, 1e-2)
+    assert torch.equal(made.sae.W_enc, other.sae.W_enc)
+
+
+def test_activations_beyond_the_range_of_float32_are_no_perfect_fit():
+    made = training()
+    facts = step(made, torch.randn(64, 24) * 2.0**100, 1e-2)
+    assert not facts.loss < float("inf")
+    assert made.steps_done == 0

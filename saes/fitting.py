@@ -1,0 +1,263 @@
+"""One of the SAEs that ``saes.fit`` trains: what it takes from each batch, its state, and the SAE that comes out."""
+
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saes.batches import as_activations
+from saes.config import SAEConfig, TrainConfig
+from saes.errors import ConfigError, DivergedError, ShapeError
+from saes.normalise import normalise
+from saes.optimisers import OPTIMISERS
+from saes.sae import SAE
+from saes.scale import Scale, centre, ordinary
+from saes.schedule import default_lr, lr_factor
+from saes.shapes import Float, Tensor
+from saes.step import step
+from saes.training import Training
+
+Batch = Float[Tensor, "_ d_in"] | Mapping[Any, Float[Tensor, "_ _"]]
+"""Activations of one site, or those of the same tokens at several, by the name of the site."""
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """One line of the training log."""
+
+    tokens: int
+    """Tokens seen, this step's included."""
+    fvu: float
+    """Fraction of variance unexplained of the step's batch."""
+    l0: float
+    """Mean number of active latents of a token."""
+    dead_fraction: float
+    """Share of the latents that have been silent for ``dead_after_tokens``."""
+    loss: float
+    """All losses together."""
+    seconds: float
+    """Time since the training began, pauses between its parts left out."""
+    lr: float = 0.0
+    """Learning rate of the step."""
+    k: int | None = None
+    """Active latents asked for at this step; None where the activation has no k."""
+    tokens_per_second: float = 0.0
+    """Since the line before."""
+    memory_mib: float | None = None
+    """Peak memory of the process, on a GPU that of its tensors; None where the system does not tell."""
+    sae: int = 0
+    """Which SAE of those that are trained together, from 0."""
+
+
+class Fitting:
+    """An SAE that is being trained, from raw batches."""
+
+    def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0) -> None:
+        _check_k(config, train)
+        self.config, self.train, self.number = config, train, number
+        lr = default_lr(config.d_sae, OPTIMISERS[train.optimiser].LR)
+        self._peak = lr if train.lr is None else train.lr
+        self._training: Training | None = None
+        self._read_scale = self._written_scale = Scale()
+        self._started = time.perf_counter()
+        self._last = (self._started, 0)
+        """When the last line of the log was made, and the tokens seen then."""
+        self._pending: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
+
+    @property
+    def steps_done(self) -> int:
+        """Steps made so far."""
+        if self._pending:
+            return self._pending[0]["training"]["steps_done"]
+        return self._training.steps_done if self._training else 0
+
+    def advance(self, batch: Batch) -> TrainRecord | None:
+        """Train on one batch; gives a line of the log where one is due.
+
+        Raises:
+            ConfigError: the batch lacks a site that the SAE reads or writes.
+            ShapeError: it has the wrong shape, holds NaN or infinite values, or no variance.
+            DivergedError: the loss, or its gradient, is not finite.
+        """
+        x, y = self._tokens(batch)
+        training, train = self._in_training((x, y)), self.train
+        number = training.steps_done
+        lr = self._peak * lr_factor(number, train.steps, train.warmup_frac, train.decay_frac, train.lr_schedule)
+        k = training.k if self.config.k is not None else None
+        read = self._read_scale.apply(x)
+        facts = step(training, read, lr, read if y is x else self._written_scale.apply(y))
+        if not math.isfinite(facts.loss):
+            raise DivergedError(
+                f"The loss became {facts.loss} at step {number} ({number * train.batch_tokens} tokens). "
+                "Lower the learning rate or look at the activations for outliers."
+            )
+        if number % train.measure_every_steps and number != train.steps - 1:
+            return None
+        now, tokens = time.perf_counter(), (number + 1) * train.batch_tokens
+        (before, tokens_before), self._last = self._last, (now, tokens)
+        return TrainRecord(
+            tokens=tokens,
+            fvu=facts.fvu,
+            l0=facts.l0,
+            dead_fraction=training.dead.float().mean().item(),
+            loss=facts.loss,
+            seconds=now - self._started,
+            lr=lr,
+            k=k,
+            tokens_per_second=(tokens - tokens_before) / max(now - before, 1e-9),
+            memory_mib=peak_memory_mib(x.device),
+            sae=self.number,
+        )
+
+    def folded(self) -> tuple[SAEConfig, dict[str, Tensor]]:
+        """The SAE as it is now, for raw activations: its config and weights, not copied where they are the same.
+
+        Encoder and decoder are linear up to the ReLU. So where input and output have one scale, only biases and
+        thresholds carry it; a transcoder's encoder and skip carry the quotient of the two.
+        """
+        training = self._in_training(None)
+        weights = {name: tensor.detach() for name, tensor in training.sae.state_dict().items()}
+        for name in weights.keys() & {"b_enc", "b_dec", "threshold"}:
+            weights[name] = self._written_scale.undo(weights[name])
+        if self._read_scale != self._written_scale:
+            for name in weights.keys() & {"W_enc", "W_skip"}:
+                weights[name] = self._read_scale.over(self._written_scale).apply(weights[name])
+        return dataclasses.replace(self.config, input_scale=self._read_scale.whole), weights
+
+    def finish(self) -> SAE:
+        """The trained SAE, for raw activations; it cannot be trained further here."""
+        sae = self._in_training(None).sae
+        sae.config, weights = self.folded()
+        for name, tensor in sae.state_dict().items():
+            tensor.copy_(weights[name])
+        return sae.requires_grad_(False)
+
+    def state(self) -> dict[str, Any]:
+        """What decides what comes next, apart from the weights that are the same in ``folded``."""
+        training = self._in_training(None)
+        _, folded = self.folded()
+        weights = {name: tensor.detach() for name, tensor in training.sae.state_dict().items()}
+        return {
+            "training": training.state(),
+            "read_scale": [self._read_scale.exponent, self._read_scale.factor],
+            "written_scale": [self._written_scale.exponent, self._written_scale.factor],
+            "weights": {
+                name: tensor for name, tensor in weights.items() if folded[name].data_ptr() != tensor.data_ptr()
+            },
+            "seconds": time.perf_counter() - self._started,
+        }
+
+    def restore(self, state: Mapping[str, Any], folded: Mapping[str, Tensor]) -> None:
+        """Go on from a ``state`` and the weights of ``folded`` of that time."""
+        self._training, self._pending = None, (state, folded)
+        self._started = time.perf_counter() - state["seconds"]
+        self._read_scale, self._written_scale = Scale(*state["read_scale"]), Scale(*state["written_scale"])
+
+    def _in_training(self, first: tuple[Tensor, Tensor] | None) -> Training:
+        """What is trained; at first it is begun with the first batch, or put where the restored state says."""
+        if self._training is None:
+            if self._pending:
+                self._training = self._resumed(*self._pending, first[0].device if first else torch.device("cpu"))
+                self._pending = None
+            else:
+                assert first is not None, "there is nothing to give before the first batch"
+                self._training = self._begun(*first)
+        return self._training
+
+    def _begun(self, x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"]) -> Training:
+        """A new SAE whose scale and decoder bias fit the first batch."""
+        if self.config.input_norm == "none":  # else each token has its own scale
+            self._read_scale = Scale.of(x)
+            self._written_scale = self._read_scale if y is x else Scale.of(y)
+        sae = SAE(self.config, seed=self.train.seed).to(x.device)
+        scale = self._written_scale
+        sae.b_dec.copy_(centre(scale.shift(y), self.train.b_dec_init) * scale.factor)
+        if self.config.activation == "jumprelu":
+            sae.threshold.fill_(self.train.jumprelu_threshold)
+        return Training(sae, self.train)
+
+    def _resumed(self, state: Mapping[str, Any], folded: Mapping[str, Tensor], device: torch.device) -> Training:
+        sae = SAE(self.config, seed=self.train.seed).to(device)
+        for name, tensor in sae.state_dict().items():
+            tensor.copy_(state["weights"][name] if name in state["weights"] else folded[name])
+        training = Training(sae, self.train)
+        training.restore(state["training"])
+        self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)
+        return training
+
+    def _tokens(self, batch: Batch) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+        """What the SAE reads and what it shall write (the same tensor in an autoencoder), not scaled yet."""
+        config, tokens = self.config, self.train.batch_tokens
+        given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
+        _require_device(given, self._training.sae.W_dec.device if self._training else None)
+        x = y = as_activations(given[0], config.d_in, tokens)
+        if config.site_out is not None:
+            y = as_activations(given[1], config.width_out, tokens)
+        for one in (x, y):
+            if (one == one[0]).all():
+                raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
+        if self.train.outlier_norm is not None:
+            keep = ordinary(x, self.train.outlier_norm)
+            kept = x[keep]
+            x, y = kept, kept if y is x else y[keep]
+        if config.input_norm != "none":
+            x = y = normalise(x, config.input_norm, config.norm_eps).x
+        return x, y
+
+
+def _check_k(config: SAEConfig, train: TrainConfig) -> None:
+    if train.k_start is not None and (config.k is None or not config.k <= train.k_start <= config.d_sae):
+        raise ConfigError(
+            f"k_start falls to k, so it lies between k = {config.k} and d_sae = {config.d_sae}: got {train.k_start}. "
+            "Leave it out where the activation has no k."
+        )
+    if config.site_out is None and config.width_out != config.d_in:
+        raise ConfigError(
+            f"An SAE that writes width {config.width_out} and reads width {config.d_in} writes another site than it "
+            "reads. Say which with site_out."
+        )
+
+
+def _at(batch: Batch, site: str | None, config: SAEConfig) -> Any:
+    """The activations of a batch at a site."""
+    if not isinstance(batch, Mapping):
+        if config.site_out is not None:
+            raise ConfigError(
+                f"A transcoder from {config.site} to {config.site_out} needs both sites of each batch, got one tensor. "
+                "Give batches as dicts from the site's name to a tensor."
+            )
+        return batch
+    by_name = {str(key): tensor for key, tensor in batch.items()}
+    if site is None and len(by_name) == 1:
+        return next(iter(by_name.values()))
+    if site not in by_name:
+        raise ConfigError(
+            f"The SAE's site is {site!r}, but the batches hold {', '.join(by_name) or 'nothing'}. "
+            "Name one of them in the SAE's config, or read that site."
+        )
+    return by_name[site]
+
+
+def _require_device(tensors: Sequence[object], device: torch.device | None) -> None:
+    devices = [tensor.device for tensor in tensors if isinstance(tensor, Tensor)] + ([device] if device else [])
+    if len(set(devices)) > 1:
+        raise ShapeError(
+            f"An SAE and all that it is trained on are on one device: got activations on {devices[0]}, then on "
+            f"{devices[-1] if devices[0] != devices[-1] else devices[1]}. Move the batches to one."
+        )
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak memory: of the tensors on a GPU, else of the process; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

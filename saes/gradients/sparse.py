@@ -1,0 +1,148 @@
+"""Gradients of top-k SAEs without any dense one, for ``topk`` and ``batch_topk``.
+
+Only the encoder's product touches every latent of every token. The loss is a sum of terms, each a reconstruction from a
+few active latents: one for each prefix (Matryoshka), one with 4 k latents (multi-top-k), one of the residual by dead
+latents (AuxK). The gradients are those that autograd gives for ``saes.losses``; the tests compare every one.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from saes.auxk import AuxK, auxk
+from saes.gradients.gradients import Gradients, StepFacts
+from saes.kernels import kernels_for
+from saes.losses import variance_of
+from saes.select import Selected, batch_topk
+from saes.shapes import Float, Int, Tensor
+from saes.training import Training
+
+MULTI = 4  # times k latents are active in multi-top-k (arXiv 2406.04093, section 5.3)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reconstruction: the active latents of each token, and what the loss says of them."""
+
+    indices: Int[Tensor, "token k"]
+    values: Float[Tensor, "token k"]
+    grads: Float[Tensor, "token k"]
+    """Gradient with respect to the values, zero where the ReLU is flat: a latent at zero learns nothing."""
+    g: Float[Tensor, "token d_out"]
+    """Gradient with respect to their reconstruction."""
+    loss: float
+    """By its weight."""
+    biased: bool
+    """Whether the bias (and the linear map of a skip transcoder) is part of the reconstruction."""
+
+
+def sparse_gradients(
+    training: Training, x: Float[Tensor, "token d_in"], target: Float[Tensor, "token d_out"]
+) -> Gradients:
+    """See ``saes.gradients.gradients``."""
+    sae, config = training.sae, training.config
+    kernels = kernels_for(x.device)
+    variance = variance_of(target, kernels.variance)
+    read = x - sae.b_dec if sae.config.subtract_b_dec else x
+    goal = target - x @ sae.W_skip.data if sae.config.skip else target
+    # the fused selection gives the active latents alone; some losses need all pre-activations
+    fused = sae.config.activation == "topk" and not config.multi_topk_weight and config.compute_dtype == "float32"
+    pre = None if fused else training.pre_activations(read)
+
+    (indices, values), least = _selected(training, kernels, read, pre, training.k)
+    main = _term(training, kernels, (indices, values), goal, 1.0, variance)
+    terms = [main]
+    for width in sae.config.prefixes[:-1]:
+        terms.append(_term(training, kernels, (indices, values * (indices < width)), goal, 1.0, variance))
+    if config.multi_topk_weight:
+        many, _ = _selected(training, kernels, read, pre, min(MULTI * training.k, sae.config.d_sae))
+        terms.append(_term(training, kernels, many, goal, config.multi_topk_weight, variance))
+    aux = _auxk(training, kernels, read, main.g * (-variance / 2))
+
+    active = values > 0
+    loss = sum(term.loss for term in terms) + (aux.loss if aux else 0.0)
+    facts = StepFacts(main.loss, loss, active.sum().item() / len(x))
+    fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
+    fired[indices[active]] = True
+    of = _summed(training, kernels, terms, aux, x, read) if facts.loss < float("inf") else {}
+    return Gradients(facts, of, training.grads.radial, fired, least, training.grads.squares)
+
+
+def _selected(
+    training: Training,
+    kernels: ModuleType,
+    read: Float[Tensor, "token d_in"],
+    pre: Float[Tensor, "token d_sae"] | None,
+    k: int,
+) -> tuple[Selected, float | None]:
+    """The active latents of each token, none negative, and the least value kept by ``batch_topk``."""
+    sae = training.sae
+    if pre is None:
+        encoder = (sae.W_enc.data, sae.b_enc.data)
+        indices, values = kernels.encode_topk(read, *encoder, k, training.config.selection, training.memory)
+        return (indices, values.relu_()), None
+    if sae.config.activation == "batch_topk":
+        return batch_topk(pre, k, kernels.topk)
+    indices, values = kernels.topk(pre, k)
+    return (indices, values.relu_()), None
+
+
+def _term(
+    training: Training,
+    kernels: ModuleType,
+    active: Selected,
+    goal: Float[Tensor, "token d_out"],
+    weight: float,
+    variance: float,
+    biased: bool = True,
+) -> Term:
+    """The reconstruction of ``goal``; its loss is ``weight`` times the squared error over ``variance``."""
+    indices, values = active
+    bias = training.sae.b_dec.data if biased else None
+    made = kernels.reconstruct(indices, values, training.sae.W_dec.data, bias, goal, 2 * weight / variance)
+    loss = weight * made.squares.sum().item() / variance
+    return Term(indices, values, made.grads * (values > 0), made.g, loss, biased)
+
+
+def _auxk(
+    training: Training,
+    kernels: ModuleType,
+    read: Float[Tensor, "token d_in"],
+    residual: Float[Tensor, "token d_out"],
+) -> AuxK | None:
+    """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one."""
+    weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
+    if not len(dead) or not weight:
+        return None
+    sae = training.sae
+    variance = kernels.variance(residual)
+    if variance == 0:  # the living leave nothing to reconstruct
+        return None
+    rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
+    most = min(max(1, sae.config.d_in // 2), len(dead))
+    return auxk(dead, *rows, read, residual, weight / variance, most, kernels)
+
+
+def _summed(
+    training: Training,
+    kernels: ModuleType,
+    terms: list[Term],
+    aux: AuxK | None,
+    x: Float[Tensor, "token d_in"],
+    read: Float[Tensor, "token d_in"],
+) -> dict[str, Tensor]:
+    """The weights' gradients, summed over the terms and AuxK."""
+    sae, grads = training.sae, training.grads
+    for number, term in enumerate(terms):
+        kernels.weight_grads(term.indices, term.values, term.grads, term.g, read, grads, add=number > 0)
+    if aux:
+        aux.add_to(grads)
+    of = {"W_dec": grads.decoder, "W_enc": grads.encoder, "b_enc": grads.bias}
+    biased = [term.g for term in terms if term.biased]
+    of["b_dec"] = sum((g.sum(0) for g in biased[1:]), biased[0].sum(0))
+    if sae.config.subtract_b_dec:  # it is read, too
+        of["b_dec"] = of["b_dec"] - sae.W_enc.data @ grads.bias
+    if sae.config.skip:
+        of["W_skip"] = x.T @ sum(biased[1:], biased[0])
+    return of

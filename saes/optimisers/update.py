@@ -1,0 +1,44 @@
+"""What every optimiser is told of a step, and what each must offer."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol
+
+from saes.shapes import Tensor
+
+State = dict[str, Tensor]
+"""What an optimiser keeps of one weight, by name."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The numbers of one step, and what works on the device."""
+
+    kernels: ModuleType
+    """See ``saes.kernels.kernels_for``."""
+    lr: float
+    number: int
+    """Of the step, from 1."""
+    clip: float
+    """What the gradients are multiplied by first."""
+    seed: int
+    """Of whatever is drawn at random, together with the number of the step."""
+
+
+class Optimiser(Protocol):
+    """A module of ``saes.optimisers``."""
+
+    LR: float
+    """Peak learning rate for 2^14 latents, where none is given."""
+
+    def state(self, p: Tensor) -> State:
+        """What is kept of a weight, before the first step."""
+        ...
+
+    def update_(self, p: Tensor, grad: Tensor, state: State, update: Update, project: bool) -> None:
+        """One step in place on a contiguous weight and its state.
+
+        With ``project``, the part of each row's gradient along the row is taken away first, and each row has norm 1
+        afterwards (arXiv 2406.04093, appendix A.1).
+        """
+        ...
