@@ -19,7 +19,7 @@ class AuxK:
 
     loss: float
     dead: Int[Tensor, " n"]
-    decoder: Float[Tensor, "n d_in"]
+    decoder: Float[Tensor, "n d_out"]
     encoder: Float[Tensor, "n d_in"]
     bias: Float[Tensor, " n"]
     radial: Float[Tensor, " n"]
@@ -37,9 +37,9 @@ def auxk(
     dead: Int[Tensor, " n"],
     encoder: Float[Tensor, "n d_in"],
     bias: Float[Tensor, " n"],
-    decoder: Float[Tensor, "n d_in"],
+    decoder: Float[Tensor, "n d_out"],
     centred: Float[Tensor, "token d_in"],
-    residual: Float[Tensor, "token d_in"],
+    residual: Float[Tensor, "token d_out"],
     scale: float,
     k: int,
     kernels: ModuleType,
