@@ -104,10 +104,10 @@ def _to_bf16(
 
 
 def variance(x: Float[Tensor, "token d_in"]) -> float:
-    """See ``eager.variance``; summed in float64."""
+    """See ``eager.variance``; summed in float64, but infinite where float32 ends, as there."""
     total = torch.empty(1, dtype=torch.float64)
     _call("variance", [x], *x.shape, total)
-    return total.item()
+    return total.float().item()
 
 
 def reconstruct(
