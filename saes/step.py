@@ -41,7 +41,9 @@ def step(
 
 def gradient_norm(made: Gradients) -> float:
     """Norm of the whole gradient, less the part that the projection of the decoder takes away."""
-    squares = sum(torch.linalg.vector_norm(grad).item() ** 2 for grad in made.of.values())
+    large = {} if made.squares is None else {"W_dec", "W_enc"}  # these need not be read again
+    squares = sum(torch.linalg.vector_norm(grad).item() ** 2 for name, grad in made.of.items() if name not in large)
+    squares += 0.0 if made.squares is None else made.squares.double().sum().item()
     # the radial part comes from other sums than the norms, so that rounding can leave less than nothing
     return max(0.0, squares - made.radial.square().sum().item()) ** 0.5
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from saes.config import TrainConfig
-from saes.kernels.eager import WeightGrads
+from saes.kernels.eager import Memory, WeightGrads, kept
 from saes.optimisers import OPTIMISERS, State
 from saes.sae import SAE
 from saes.schedule import k_at, ramp
@@ -31,16 +31,15 @@ class Training:
     """Of the least values that ``batch_topk`` kept: their sum, and that of their weights, both decaying."""
     grads: WeightGrads = field(init=False)
     """Memory for gradients that lasts from step to step."""
-    pre: Float[Tensor, "token d_sae"] | None = field(init=False, default=None)
-    """Memory for the pre-activations of a batch."""
+    memory: Memory = field(init=False, default_factory=dict)
+    """Large tensors that last from step to step, whatever they hold."""
 
     def __post_init__(self) -> None:
         sae = self.sae
         if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
         self.silent_tokens = torch.zeros(sae.config.d_sae, dtype=torch.long, device=sae.W_dec.device)
-        empty = {name: torch.empty_like(p) for name, p in weights(sae).items()}
-        self.grads = WeightGrads(empty["W_dec"], empty["W_enc"], empty["b_enc"])
+        self.grads = WeightGrads.empty(sae.W_dec.data, sae.W_enc.data)
         self.moments = {name: OPTIMISERS[self.config.optimiser].state(p) for name, p in weights(sae).items()}
 
     @property
@@ -62,9 +61,7 @@ class Training:
 
     def pre_activations(self, read: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The encoder's product, before the ReLU, in float32 (computed in bfloat16 if the config says so)."""
-        if self.pre is None or len(self.pre) < len(read):
-            self.pre = read.new_empty(len(read), self.sae.config.d_sae)
-        pre = self.pre[: len(read)]
+        pre = kept(self.memory, "pre", (len(read), self.sae.config.d_sae), read)
         if self.config.compute_dtype == "bfloat16":
             return torch.add(read.bfloat16() @ self.sae.W_enc.bfloat16(), self.sae.b_enc, out=pre)
         return torch.addmm(self.sae.b_enc, read, self.sae.W_enc, out=pre)
@@ -93,8 +90,8 @@ class Training:
         self.steps_done = state["steps_done"]
         self.least = (state["least"][0], state["least"][1])
         self.silent_tokens.copy_(state["silent_tokens"])
-        for name, kept in self.moments.items():
-            for part, tensor in kept.items():
+        for name, parts in self.moments.items():
+            for part, tensor in parts.items():
                 tensor.copy_(state["moments"][name][part])
 
 

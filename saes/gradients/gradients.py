@@ -30,3 +30,5 @@ class Gradients:
     """Latents that were active on a token."""
     least: float | None = None
     """The least value that ``batch_topk`` kept."""
+    squares: Float[Tensor, " d_sae"] | None = None
+    """Sum of squares of each latent's row of ``W_dec`` and of ``W_enc``, where it is known."""

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import torch
 
+from saes.auxk import AuxK, auxk
 from saes.gradients.gradients import Gradients, StepFacts
 from saes.kernels import kernels_for
 from saes.losses import variance_of
@@ -42,35 +43,46 @@ def sparse_gradients(
     """See ``saes.gradients.gradients``."""
     sae, config = training.sae, training.config
     kernels = kernels_for(x.device)
-    variance = variance_of(target)
+    variance = variance_of(target, kernels.variance)
     read = x - sae.b_dec if sae.config.subtract_b_dec else x
     goal = target - x @ sae.W_skip.data if sae.config.skip else target
-    pre = training.pre_activations(read)
+    # the fused selection gives the active latents alone; some losses need all pre-activations
+    fused = sae.config.activation == "topk" and not config.multi_topk_weight and config.compute_dtype == "float32"
+    pre = None if fused else training.pre_activations(read)
 
-    (indices, values), least = _selected(training, kernels, pre, training.k)
+    (indices, values), least = _selected(training, kernels, read, pre, training.k)
     main = _term(training, kernels, (indices, values), goal, 1.0, variance)
     terms = [main]
     for width in sae.config.prefixes[:-1]:
         terms.append(_term(training, kernels, (indices, values * (indices < width)), goal, 1.0, variance))
     if config.multi_topk_weight:
-        many, _ = _selected(training, kernels, pre, min(MULTI * training.k, sae.config.d_sae))
+        many, _ = _selected(training, kernels, read, pre, min(MULTI * training.k, sae.config.d_sae))
         terms.append(_term(training, kernels, many, goal, config.multi_topk_weight, variance))
-    terms += _auxk(training, kernels, pre, main.g * (-variance / 2))
+    aux = _auxk(training, kernels, read, main.g * (-variance / 2))
 
     active = values > 0
-    facts = StepFacts(main.loss, sum(term.loss for term in terms), active.sum().item() / len(x))
+    loss = sum(term.loss for term in terms) + (aux.loss if aux else 0.0)
+    facts = StepFacts(main.loss, loss, active.sum().item() / len(x))
     fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
     fired[indices[active]] = True
-    radial = torch.zeros_like(sae.b_enc.data)
-    of = _summed(training, kernels, terms, x, read, radial) if facts.loss < float("inf") else {}
-    return Gradients(facts, of, radial, fired, least)
+    of = _summed(training, kernels, terms, aux, x, read) if facts.loss < float("inf") else {}
+    return Gradients(facts, of, training.grads.radial, fired, least, training.grads.squares)
 
 
 def _selected(
-    training: Training, kernels: ModuleType, pre: Float[Tensor, "token d_sae"], k: int
+    training: Training,
+    kernels: ModuleType,
+    read: Float[Tensor, "token d_in"],
+    pre: Float[Tensor, "token d_sae"] | None,
+    k: int,
 ) -> tuple[Selected, float | None]:
     """The active latents of each token, none negative, and the least value kept by ``batch_topk``."""
-    if training.sae.config.activation == "batch_topk":
+    sae = training.sae
+    if pre is None:
+        encoder = (sae.W_enc.data, sae.b_enc.data)
+        indices, values = kernels.encode_topk(read, *encoder, k, training.config.selection, training.memory)
+        return (indices, values.relu_()), None
+    if sae.config.activation == "batch_topk":
         return batch_topk(pre, k, kernels.topk)
     indices, values = kernels.topk(pre, k)
     return (indices, values.relu_()), None
@@ -94,35 +106,38 @@ def _term(
 
 
 def _auxk(
-    training: Training, kernels: ModuleType, pre: Float[Tensor, "token d_sae"], residual: Float[Tensor, "token d_out"]
-) -> list[Term]:
-    """The AuxK loss, if there is one: dead latents reconstruct what the living leave (``saes.losses.auxk``)."""
+    training: Training,
+    kernels: ModuleType,
+    read: Float[Tensor, "token d_in"],
+    residual: Float[Tensor, "token d_out"],
+) -> AuxK | None:
+    """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one."""
     weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
     if not len(dead) or not weight:
-        return []
-    places, values = kernels.topk(pre[:, dead], min(max(1, training.sae.config.d_in // 2), len(dead)))
-    variance = (residual - residual.mean(0)).square().sum().item()
+        return None
+    sae = training.sae
+    variance = kernels.variance(residual)
     if variance == 0:  # the living leave nothing to reconstruct
-        return []
-    return [_term(training, kernels, (dead[places], values.relu_()), residual, weight, variance, biased=False)]
+        return None
+    rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
+    most = min(max(1, sae.config.d_in // 2), len(dead))
+    return auxk(dead, *rows, read, residual, weight / variance, most, kernels)
 
 
 def _summed(
     training: Training,
     kernels: ModuleType,
     terms: list[Term],
+    aux: AuxK | None,
     x: Float[Tensor, "token d_in"],
     read: Float[Tensor, "token d_in"],
-    radial: Float[Tensor, " d_sae"],
 ) -> dict[str, Tensor]:
-    """The weights' gradients, summed over the terms; the part of the decoder's along its rows is added to ``radial``.
-
-    That part is ``W_dec[i] . sum_p a_p g_p = sum_p a_p (g_p . W_dec[i])``, so it follows from the pairs alone.
-    """
+    """The weights' gradients, summed over the terms and AuxK."""
     sae, grads = training.sae, training.grads
     for number, term in enumerate(terms):
         kernels.weight_grads(term.indices, term.values, term.grads, term.g, read, grads, add=number > 0)
-        radial.index_add_(0, term.indices.flatten(), (term.values * term.grads).flatten())
+    if aux:
+        aux.add_to(grads)
     of = {"W_dec": grads.decoder, "W_enc": grads.encoder, "b_enc": grads.bias}
     biased = [term.g for term in terms if term.biased]
     of["b_dec"] = sum((g.sum(0) for g in biased[1:]), biased[0].sum(0))

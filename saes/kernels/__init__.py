@@ -8,5 +8,5 @@ from saes.kernels import cpu, eager
 
 
 def kernels_for(device: torch.device) -> ModuleType:
-    """The fastest kernels for a device: ``topk``, ``reconstruct``, ``weight_grads`` and ``adam_``."""
+    """The fastest kernels for a device, with the names and signatures of ``saes.kernels.eager``."""
     return cpu if device.type == "cpu" and cpu.available() else eager
