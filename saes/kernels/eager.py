@@ -43,8 +43,8 @@ class AdamStep:
     eps: float
     number: int
     """Of the step, from 1."""
-    clip: float = 1.0
-    """What the gradient is multiplied by first."""
+    clip: float | Float[Tensor, ""] = 1.0
+    """What the gradient is multiplied by first. A tensor spares a GPU the wait for its own result."""
 
 
 def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
@@ -59,9 +59,12 @@ def reconstruct(
     W_dec: Float[Tensor, "d_sae d_out"],
     bias: Float[Tensor, " d_out"] | None,
     target: Float[Tensor, "token d_out"],
-    scale: float,
+    scale: float | Float[Tensor, ""],
 ) -> Reconstruction:
-    """Error of ``values @ W_dec[indices] + bias`` against ``target``, and its gradients."""
+    """Error of ``values @ W_dec[indices] + bias`` against ``target``, and its gradients.
+
+    ``scale`` may be a tensor, which spares a GPU the wait for its own result.
+    """
     out = torch.nn.functional.embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
     error = (out if bias is None else out + bias) - target
     g = scale * error
