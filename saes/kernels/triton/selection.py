@@ -25,7 +25,8 @@ LEAST: tl.constexpr = tl.constexpr(-(2**31))  # less than the key of any number
 def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
     """See ``eager.topk``; by rising index. Of equal values, those with the lowest index are taken.
 
-    NaN counts as largest, so that it shows in the loss. Beside the result it takes memory for one number in each group of about ``sqrt(d_sae / k)`` values.
+    NaN counts as largest, so that it shows in the loss. Beside the result, this takes memory for one number in each
+    group of about ``sqrt(d_sae / k)`` values.
     """
     pre = pre.contiguous()
     rows, width = pre.shape
