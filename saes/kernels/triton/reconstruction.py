@@ -11,7 +11,8 @@ from saes.kernels.triton.launch import power_of_two, scalar
 from saes.shapes import Float, Int, Tensor
 
 GATHERED_BLOCK = 8192  # decoder elements that a program holds
-K_BLOCK = 64  # decoder rows, at most, that a program holds at once
+K_BLOCK = 64  # decoder rows, at most, that a program holds all at once
+K_TURN = 8  # decoder rows that it holds in turn, where a token has more: few, so that blocks of columns are wide
 D_BLOCK = 128  # columns, at least
 
 
@@ -25,11 +26,12 @@ def reconstruct(
 ) -> Reconstruction:
     """See ``eager.reconstruct``. ``g`` has the dtype of the target; ``grads`` are in float32.
 
-    Where k exceeds ``K_BLOCK``, each decoder row is read twice.
+    Where k exceeds ``K_BLOCK``, each decoder row is read twice. Beside the result, this takes memory for the values'
+    gradients once more for each block of columns.
     """
     indices, values, W_dec, target = (one.contiguous() for one in (indices, values, W_dec, target))
     (rows, k), width = indices.shape, W_dec.shape[1]
-    k_block = power_of_two(k, K_BLOCK)
+    k_block = power_of_two(k, K_BLOCK) if k <= K_BLOCK else K_TURN
     d_block = power_of_two(width, max(D_BLOCK, GATHERED_BLOCK // k_block))
     blocks = triton.cdiv(width, d_block)
     g = torch.empty_like(target)
@@ -54,7 +56,7 @@ def reconstruct(
             AT_ONCE=k <= k_block,
             K_BLOCK=k_block,
             D_BLOCK=d_block,
-            num_warps=4 if k_block * d_block <= 8192 else 8,
+            num_warps=4,
         )
     return Reconstruction(g, grads.sum(0), squares.double().sum(0))
 

@@ -30,9 +30,10 @@ def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token 
     """
     pre = pre.contiguous()
     rows, width = pre.shape
+    assert k <= width
     indices = torch.empty(rows, k, dtype=torch.long, device=pre.device)
     values = pre.new_empty(rows, k)
-    size = 1 << ((width // k).bit_length() - 1) // 2  # a power of two, at most sqrt(width / k)
+    size = 1 << ((width // max(1, k)).bit_length() - 1) // 2  # a power of two, at most sqrt(width / k)
     with torch.cuda.device_of(pre):
         if size < SMALLEST_GROUP:
             _select(pre, None, 1, k, indices, values)
