@@ -7,6 +7,7 @@ from saes.errors import ConfigError
 
 Activation = Literal["topk", "batch_topk", "jumprelu", "relu"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
+Selection = Literal["exact", "proven", "fast"]  # see TrainConfig
 
 
 def _require(condition: bool, message: str) -> None:
@@ -158,6 +159,11 @@ class TrainConfig:
     """Seed of the initial weights."""
     measure_every_steps: int = 25
     """Steps between two lines of the training log."""
+    selection: Selection = "exact"
+    """How the k largest latents are found: ``exact``, by the product in float32; ``proven``, the same latents by way of
+    bfloat16: all that can be among them, by a bound on what rounding does, are scored anew in float32; ``fast``, the
+    same with six standard deviations of the rounding in place of the bound. The last two need a processor, or a GPU,
+    that multiplies in bfloat16, and are exact elsewhere."""
 
     def __post_init__(self) -> None:
         _require_whole(self, "total_tokens", "batch_tokens", "dead_after_tokens", "measure_every_steps")
@@ -174,6 +180,10 @@ class TrainConfig:
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} must lie between 0 and 1, got {value!r}.")
         _require(self.auxk_weight >= 0, f"auxk_weight must not be negative, got {self.auxk_weight!r}.")
+        _require(
+            self.selection in get_args(Selection),
+            f"selection must be one of {', '.join(get_args(Selection))}, got {self.selection!r}.",
+        )
         _require(self.grad_clip > 0, f"grad_clip must be positive, got {self.grad_clip!r}.")
 
     @property

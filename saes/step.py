@@ -9,9 +9,10 @@ from types import ModuleType
 
 import torch
 
+from saes.auxk import AuxK, auxk
 from saes.config import TrainConfig
 from saes.kernels import kernels_for
-from saes.kernels.eager import AdamStep, WeightGrads
+from saes.kernels.eager import AdamStep, Memory, WeightGrads
 from saes.sae import SAE
 from saes.shapes import Bool, Float, Int, Tensor
 
@@ -30,21 +31,14 @@ class Training:
     moments: dict[str, tuple[Tensor, Tensor]] = field(init=False)
     """Adam's two averages for each weight; the encoder's as its transpose."""
     grads: WeightGrads = field(init=False)
-    pre: Float[Tensor, "token d_sae"] | None = field(init=False, default=None)
-    """Memory for the pre-activations of a batch."""
+    memory: Memory = field(init=False, default_factory=dict)
+    """Large tensors that last from step to step, whatever they hold."""
 
     def __post_init__(self) -> None:
         sae = self.sae
         self.silent_tokens = torch.zeros(sae.config.d_sae, dtype=torch.long, device=sae.W_dec.device)
-        empty = {name: torch.empty_like(p) for name, p in weights(sae).items()}
-        self.grads = WeightGrads(empty["W_dec"], empty["W_enc"], empty["b_enc"])
+        self.grads = WeightGrads.empty(sae.W_dec.data, sae.W_enc.data)
         self.moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in weights(sae).items()}
-
-    def pre_activations(self, centred: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
-        """The encoder's product, before the ReLU."""
-        if self.pre is None or len(self.pre) != len(centred):
-            self.pre = centred.new_empty(len(centred), self.sae.config.d_sae)
-        return torch.addmm(self.sae.b_enc, centred, self.sae.W_enc, out=self.pre)
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
@@ -77,36 +71,35 @@ def step(training: Training, x: Float[Tensor, "token d_in"], lr: float) -> StepF
     """
     sae, config = training.sae, training.config
     kernels = kernels_for(x.device)
-    variance = (x - x.mean(0)).square().sum().item()
+    variance = kernels.variance(x)
     centred = x - sae.b_dec
-    pre = training.pre_activations(centred)
-    indices, values = kernels.topk(pre, sae.config.k)
+    encoder = (sae.W_enc.data, sae.b_enc.data)
+    indices, values = kernels.encode_topk(centred, *encoder, sae.config.k, config.selection, training.memory)
     values.relu_()
     made = kernels.reconstruct(indices, values, sae.W_dec.data, sae.b_dec.data, x, 2 / variance)
     # a latent at zero has no gradient: the ReLU is flat there
     pairs = Pairs(indices, values, made.grads * (values > 0), made.g)
     fvu = made.squares.sum().item() / variance
-    aux_loss, aux = _auxk(training, kernels, pre, made.g * (-variance / 2))
-    facts = StepFacts(fvu, fvu + aux_loss, (values > 0).sum().item() / len(x))
+    aux = _auxk(training, kernels, centred, made.g * (-variance / 2))
+    facts = StepFacts(fvu, fvu + (aux.loss if aux else 0.0), (values > 0).sum().item() / len(x))
     if not facts.loss < float("inf"):
         return facts
 
     grads = training.grads
-    radial = _weight_grads(kernels, [pairs, *aux], centred, grads)
+    kernels.weight_grads(pairs.indices, pairs.values, pairs.grads, pairs.g, centred, grads)
+    if aux:
+        aux.add_to(grads)
     all_grads = {"W_dec": grads.decoder, "W_enc": grads.encoder, "b_enc": grads.bias}
     all_grads["b_dec"] = made.g.sum(0) - sae.W_enc.data @ grads.bias
-    squares = (
-        sum(torch.linalg.vector_norm(grad).item() ** 2 for grad in all_grads.values()) - radial.square().sum().item()
-    )
-    clip = min(1.0, config.grad_clip / (squares**0.5 + 1e-6))
+    squares = grads.squares.double().sum() - grads.radial.double().square().sum()
+    squares += sum(torch.linalg.vector_norm(all_grads[name]).double() ** 2 for name in ("b_enc", "b_dec"))
+    clip = min(1.0, config.grad_clip / (squares.item() ** 0.5 + 1e-6))
     adam = AdamStep(lr, BETA1, BETA2, EPS, training.steps_done + 1, clip)
     for name, weight in weights(sae).items():
         kernels.adam_(weight, all_grads[name], *training.moments[name], adam, project=name == "W_dec")
 
-    fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
-    fired[indices[values > 0]] = True
     training.silent_tokens += len(x)
-    training.silent_tokens[fired] = 0
+    training.silent_tokens[indices[values > 0]] = 0
     training.steps_done += 1
     return facts
 
@@ -124,31 +117,16 @@ class Pairs:
 
 
 def _auxk(
-    training: Training, kernels: ModuleType, pre: Float[Tensor, "token d_sae"], residual: Float[Tensor, "token d_in"]
-) -> tuple[float, list[Pairs]]:
-    """The weighted AuxK loss and its pairs: dead latents reconstruct what the living leave (``saes.losses.auxk``)."""
+    training: Training,
+    kernels: ModuleType,
+    centred: Float[Tensor, "token d_in"],
+    residual: Float[Tensor, "token d_in"],
+) -> AuxK | None:
+    """The weighted AuxK loss and its gradients (``saes.losses.auxk``); None where no latent is dead."""
     weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
     if not len(dead) or not weight:
-        return 0.0, []
+        return None
     sae = training.sae
-    places, values = kernels.topk(pre[:, dead], min(sae.config.d_in // 2, len(dead)))
-    values.relu_()
-    indices = dead[places]
-    variance = (residual - residual.mean(0)).square().sum().item()
-    made = kernels.reconstruct(indices, values, sae.W_dec.data, None, residual, 2 * weight / variance)
-    loss = weight * made.squares.sum().item() / variance
-    return loss, [Pairs(indices, values, made.grads * (values > 0), made.g)]
-
-
-def _weight_grads(
-    kernels: ModuleType, terms: list[Pairs], x: Float[Tensor, "token d_in"], into: WeightGrads
-) -> Float[Tensor, " d_sae"]:
-    """Sum the weights' gradients over the terms of the loss; returns the part of the decoder's along its rows.
-
-    That part is ``W_dec[i] . sum_p a_p g_p = sum_p a_p (g_p . W_dec[i])``, so it follows from the pairs alone.
-    """
-    radial = torch.zeros_like(into.bias)
-    for number, one in enumerate(terms):
-        kernels.weight_grads(one.indices, one.values, one.grads, one.g, x, into, add=number > 0)
-        radial.index_add_(0, one.indices.flatten(), (one.values * one.grads).flatten())
-    return radial
+    rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
+    scale = weight / kernels.variance(residual)
+    return auxk(dead, *rows, centred, residual, scale, min(sae.config.d_in // 2, len(dead)), kernels)

@@ -17,7 +17,7 @@ from saes.kernels import cpu, eager
 
 
 def kernels_for(device: torch.device) -> ModuleType:
-    """The fastest kernels for a device: ``topk``, ``reconstruct``, ``weight_grads`` and ``adam_``.
+    """The fastest kernels for a device, with the names and signatures of ``saes.kernels.eager``.
 
     Raises:
         ConfigError: ``SAES_KERNELS`` names none.

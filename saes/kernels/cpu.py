@@ -1,4 +1,7 @@
-"""The kernels of ``cpu.c``: twins of the eager ones, several times faster. Compiled on first use, then kept."""
+"""The kernels of ``select.c`` and ``sparse.c``: twins of the eager ones, several times faster.
+
+They are compiled on first use, then kept.
+"""
 
 import ctypes
 import hashlib
@@ -14,13 +17,16 @@ from pathlib import Path
 
 import torch
 
-from saes.kernels.eager import AdamStep, Reconstruction, WeightGrads
+from saes.config import Selection
+from saes.kernels.eager import AdamStep, Memory, Reconstruction, WeightGrads, kept
 from saes.shapes import Float, Int, Tensor
 
-SOURCE = Path(__file__).with_name("cpu.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "sparse.c"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c11", "-shared", "-fPIC")
-OPENMP = ("-fopenmp", "-fopenmp-simd", "")  # the first that the compiler knows
+# the first that the compiler knows; compilers hold back with long registers, which are faster here
+EXTRAS = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ("-fopenmp-simd",), ())
 COMPILE_SECONDS = 120
+DEVIATIONS = 6  # standard deviations of the error of a product in bfloat16 that the fast selection allows for
 
 
 @cache
@@ -37,12 +43,71 @@ def available() -> bool:
 
 def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
     """See ``eager.topk``; of equal values at the edge, those with the lowest index are taken."""
-    pre = pre.contiguous()
+    return _topk(pre, None, k)
+
+
+def encode_topk(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    selection: Selection = "exact",
+    memory: Memory | None = None,
+) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
+    """See ``eager.encode_topk``. Where the processor cannot multiply in bfloat16, all selections are ``exact``."""
+    d_sae = W_enc.shape[1]
+    if selection == "exact" or not multiplies_bf16():
+        pre = kept(memory, "pre", (len(x), d_sae), x)
+        torch.mm(x, W_enc, out=pre)  # the bias waits for the selection: addmm takes up to twice the time of mm
+        return _topk(pre, b_enc, k)
+    rough_x, norms, changes = _to_bf16(x, memory, "x")
+    rough_rows, row_norms, row_changes = _to_bf16(W_enc.T, memory, "W_enc")
+    pre = kept(memory, "pre", (len(x), d_sae), x, torch.bfloat16)
+    torch.mm(rough_x, rough_rows.T, out=pre)
+    # |x.w - x'.w'| <= |x - x'| |w'| + |x| |w - w'|, where ' is rounded, and sums of d_in products in float32
+    share = (changes / norms.clamp_min(1e-30)).nan_to_num(0.0, 0.0).max()  # NaN is found later, in its own row
+    summing = 2.0**-23 * x.shape[1]
+    slack = 1.01 * (share * (row_norms + row_changes) + row_changes + summing * row_norms)
+    if selection == "fast":  # errors of rounding are of either sign: their sum is far from the bound
+        slack *= min(1.0, DEVIATIONS / x.shape[1] ** 0.5)
+    indices, values = torch.empty(len(x), k, dtype=torch.long), torch.empty(len(x), k)
+    arrays = [pre, b_enc, x, W_enc.T, norms, slack]
+    _call("rescored_topk", arrays, len(x), d_sae, x.shape[1], k, indices, values)
+    return indices, values
+
+
+@cache
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products in bfloat16; without them they are slower than float32."""
+    capable = _capabilities()
+    return any(capable.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def _topk(
+    pre: Float[Tensor, "token d_sae"], bias: Float[Tensor, " d_sae"] | None, k: int
+) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
     rows, width = pre.shape
     indices = torch.empty(rows, k, dtype=torch.long)
     values = torch.empty(rows, k)
-    _call("topk", [pre], rows, width, k, indices, values)
+    _call("topk", [pre, bias], rows, width, k, indices, values)
     return indices, values
+
+
+def _to_bf16(
+    x: Float[Tensor, "row width"], memory: Memory | None, name: str
+) -> tuple[Tensor, Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """The rows in bfloat16, their norms, and the norms of what rounding changed."""
+    rounded = kept(memory, f"{name} in bfloat16", tuple(x.shape), x, torch.bfloat16)
+    norms, changes = torch.empty(len(x)), torch.empty(len(x))
+    _call("to_bf16", [x], *x.shape, rounded, norms, changes)
+    return rounded, norms, changes
+
+
+def variance(x: Float[Tensor, "token d_in"]) -> float:
+    """See ``eager.variance``; summed in float64."""
+    total = torch.empty(1, dtype=torch.float64)
+    _call("variance", [x], *x.shape, total)
+    return total.item()
 
 
 def reconstruct(
@@ -71,12 +136,9 @@ def weight_grads(
     add: bool = False,
 ) -> None:
     """See ``eager.weight_grads``."""
-    k, d_out, d_in, d_sae = indices.shape[1], g.shape[1], x.shape[1], len(into.bias)
-    starts = torch.empty(d_sae + 1, dtype=torch.long)
-    order = torch.empty(indices.numel(), dtype=torch.int32)
-    _call("by_latent", [indices], indices.numel(), d_sae, starts, order)
-    arrays = [starts, order, values, grads, g, x]
-    _call("weight_grads", arrays, k, d_sae, d_out, d_in, int(add), into.decoder, into.encoder, into.bias)
+    sizes = (*indices.shape, len(into.bias), g.shape[1], x.shape[1])
+    sums = (into.decoder, into.encoder, into.bias, into.radial, into.squares)
+    _call("weight_grads", [indices, values, grads, g, x], *sizes, int(add), *sums)
 
 
 def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:
@@ -115,7 +177,8 @@ def _library() -> ctypes.CDLL:
     if compiler is None:
         raise FileNotFoundError("no C compiler")
     # the processor is part of the name: a home folder may be shared by machines of several kinds
-    facts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, compiler, platform.machine(), _processor())
+    sources = [path.read_text(encoding="utf-8") for path in SOURCES]
+    facts = (*sources, *FLAGS, *EXTRAS, compiler, platform.machine(), _processor())
     folder = _cache_folder()
     path = folder / f"cpu-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.so"
     if not path.is_file():
@@ -127,9 +190,8 @@ def _library() -> ctypes.CDLL:
 def _compile(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         made = Path(name) / "cpu.so"
-        for openmp in OPENMP:
-            flags = [*FLAGS, *filter(None, [openmp])]
-            command = [compiler, *flags, str(SOURCE), "-o", str(made), "-lm"]
+        for extra in EXTRAS:
+            command = [compiler, *FLAGS, *extra, *map(str, SOURCES), "-o", str(made), "-lm"]
             done = subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS)
             if done.returncode == 0:
                 os.replace(made, path)
@@ -137,8 +199,13 @@ def _compile(compiler: str, path: Path) -> None:
     raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
 
 
+def _capabilities() -> dict[str, object]:
+    """What torch finds out about the processor; older versions do not tell."""
+    return dict(getattr(torch.cpu, "get_capabilities", dict)())
+
+
 def _processor() -> str:
-    return repr(sorted(torch.cpu.get_capabilities().items()))
+    return repr(sorted(_capabilities().items()))
 
 
 def _cache_folder() -> Path:

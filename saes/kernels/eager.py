@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from saes.config import Selection
 from saes.shapes import Float, Int, Tensor
 
 CHUNK_ELEMENTS = 2**23  # of a temporary tensor
+SPARE = 32  # candidates of the fast selection beyond the k that are wanted
+Memory = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,16 @@ class WeightGrads:
     decoder: Float[Tensor, "d_sae d_out"]
     encoder: Float[Tensor, "d_sae d_in"]
     bias: Float[Tensor, " d_sae"]
+    radial: Float[Tensor, " d_sae"]
+    """Of each row of the decoder's, the part along that row of ``W_dec``: it follows from the pairs alone."""
+    squares: Float[Tensor, " d_sae"]
+    """Sum of squares of each latent's row of the decoder's and of the encoder's."""
+
+    @classmethod
+    def empty(cls, W_dec: Float[Tensor, "d_sae d_out"], W_enc: Float[Tensor, "d_in d_sae"]) -> "WeightGrads":
+        """Memory for the gradients of these weights."""
+        rows = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (W_dec, W_enc.T)]
+        return cls(*rows, *(W_dec.new_empty(len(W_dec)) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,58 @@ def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token 
     return indices, values
 
 
+def encode_topk(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    selection: Selection = "exact",
+    memory: Memory | None = None,
+) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
+    """Indices and values of the k largest of each row of ``x W_enc + b_enc``, in no particular order.
+
+    ``exact`` and ``proven`` give the same latents (up to rounding in float32); here, ``fast`` takes the k + ``SPARE``
+    largest in bfloat16 and of those the k largest in float32. The values are in float32 always. See
+    ``saes.config.Selection``.
+    ``memory`` is where large tensors are kept from step to step: to get them anew costs more than to fill them.
+    """
+    if selection != "fast":
+        pre = kept(memory, "pre", (len(x), W_enc.shape[1]), x)
+        torch.addmm(b_enc, x, W_enc, out=pre)
+        return topk(pre, k)
+    rough = torch.mm(x.bfloat16(), W_enc.bfloat16()) + b_enc
+    candidates = rough.topk(min(k + SPARE, W_enc.shape[1]), dim=-1, sorted=False).indices
+    scores = b_enc[candidates] + dots(x, W_enc.T, candidates)
+    values, places = scores.topk(k, dim=-1, sorted=False)
+    return candidates.gather(-1, places), values
+
+
+def kept(
+    memory: Memory | None, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A tensor out of ``memory``, made where there is none of this shape yet; what it holds is undefined."""
+    found = None if memory is None else memory.get(name)
+    if found is None or found.shape != shape or found.dtype != (dtype or like.dtype):
+        found = like.new_empty(shape, dtype=dtype)
+        if memory is not None:
+            memory[name] = found
+    return found
+
+
+def variance(x: Float[Tensor, "token d_in"]) -> float:
+    """Sum of squared deviations from the mean over tokens."""
+    return (x - x.mean(0)).square().sum().item()
+
+
+def dots(
+    x: Float[Tensor, "token width"], rows: Float[Tensor, "d_sae width"], indices: Int[Tensor, "token n"]
+) -> Float[Tensor, "token n"]:
+    """Products of each token with rows of its own."""
+    at_once = max(1, CHUNK_ELEMENTS // (indices.shape[1] * rows.shape[1]))
+    parts = zip(indices.split(at_once), x.split(at_once), strict=True)
+    return torch.cat([torch.bmm(rows[some], of.unsqueeze(-1)).squeeze(-1) for some, of in parts])
+
+
 def reconstruct(
     indices: Int[Tensor, "token k"],
     values: Float[Tensor, "token k"],
@@ -68,12 +133,7 @@ def reconstruct(
     out = torch.nn.functional.embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
     error = (out if bias is None else out + bias) - target
     g = scale * error
-    rows = max(1, CHUNK_ELEMENTS // (indices.shape[1] * W_dec.shape[1]))
-    grads = [
-        torch.bmm(W_dec[some], of.unsqueeze(-1)).squeeze(-1)
-        for some, of in zip(indices.split(rows), g.split(rows), strict=True)
-    ]
-    return Reconstruction(g, torch.cat(grads), error.double().square().sum(-1))
+    return Reconstruction(g, dots(g, W_dec, indices), error.double().square().sum(-1))
 
 
 def weight_grads(
@@ -85,9 +145,9 @@ def weight_grads(
     into: WeightGrads,
     add: bool = False,
 ) -> None:
-    """Sums over all pairs (token, j) of a latent: of ``values g``, ``grads x`` and ``grads``.
+    """Sums over all pairs (token, j) of a latent: of ``values g``, ``grads x``, ``grads`` and ``values grads``.
 
-    They are written over what is in ``into``, or added to it.
+    They are written over what is in ``into``, or added to it; ``into.squares`` is that of the result.
     """
     d_sae = len(into.bias)
     flat = indices.flatten()
@@ -102,11 +162,13 @@ def weight_grads(
         )
 
     if not add:
-        for tensor in (into.decoder, into.encoder, into.bias):
+        for tensor in (into.decoder, into.encoder, into.bias, into.radial):
             tensor.zero_()
     into.decoder.add_(summed(g, values))
     into.encoder.add_(summed(x, grads))
     into.bias.index_add_(0, flat, grads.flatten())
+    into.radial.index_add_(0, flat, (values * grads).flatten())
+    into.squares.copy_(into.decoder.square().sum(-1) + into.encoder.square().sum(-1))
 
 
 def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:

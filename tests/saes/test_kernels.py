@@ -18,7 +18,7 @@ def kernels(request):
 
 
 def empty(d_out=D_OUT):
-    return eager.WeightGrads(torch.empty(D_SAE, d_out), torch.empty(D_SAE, D_IN), torch.empty(D_SAE))
+    return eager.WeightGrads.empty(torch.empty(D_SAE, d_out), torch.empty(D_IN, D_SAE))
 
 
 def example(seed=0, d_out=D_OUT):
@@ -55,6 +55,75 @@ def test_topk_of_many_equal_values(kernels):
     assert torch.equal(pre.gather(-1, indices), values)
 
 
+def trained_like(tokens=300, d_in=64, d_sae=1500, seed=0):
+    """Activations and an encoder of the kind that training gives: directions of unlike norms, few active at once."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
+    active = torch.rand(tokens, d_sae, generator=generator) < 12 / d_sae
+    x = (active * torch.rand(tokens, d_sae, generator=generator)) @ directions * 8
+    norms = torch.rand(d_sae, 1, generator=generator) + 0.5
+    return x, (directions * norms).T, 0.2 * torch.randn(d_sae, generator=generator)
+
+
+@pytest.mark.parametrize("selection", ["exact", "proven", "fast"])
+@pytest.mark.parametrize("k", [1, 32, 100])
+def test_all_selections_find_the_same_latents(kernels, selection, k):
+    x, W_enc, b_enc = trained_like()
+    pre = x.double() @ W_enc.double() + b_enc.double()
+    memory = {}
+    for _ in range(2):  # the second time in the memory of the first
+        indices, values = kernels.encode_topk(x, W_enc, b_enc, k, selection, memory)
+        least = pre.topk(k).values[:, -1:]
+        found = pre.gather(-1, indices)
+        assert (found >= least - 1e-5).all(), "all of them belong there, up to rounding in float32"
+        assert all(len(set(row)) == k for row in indices.tolist())
+        torch.testing.assert_close(values.double(), found, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("selection", ["exact", "proven", "fast"])
+@pytest.mark.parametrize(("d_sae", "k"), [(5, 5), (40, 33), (64, 64), (513, 8)])
+def test_selections_of_narrow_encoders(kernels, selection, d_sae, k):
+    x, W_enc, b_enc = trained_like(tokens=20, d_in=7, d_sae=d_sae)
+    wanted = (x @ W_enc + b_enc).topk(k).values
+    values = kernels.encode_topk(x, W_enc, b_enc, k, selection)[1]
+    torch.testing.assert_close(values.sort(-1, descending=True).values, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not (cpu.available() and cpu.multiplies_bf16()), reason="no compiler, or no bfloat16 here")
+@pytest.mark.parametrize("selection", ["proven", "fast"])
+def test_selections_hold_where_bfloat16_cannot_tell(selection):
+    """All pre-activations of a token lie within a unit of bfloat16, so a fixed number of candidates would not do."""
+    generator = torch.Generator().manual_seed(3)
+    common = torch.nn.functional.normalize(torch.randn(1, 64, generator=generator), dim=-1)
+    W_enc = (common + 1e-4 * torch.randn(1000, 64, generator=generator)).T
+    x = 8 * common + 0.1 * torch.randn(50, 64, generator=generator)
+    b_enc = 1e-3 * torch.randn(1000, generator=generator)
+    pre = x.double() @ W_enc.double() + b_enc.double()
+    least = pre.topk(8).values[:, -1:]
+
+    def missed(indices):
+        return (pre.gather(-1, indices) < least - 4e-6).double().mean()
+
+    assert missed(cpu.encode_topk(x, W_enc, b_enc, 8, selection)[0]) == 0
+    assert missed(((x.bfloat16() @ W_enc.bfloat16()) + b_enc).topk(24).indices[:, :8]) > 0.3
+
+
+@pytest.mark.parametrize("selection", ["exact", "proven", "fast"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_show(kernels, selection, value):
+    x, W_enc, b_enc = trained_like(tokens=20, d_in=16, d_sae=100)
+    x[3, 5] = value
+    values = kernels.encode_topk(x, W_enc, b_enc, 4, selection)[1]
+    assert not values[3].isfinite().all()
+    assert values[:3].isfinite().all()
+
+
+def test_variance(kernels):
+    x = torch.randn(500, 19, generator=torch.Generator().manual_seed(2)) + 30
+    wanted = (x.double() - x.double().mean(0)).square().sum().item()
+    assert kernels.variance(x) == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_equal_those_of_autograd(kernels, bias):
     given = example()
@@ -80,6 +149,9 @@ def test_gradients_equal_those_of_autograd(kernels, bias):
     close(found.decoder, wanted["W_dec"].grad)
     close(found.encoder.T, wanted["W_enc"].grad)
     close(found.bias, wanted["b_enc"].grad)
+    close(found.radial, (wanted["W_dec"].grad * wanted["W_dec"].detach()).sum(-1))
+    rows = (wanted["W_dec"].grad, wanted["W_enc"].grad.T)
+    close(found.squares, sum(part.square().sum(-1) for part in rows))
     if bias:
         close(made.g.sum(0), wanted["b_dec"].grad)
     close(-made.g, wanted["target"].grad)
@@ -94,8 +166,9 @@ def test_gradients_are_added_to_earlier_ones(kernels):
     eager.weight_grads(*pairs, once)
     kernels.weight_grads(*pairs, twice)
     kernels.weight_grads(*pairs, twice, add=True)
-    for name in ("decoder", "encoder", "bias"):
+    for name in ("decoder", "encoder", "bias", "radial"):
         torch.testing.assert_close(getattr(twice, name), 2 * getattr(once, name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(twice.squares, 4 * once.squares, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("project", [True, False])
@@ -129,7 +202,18 @@ def test_results_do_not_depend_on_the_number_of_threads():
         made = cpu.reconstruct(indices, values, given["W_dec"], given["b_dec"], given["target"], 0.3)
         found = empty()
         cpu.weight_grads(indices, values, made.grads, made.g, given["x"], found)
-        return [indices, values, made.g, made.grads, made.squares, found.decoder, found.encoder, found.bias]
+        return [
+            indices,
+            values,
+            made.g,
+            made.grads,
+            made.squares,
+            found.decoder,
+            found.encoder,
+            found.bias,
+            found.radial,
+            found.squares,
+        ]
 
     try:
         torch.set_num_threads(1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from saes.config import SAEConfig, TrainConfig
+from saes.errors import ConfigError
 from saes.losses import auxk, fvu
 from saes.sae import SAE
 from saes.step import BETA1, BETA2, EPS, Training, step
@@ -62,6 +63,44 @@ def test_steps_equal_those_of_autograd(auxk_weight, grad_clip):
     assert found == pytest.approx(losses, rel=1e-5)
     for name, p in made.sae.named_parameters():
         torch.testing.assert_close(p.detach().double(), wanted[name].detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dead", [5, 60])
+def test_auxk_equals_that_of_autograd(dead):
+    """With fewer dead latents than may be active, and with more."""
+    made = training()
+    made.silent_tokens[:dead] = 10_000
+    x = torch.randn(64, 24, generator=torch.Generator().manual_seed(5)) * 2 + 1
+    wanted, losses = by_autograd(made.sae, made.dead, x, made.config)
+    assert step(made, x, 1e-2).loss == pytest.approx(losses[0], rel=1e-5)
+    for name, p in made.sae.named_parameters():
+        torch.testing.assert_close(p.detach().double(), wanted[name].detach(), rtol=1e-5, atol=1e-5)
+
+
+def losses_with(selection, steps=120):
+    """Losses of a short training run on directions that are there to be found."""
+    generator = torch.Generator().manual_seed(7)
+    directions = torch.nn.functional.normalize(torch.randn(100, 24, generator=generator), dim=-1)
+    made = Training(SAE(CONFIG), TrainConfig(6400, 256, dead_after_tokens=5000, selection=selection))
+    found = []
+    for _ in range(steps):
+        active = torch.rand(256, 100, generator=generator) < 0.04
+        found.append(step(made, (active * torch.rand(256, 100, generator=generator)) @ directions * 5, 2e-3).loss)
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("selection", ["proven", "fast"])
+def test_selection_by_way_of_bfloat16_leaves_the_loss_as_it_is(selection):
+    wanted = losses_with("exact")
+    assert wanted[-1] < 0.5 * wanted[0], "it learns"
+    torch.testing.assert_close(losses_with(selection), wanted, rtol=2e-2, atol=0)
+
+
+def test_an_unknown_selection_is_refused():
+    config = TrainConfig(6400, 64)
+    object.__setattr__(config, "selection", "approximate")  # past the type checks of these tests
+    with pytest.raises(ConfigError, match="selection must be one of exact, proven, fast, got 'approximate'"):
+        config.__post_init__()
 
 
 def test_auxk_alone_reaches_the_encoder_and_not_the_living():

@@ -35,7 +35,7 @@ from saes.step import Training, step
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 runs = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no GPU here")
-OPERATIONS = ("topk", "reconstruct", "weight_grads", "adam_")
+OPERATIONS = ("topk", "encode_topk", "variance", "reconstruct", "weight_grads", "adam_")
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -137,6 +137,16 @@ def test_topk_of_rows_too_wide_for_one_block(monkeypatch, width, k):
     check_topk(strange(6, width)[:3], k)
 
 
+@runs
+@pytest.mark.parametrize("selection", ["exact", "fast"])
+def test_encoding_selects_as_the_eager_one(selection):
+    given = (normal(3, 20), normal(20, 90, seed=1), normal(90, seed=2), 5, selection)
+    (ours, our_values), (theirs, their_values) = kernels.encode_topk(*given), eager.encode_topk(*given)
+    theirs, order = theirs.sort(-1)
+    assert torch.equal(ours.sort(-1).values, theirs)
+    close(our_values.gather(-1, ours.argsort(-1)), their_values.gather(-1, order))
+
+
 # --- reconstruct
 
 
@@ -211,7 +221,7 @@ def test_reconstruct_of_bfloat16_sums_in_float32():
 
 
 def empty(d_sae, d_out, d_in, dtype=torch.float32):
-    shapes = ((d_sae, d_out), (d_sae, d_in), (d_sae,))
+    shapes = ((d_sae, d_out), (d_sae, d_in), (d_sae,), (d_sae,), (d_sae,))
     return eager.WeightGrads(*(torch.full(shape, float("nan"), dtype=dtype, device=DEVICE) for shape in shapes))
 
 
@@ -232,6 +242,9 @@ def check_weight_grads(indices, d_sae, d_out=18, d_in=11, dtype=torch.float32):
     kernels.weight_grads(indices, values, grads, g, x, found)
     for got, weight in ((found.decoder, W_dec), (found.encoder, W_enc), (found.bias, b_enc)):
         close(got, weight.grad)
+    pairs = (values.double() * grads.double()).flatten()
+    close(found.radial, torch.zeros_like(b_enc).detach().index_add(0, indices.flatten(), pairs))
+    close(found.squares, W_dec.grad.square().sum(-1) + W_enc.grad.square().sum(-1))
     unused = torch.ones(d_sae, dtype=torch.bool, device=DEVICE).index_fill(0, indices.flatten(), False)
     assert not found.decoder[unused].any()
     assert not found.bias[unused].any()
@@ -253,7 +266,7 @@ def test_weight_grads_of_a_latent_that_fires_on_every_token(monkeypatch):
     values, grads, g, x, found = check_weight_grads(indices, 8)
     again = empty(8, 18, 11)
     kernels.weight_grads(indices.to(DEVICE), values, grads, g, x, again)
-    for name in ("decoder", "encoder", "bias"):
+    for name in ("decoder", "encoder", "bias", "radial", "squares"):
         assert torch.equal(getattr(again, name), getattr(found, name))
 
 
@@ -261,10 +274,12 @@ def test_weight_grads_of_a_latent_that_fires_on_every_token(monkeypatch):
 def test_weight_grads_are_added_to_earlier_ones():
     indices = problem(4, 3, 9, 1)[0]
     values, grads, g, x, found = check_weight_grads(indices, 9)
-    once = {name: getattr(found, name).clone() for name in ("decoder", "encoder", "bias")}
+    once = {name: getattr(found, name).clone() for name in ("decoder", "encoder", "bias", "radial")}
+    squares = found.squares.clone()
     kernels.weight_grads(indices.to(DEVICE), values, grads, g, x, found, add=True)
     for name, tensor in once.items():
         close(getattr(found, name), 2 * tensor)
+    close(found.squares, 4 * squares)
 
 
 @runs
@@ -381,7 +396,7 @@ def test_every_kernel_compiles_for_hopper(monkeypatch):
     indices, values = kernels.topk(pre, k)
     made = kernels.reconstruct(indices, values, W_dec, tensor(d), x, 0.1)
     kernels.reconstruct(tensor(tokens, d // 2, dtype=torch.long), tensor(tokens, d // 2), W_dec, None, x, 0.1)
-    into = eager.WeightGrads(tensor(d_sae, d), tensor(d_sae, d), tensor(d_sae))
+    into = eager.WeightGrads(*(tensor(d_sae, d) for _ in range(2)), *(tensor(d_sae) for _ in range(3)))
     kernels.weight_grads(indices, values, made.grads, made.g, x, into)
     for project in (True, False):
         weights = [tensor(d_sae, d) for _ in range(4)]

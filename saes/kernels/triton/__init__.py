@@ -9,9 +9,11 @@ chosen by measuring, so equal inputs give equal bits on one kind of machine, whi
 Letters in the kernels: ``row`` one token, ``d`` columns of a block, ``BLOCK`` sizes that are powers of two.
 """
 
+from saes.kernels.eager import variance
 from saes.kernels.triton.adam import adam_
+from saes.kernels.triton.encoding import encode_topk
 from saes.kernels.triton.gradients import weight_grads
 from saes.kernels.triton.reconstruction import reconstruct
 from saes.kernels.triton.selection import topk
 
-__all__ = ["adam_", "reconstruct", "topk", "weight_grads"]
+__all__ = ["adam_", "encode_topk", "reconstruct", "topk", "variance", "weight_grads"]

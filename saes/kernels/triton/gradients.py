@@ -38,9 +38,11 @@ def weight_grads(
         starts = torch.searchsorted(latents, every, out_int32=True)
         pairs = (latents, starts, (order // indices.shape[1]).to(torch.int32))
         values, grads = values.flatten()[order], grads.flatten()[order]
-        _sums(pairs, values, g, into.decoder, add)
-        _sums(pairs, grads, x, into.encoder, add)
-        _sums(pairs, grads, x.new_ones(len(x), 1), into.bias.unsqueeze(-1), add)
+        squares = _sums(pairs, values, g, into.decoder, add) + _sums(pairs, grads, x, into.encoder, add)
+        into.squares.copy_(squares)
+        one = x.new_ones(len(x), 1)
+        _sums(pairs, grads, one, into.bias.unsqueeze(-1), add)
+        _sums(pairs, values * grads, one, into.radial.unsqueeze(-1), add)
 
 
 def _sums(
@@ -49,8 +51,8 @@ def _sums(
     table: Float[Tensor, "token width"],
     out: Float[Tensor, "d_sae width"],
     add: bool,
-) -> None:
-    """Into each latent's row of ``out`` the sum of weight times table row over its pairs.
+) -> Float[Tensor, " d_sae"]:
+    """Into each latent's row of ``out`` the sum of weight times table row over its pairs; returns the rows' squares.
 
     ``pairs``: the latent of each, in order; where those of each latent start; and the token of each.
     """
@@ -61,6 +63,7 @@ def _sums(
     d_block = power_of_two(width, D_BLOCK)
     blocks = triton.cdiv(width, d_block)
     sums = torch.empty(chunks + 1, width, dtype=torch.float32, device=table.device)
+    squares = torch.empty(blocks, len(out), dtype=torch.float32, device=table.device)
     sizes = {"CHUNK": CHUNK, "D_BLOCK": d_block, "num_warps": max(1, d_block // 256)}
     # columns vary slowest: the table's block of columns stays in the cache from latent to latent
     if chunks:
@@ -72,12 +75,14 @@ def _sums(
         table,
         sums,
         out,
+        squares,
         len(out),
         width,
         ADD=add,
         LATENTS=LATENTS,
         **sizes,
     )
+    return squares.sum(0)
 
 
 @triton.jit
@@ -113,6 +118,7 @@ def _latent_sums(
     table,
     sums,
     out,
+    squares,
     latents,
     width,
     ADD: tl.constexpr,
@@ -135,7 +141,7 @@ def _latent_sums(
         after = tl.maximum(before, after_chunks * CHUNK)
         total += _weighted_sum(tokens, weights, table, after, end, d, width, D_BLOCK)
         into = out + tl.cast(latent, tl.int64) * width + d
-        written = (d < width) & ((start < end) | (not ADD))
         if ADD:
-            total += tl.load(into, mask=written, other=0).to(tl.float32)
-        tl.store(into, total, mask=written)
+            total += tl.load(into, mask=d < width, other=0).to(tl.float32)
+        tl.store(into, total, mask=(d < width) & ((start < end) | (not ADD)))
+        tl.store(squares + tl.program_id(1) * latents + latent, tl.sum(total * total, 0))
