@@ -116,7 +116,7 @@ def reconstruct(
     W_dec: Float[Tensor, "d_sae d_out"],
     bias: Float[Tensor, " d_out"] | None,
     target: Float[Tensor, "token d_out"],
-    scale: float,
+    scale: float | Float[Tensor, ""],
 ) -> Reconstruction:
     """See ``eager.reconstruct``."""
     rows, k = indices.shape

@@ -56,8 +56,8 @@ class AdamStep:
     eps: float
     number: int
     """Of the step, from 1."""
-    clip: float = 1.0
-    """What the gradient is multiplied by first."""
+    clip: float | Float[Tensor, ""] = 1.0
+    """What the gradient is multiplied by first. A tensor spares a GPU the wait for its own result."""
 
 
 def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
@@ -87,7 +87,7 @@ def encode_topk(
         return topk(pre, k)
     rough = torch.mm(x.bfloat16(), W_enc.bfloat16()) + b_enc
     candidates = rough.topk(min(k + SPARE, W_enc.shape[1]), dim=-1, sorted=False).indices
-    scores = b_enc[candidates] + _dots(x, W_enc.T, candidates)
+    scores = b_enc[candidates] + dots(x, W_enc.T, candidates)
     values, places = scores.topk(k, dim=-1, sorted=False)
     return candidates.gather(-1, places), values
 
@@ -109,7 +109,7 @@ def variance(x: Float[Tensor, "token d_in"]) -> float:
     return (x - x.mean(0)).square().sum().item()
 
 
-def _dots(
+def dots(
     x: Float[Tensor, "token width"], rows: Float[Tensor, "d_sae width"], indices: Int[Tensor, "token n"]
 ) -> Float[Tensor, "token n"]:
     """Products of each token with rows of its own."""
@@ -124,13 +124,16 @@ def reconstruct(
     W_dec: Float[Tensor, "d_sae d_out"],
     bias: Float[Tensor, " d_out"] | None,
     target: Float[Tensor, "token d_out"],
-    scale: float,
+    scale: float | Float[Tensor, ""],
 ) -> Reconstruction:
-    """Error of ``values @ W_dec[indices] + bias`` against ``target``, and its gradients."""
+    """Error of ``values @ W_dec[indices] + bias`` against ``target``, and its gradients.
+
+    ``scale`` may be a tensor, which spares a GPU the wait for its own result.
+    """
     out = torch.nn.functional.embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
     error = (out if bias is None else out + bias) - target
     g = scale * error
-    return Reconstruction(g, _dots(g, W_dec, indices), error.double().square().sum(-1))
+    return Reconstruction(g, dots(g, W_dec, indices), error.double().square().sum(-1))
 
 
 def weight_grads(

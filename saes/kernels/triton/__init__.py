@@ -1,0 +1,19 @@
+"""The kernels in Triton, for GPUs: twins of the eager ones, one file for each.
+
+Importing this package needs Triton, which torch brings along where it supports CUDA; ``saes.kernels`` chooses. With
+``TRITON_INTERPRET=1`` in the environment they run on a CPU too, slowly.
+
+Sums run in float32, in an order that does not depend on timing: there are no atomic additions, and no block size is
+chosen by measuring, so equal inputs give equal bits on one kind of machine, which an exact resume needs.
+
+Letters in the kernels: ``row`` one token, ``d`` columns of a block, ``BLOCK`` sizes that are powers of two.
+"""
+
+from saes.kernels.eager import variance
+from saes.kernels.triton.adam import adam_
+from saes.kernels.triton.encoding import encode_topk
+from saes.kernels.triton.gradients import weight_grads
+from saes.kernels.triton.reconstruction import reconstruct
+from saes.kernels.triton.selection import topk
+
+__all__ = ["adam_", "encode_topk", "reconstruct", "topk", "variance", "weight_grads"]
