@@ -29,19 +29,29 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys, embedded):
     assert capsys.readouterr().out.strip()
 
 
+def leaves(commands: dict, before: str = "") -> dict:
+    """Commands by their words, those of groups too: ``generate``, ``sae eval``."""
+    found = {}
+    for name, command in commands.items():
+        inner = getattr(command, "commands", None)
+        found |= leaves(inner, f"{before}{name} ") if inner else {f"{before}{name}": command}
+    return found
+
+
 def test_every_command_and_option_in_the_docs_exists_and_every_command_is_documented():
     import typer
 
-    commands = typer.main.get_command(app).commands
+    commands = leaves(typer.main.get_command(app).commands)
     named = set()
     for page in PAGES:
         for line in "\n".join(blocks(page, "sh")).splitlines():
             words = shlex.split(line, comments=True)
             if not words or words[0] != "steer":
                 continue
-            command = commands[words[1]]
-            named.add(words[1])
-            options = {option for parameter in command.params for option in parameter.opts}
+            name = next(name for name in (" ".join(words[1:3]), words[1]) if name in commands)
+            command = commands[name]
+            named.add(name)
+            options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
             used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
             assert used <= options, f"{page.name}: {line}"
     assert named == set(commands)
