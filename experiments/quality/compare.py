@@ -36,6 +36,30 @@ Batches = list[Float[Tensor, "token d_in"]]
 
 
 @dataclass(frozen=True)
+class Arm:
+    """A trainer with its settings."""
+
+    system: str
+    lr: float | None
+    """Peak learning rate; None: the system's own."""
+    schedule: str = "ours"
+    """``ours``: linear warm-up over 5 % and fall over 20 %; ``own``: what SAELens' trainer does unless told."""
+    grad_clip: float | None = None
+    """Ours alone: largest norm of the gradient; None: the default."""
+    dead_after_tokens: int | None = None
+    """Tokens without firing after which AuxK revives a latent; None: our default (SAELens' with its own schedule)."""
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        parts = [self.system, "its own rate" if self.lr is None else f"lr {self.lr:g}"]
+        parts += ["its own schedule"] if self.schedule == "own" else []
+        parts += [] if self.grad_clip is None else [f"clip {self.grad_clip:g}"]
+        parts += [] if self.dead_after_tokens is None else [f"dead after {self.dead_after_tokens // 1000}k"]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
 class Setup:
     """What all have in common."""
 
@@ -47,39 +71,20 @@ class Setup:
     seed: int
 
     @property
-    def train(self) -> TrainConfig:
-        """Our settings but for the learning rate."""
-        return TrainConfig(self.tokens, self.batch_tokens, seed=self.seed)
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return self.tokens // self.batch_tokens
 
-
-@dataclass(frozen=True)
-class Arm:
-    """A trainer with its settings."""
-
-    system: str
-    lr: float | None
-    """Peak learning rate; None: the system's own."""
-    schedule: str = "ours"
-    """``ours``: linear warm-up over 5 % and fall over 20 %; ``own``: what SAELens' trainer does unless told."""
-
-    grad_clip: float | None = None
-    """Ours alone: largest norm of the gradient; None: the default."""
-
-    @property
-    def name(self) -> str:
-        """For the table."""
-        parts = [self.system, "its own rate" if self.lr is None else f"lr {self.lr:g}"]
-        parts += ["its own schedule"] if self.schedule == "own" else []
-        parts += [] if self.grad_clip is None else [f"clip {self.grad_clip:g}"]
-        return ", ".join(parts)
+    def train_of(self, arm: Arm) -> TrainConfig:
+        """Our settings for an arm."""
+        found = TrainConfig(self.tokens, self.batch_tokens, lr=arm.lr, seed=self.seed)
+        given: dict[str, Any] = {"grad_clip": arm.grad_clip, "dead_after_tokens": arm.dead_after_tokens}
+        return replace(found, **{name: value for name, value in given.items() if value is not None})
 
 
 def train_ours(arm: Arm, setup: Setup, batches: Batches) -> SAE:
     """``saes.fit``."""
-    train = replace(setup.train, lr=arm.lr)
-    if arm.grad_clip is not None:
-        train = replace(train, grad_clip=arm.grad_clip)
-    return saes.fit(SAEConfig(setup.d_in, setup.d_sae, setup.k), batches, train)
+    return saes.fit(SAEConfig(setup.d_in, setup.d_sae, setup.k), batches, setup.train_of(arm))
 
 
 def train_saelens(arm: Arm, setup: Setup, batches: Batches) -> SAE:
@@ -94,7 +99,7 @@ def train_saelens(arm: Arm, setup: Setup, batches: Batches) -> SAE:
             d_in=setup.d_in, d_sae=setup.d_sae, k=setup.k, normalize_activations="expected_average_only_in"
         )
     )
-    steps, train = setup.train.steps, setup.train
+    steps, train = setup.steps, setup.train_of(arm)
     settings: dict[str, Any] = {"lr": 3e-4 if arm.lr is None else arm.lr}  # its default, in all its configs
     if arm.schedule == "ours":
         settings["lr_warm_up_steps"] = round(train.warmup_frac * steps)
@@ -120,13 +125,13 @@ TRAINERS = {"ours": train_ours, "SAELens": train_saelens}
 
 
 def arms_of(rates: Sequence[float]) -> list[Arm]:
-    """Each system with its own settings, then both at the same rates and schedule.
+    """Each system with its own settings, then both at the same rates, schedule and counting of dead latents.
 
-    A clip of 0.01 is what clips in this loss; the default of 1 never does (docs/quality.md).
+    A clip of 0.01 is what clips in our loss; the default of 1 never does (docs/quality.md).
     """
-    own = [Arm("ours", None), Arm("SAELens", None, "own")]
-    ours = [Arm("ours", rate) for rate in rates] + [Arm("ours", rate, grad_clip=0.01) for rate in rates]
-    return own + ours + [Arm("SAELens", rate) for rate in rates]
+    own = [Arm("ours", None), Arm("SAELens", None, "own"), Arm("ours", rates[0])]
+    ours = [Arm("ours", rate, grad_clip=0.01, dead_after_tokens=20_000) for rate in rates]
+    return own + ours + [Arm("SAELens", rate, dead_after_tokens=20_000) for rate in rates]
 
 
 def compare(given: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def compare(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     for seed in range(given.seeds):
         setup = Setup(lm.d_model, given.d_sae, given.k, given.tokens, given.batch_tokens, seed)
         stream = activation_batches(lm, site, training, given.batch_tokens, seed)
-        batches = list(islice(stream, setup.train.steps))
+        batches = list(islice(stream, setup.steps))
         for arm in arms:
             started = time.perf_counter()
             sae = TRAINERS[arm.system](arm, setup, batches)
