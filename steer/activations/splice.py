@@ -133,12 +133,12 @@ def _where_trained(x: Tensor, new: Tensor, at: Pass) -> Tensor:
 
 
 def _text_losses(lm: LanguageModel, tokens: Tokens, site: Site, edits: Sequence[Edit]) -> list[TextLoss]:
-    """Sums of each row of a batch, under no edit and under each of the three."""
+    """Sums of each row of a batch, under no edit and with the reconstruction, zeros and the mean."""
     plain = lm.forward(tokens)
-    runs = [_scores(plain, plain, tokens)]
-    for edit in edits:
+    runs = [_scores(plain, tokens)]
+    for edit, before in zip(edits, (plain, plain, None), strict=True):
         with lm.edited({site: edit}):
-            runs.append(_scores(lm.forward(tokens), plain, tokens))
+            runs.append(_scores(lm.forward(tokens), tokens, before))
     lengths = tokens.mask.sum(-1).tolist()
     return [
         TextLoss(length - 1, *(loss for loss, _ in row), kl=row[1][1], kl_zeroed=row[2][1])
@@ -147,18 +147,24 @@ def _text_losses(lm: LanguageModel, tokens: Tokens, site: Site, edits: Sequence[
 
 
 def _scores(
-    logits: Float[Tensor, "batch seq vocab"], plain: Float[Tensor, "batch seq vocab"], tokens: Tokens
+    logits: Float[Tensor, "batch seq vocab"],
+    tokens: Tokens,
+    plain: Float[Tensor, "batch seq vocab"] | None = None,
 ) -> list[tuple[float, float]]:
-    """Cross-entropy, and KL divergence from the plain prediction, summed over each row's tokens but the first.
+    """Cross-entropy, and KL divergence from the plain prediction (where given), summed over each row's tokens.
 
     One row at a time, since logits in float32 may take much more memory than the model's own.
     """
     found = []
     for row, length in enumerate(tokens.mask.sum(-1).tolist()):
-        log, before = (one[row, -length:-1].float().log_softmax(-1) for one in (logits, plain))
+        log = logits[row, -length:-1].float().log_softmax(-1)
         targets = tokens.ids[row, tokens.ids.shape[1] - length + 1 :]
         loss = -log.gather(-1, targets.unsqueeze(-1)).double().sum().item()
-        # a token that the model rules out adds nothing: 0 log 0 = 0
-        terms = torch.where(before > -torch.inf, before.exp() * (before - log), torch.zeros_like(log))
-        found.append((loss, terms.double().sum().item()))
+        found.append((loss, 0.0 if plain is None else _kl(plain[row, -length:-1].float().log_softmax(-1), log)))
     return found
+
+
+def _kl(log_p: Float[Tensor, "token vocab"], log_q: Float[Tensor, "token vocab"]) -> float:
+    """``sum p (log p - log q)``; what p rules out adds nothing, since 0 log 0 = 0."""
+    terms = torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), torch.zeros_like(log_p))
+    return terms.double().sum().item()

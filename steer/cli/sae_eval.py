@@ -19,7 +19,9 @@ def evaluate(
     model: Model = "embedded",
     text: Annotated[
         str | None,
-        typer.Option(help="Held-out text: a .txt, .jsonl or .parquet file or a folder; else the embedded corpus."),
+        typer.Option(
+            help="Held-out text: .txt, .jsonl, .parquet, a folder, or hub:OWNER/NAME; else the embedded corpus."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to measure on.")] = 10_000,
     site: Annotated[
@@ -50,6 +52,8 @@ def evaluate(
         from steer.threads import torch_threads
 
         import_transformers()
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise typer.BadParameter(f"--out names a file in a folder that exists, got {shown(out)}")
     terminal, started = Terminal(), time.perf_counter()
     sae = load(source)
     place = asked_site(site, sae.config.site)

@@ -1,4 +1,4 @@
-"""The comparison with SAELens: same batches for all, and SAELens' SAE measured as it computes itself."""
+"""The comparison with SAELens: every arm with every seed, on the same batches."""
 
 import pytest
 import torch

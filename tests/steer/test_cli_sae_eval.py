@@ -70,6 +70,7 @@ def test_json_on_stdout_and_in_a_file(capsys, sae_folder, tiny_folder, text, tmp
         (["--model", "embedded"], "width 32, but embedded has width 128"),
         (["--site", "7.resid_post"], "out of range"),
         (["--site", "nonsense"], "nonsense"),
+        (["--out", "no/such/folder.json"], "--out names a file"),
     ],
 )
 def test_what_is_refused(capsys, sae_folder, tiny_folder, text, change, words):
