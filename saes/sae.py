@@ -1,6 +1,7 @@
 """The sparse autoencoder, with any of the activations."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -25,26 +26,43 @@ class SAE(nn.Module):
     ``threshold``: [d_sae] or [], ``W_skip``: [d_in, d_out]. The rows of ``W_dec`` have norm 1 after training here.
     """
 
+    W_dec: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+    b_dec: Tensor
     threshold: Tensor
     W_skip: Tensor
 
     def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        d_sae, d_out = config.d_sae, config.width_out
-        rows = _random_rows(d_sae, d_out, seed)
-        self.W_dec = nn.Parameter(rows)
-        # tied at the start: fewer dead latents (appendix A.1)
-        tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1)
-        self.W_enc = nn.Parameter(tied.T)  # a view: in memory one row for each latent, as the training step reads it
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_out))
-        if config.activation == "jumprelu":
-            self.threshold = nn.Parameter(torch.zeros(d_sae))
-        if config.activation == "batch_topk":
-            self.register_buffer("threshold", torch.zeros(()))
-        if config.skip:
-            self.W_skip = nn.Parameter(torch.zeros(config.d_in, d_out))
+        self._hold(_drawn(config, seed))
+
+    @classmethod
+    def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor]) -> "SAE":
+        """An SAE with given weights, copied to float32 and held as training reads them. No random weights are drawn.
+
+        Raises:
+            ShapeError: a tensor is missing, not expected, or of another shape than ``tensor_shapes`` gives.
+        """
+        expected, got = tensor_shapes(config), {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if got != expected:
+            raise ShapeError(f"An SAE of this config has the tensors {expected}, got {got}. Check the config.")
+        sae = cls.__new__(cls)
+        nn.Module.__init__(sae)
+        sae.config = config
+        sae._hold(
+            {name: _copied(tensors[name].T).T if name == "W_enc" else _copied(tensors[name]) for name in expected}
+        )
+        return sae
+
+    def _hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Register the weights; all are trained but the threshold of ``batch_topk``, which is measured."""
+        for name, tensor in tensors.items():
+            if name == "threshold" and self.config.activation == "batch_topk":
+                self.register_buffer(name, tensor)
+            else:
+                self.register_parameter(name, nn.Parameter(tensor))
 
     def pre_activations(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
         """What the encoder computes before the selection, negative values set to zero.
@@ -149,6 +167,21 @@ def tensor_shapes(config: SAEConfig) -> dict[str, list[int]]:
     if config.activation in ("jumprelu", "batch_topk"):
         shapes["threshold"] = [d_sae] if config.activation == "jumprelu" else []
     return shapes | ({"W_skip": [d_in, d_out]} if config.skip else {})
+
+
+def _drawn(config: SAEConfig, seed: int) -> dict[str, Tensor]:
+    """Weights to start training from: random decoder rows of norm 1, zeros elsewhere."""
+    d_sae, d_out = config.d_sae, config.width_out
+    rows = _random_rows(d_sae, d_out, seed)
+    # tied at the start: fewer dead latents (appendix A.1)
+    tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1)
+    drawn = {"W_dec": rows, "W_enc": tied.T}  # a view: in memory one row for each latent, as the training step reads it
+    return {name: drawn[name] if name in drawn else torch.zeros(side) for name, side in tensor_shapes(config).items()}
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy in float32, row by row in memory; a tensor that is mapped from a file would change with the file."""
+    return torch.empty(tensor.shape, device=tensor.device).copy_(tensor)
 
 
 def _random_rows(rows: int, width: int, seed: int) -> Float[Tensor, "rows width"]:

@@ -5,7 +5,7 @@ import typer
 from steer.cli.demo import demo
 from steer.cli.generate import generate
 from steer.cli.report import report
-from steer.cli.sae import app as sae
+from steer.cli.sae.verbs import sae
 
 app = typer.Typer(
     name="steer",

@@ -9,13 +9,14 @@ import typer
 
 from steer.cli.interrupts import importing
 from steer.cli.options import Device, Dtype, DtypeName, Json, Model, Seed, Threads, asked_threads
+from steer.cli.sae.options import FormatName, InputScale, K, Revision, Source
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def evaluate(
-    source: Annotated[str, typer.Argument(help="Folder or file of the SAE, such as demo/sae.")],
+    source: Source,
     model: Model = "embedded",
     text: Annotated[
         str | None,
@@ -28,6 +29,10 @@ def evaluate(
         str | None, typer.Option(help="Where in the model, such as 1.resid_post; else where it was trained.")
     ] = None,
     probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Sparse probing and absorption too.")] = True,
+    format: FormatName = None,
+    k: K = None,
+    input_scale: InputScale = None,
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
@@ -41,9 +46,9 @@ def evaluate(
     `steer demo` keeps from training.
     """
     with importing():
-        from saes import load
         from steer.activations.sources.opened import open_source
         from steer.activations.text import embedded_corpus
+        from steer.checkpoints.load import load_sae
         from steer.cli.console import Terminal, import_transformers, shown
         from steer.files import write_json
         from steer.models.load import load_model
@@ -55,7 +60,7 @@ def evaluate(
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise typer.BadParameter(f"--out names a file in a folder that exists, got {shown(out)}")
     terminal, started = Terminal(), time.perf_counter()
-    sae = load(source)
+    sae = load_sae(source, format=format, k=k, input_scale=input_scale, revision=revision, note=terminal.note)
     place = asked_site(site, sae.config.site)
     corpus = open_source(text or embedded_corpus())
     lm = load_model(model, device, dtype.value, note=terminal.note)
