@@ -4,7 +4,9 @@ from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
 from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError
 from saes.formats import load, save
-from saes.measure import Firing, Quality, measure
+from saes.measure import Quality, measure
+from saes.metrics.block import Placed
+from saes.metrics.sparsity import Firing
 from saes.run import RunConfig
 from saes.sae import SAE
 from saes.train import TrainRecord, fit
@@ -15,6 +17,7 @@ __all__ = [
     "DivergedError",
     "Firing",
     "FormatError",
+    "Placed",
     "Quality",
     "RunConfig",
     "SAEConfig",

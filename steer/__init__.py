@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from steer.models.load import load_model
     from steer.models.model import LanguageModel
     from steer.models.site import Site
+    from steer.quality.evaluation import evaluate_sae
     from steer.steering.directions import refusal_direction
     from steer.steering.interventions import AddDirection, Clamp
     from steer.steering.steered import Steering, mismatches, steered
@@ -69,6 +70,7 @@ _WHERE = {
     "best_strengths": "steer.features.finder",
     "embedded_corpus": "steer.activations.text",
     "evaluate": "steer.evals.runner",
+    "evaluate_sae": "steer.quality.evaluation",
     "latents_active": "steer.features.finder",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
@@ -119,6 +121,7 @@ __all__ = [
     "best_strengths",
     "embedded_corpus",
     "evaluate",
+    "evaluate_sae",
     "latents_active",
     "load_model",
     "load_prompts",

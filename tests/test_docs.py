@@ -50,7 +50,7 @@ def test_every_command_and_option_in_the_docs_exists_and_every_command_is_docume
                 continue
             name = next(name for name in commands if tuple(words[1 : 1 + len(name)]) == name)
             named.add(name)
-            options = {option for parameter in commands[name].params for option in parameter.opts}
+            options = {word for one in commands[name].params for word in (*one.opts, *one.secondary_opts)}
             used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
             assert used <= options, f"{page.name}: {line}"
     assert named == set(commands)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saes import Placed
 from steer.activations.reading import START, Block, by_length
 from steer.activations.ring import ShuffleRing
 from steer.activations.sources.source import Position
@@ -30,11 +31,21 @@ def activation_rows(
     Raises:
         SiteError: the name is no site, or the model lacks it.
     """
+    return (rows.x for rows in placed_rows(lm, site, texts, generator))
+
+
+def placed_rows(
+    lm: LanguageModel, site: Site | str, texts: Sequence[Sequence[int]], generator: torch.Generator | None = None
+) -> Iterator[Placed]:
+    """The same, each block with the position of its tokens in their texts and the number of the text."""
     site = Site.parse(site)
     for batch in _by_length(texts, generator):
         tokens = lm.pad([texts[i] for i in batch])
         x = lm.activations(tokens, [site])[site]
-        yield x[after_first(tokens.mask.bool(), positions_of(tokens.mask))]
+        positions = positions_of(tokens.mask)
+        kept = after_first(tokens.mask.bool(), positions)
+        text = torch.tensor(batch, device=lm.device).unsqueeze(-1).expand_as(kept)
+        yield Placed(x[kept], positions[kept], text[kept])
 
 
 def activation_batches(

@@ -1,6 +1,10 @@
-"""Rates and their uncertainty."""
+"""Rates and other figures, and their uncertainty."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 Z_95 = 1.959963984540054  # quantile of the normal distribution for a two-sided 95 % interval
 
@@ -36,3 +40,31 @@ def wilson(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
     spread = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+DRAWS = 1000  # of the bootstrap
+Floats = NDArray[np.float64]
+
+
+def resamples(n: int, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """How often each of n texts (or other units) is taken when n are drawn with replacement, [draws, n] (Efron 1979).
+
+    A figure of the whole, recomputed with these weights for each draw, spreads as it would over other texts.
+    """
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+
+
+def bootstrap(sums: Floats, figure: Callable[[Floats], Floats], seed: int = 0) -> tuple[float, float] | None:
+    """95 % percentile interval over texts of a figure of totals; None for fewer than two texts, or where it is NaN.
+
+    ``sums`` [n, columns] holds what each text adds to the totals; ``figure`` makes [draws] of totals [draws, columns].
+    """
+    return None if len(sums) < 2 else percentiles(figure(resamples(len(sums), seed=seed) @ sums))
+
+
+def percentiles(drawn: Floats) -> tuple[float, float] | None:
+    """The middle 95 % of what was drawn; None where a figure is not finite."""
+    if not np.isfinite(drawn).all():
+        return None
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)

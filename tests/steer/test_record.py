@@ -1,18 +1,23 @@
 """What a run writes of itself, where the platform or the figures are out of the ordinary."""
 
+import dataclasses
 import json
 import sys
 
 import torch
 
-from saes import Quality, TrainRecord
+import saes
+from saes import TrainRecord
 from steer.activations.splice import SpliceLoss
 from steer.evals.sets import load_prompts
 from steer.progress import Silent
 from steer.studies.record import RunRecord
+from tests.conftest import random_sae
 
 TRAINING = [TrainRecord(tokens=1, loss=1.0, fvu=0.5, l0=2.0, dead_fraction=0.0, seconds=0.1)]
-QUALITY = Quality(fvu=float("inf"), l0=2.0, dead_fraction=0.0, tokens=10)
+QUALITY = dataclasses.replace(saes.measure(random_sae(), [torch.ones(10, 32)])[0], fvu=float("inf"))
+
+LOSS = SpliceLoss(plain=1.0, spliced=1.5, zeroed=1.0, meaned=1.0, kl=0.5, kl_zeroed=0.5)
 
 
 def begun(folder, llama):
@@ -38,7 +43,7 @@ def test_memory_is_left_out_where_the_platform_does_not_tell(tmp_path, llama, mo
 
 
 def test_a_measure_that_is_not_finite_is_null(tmp_path, llama, sae):
-    begun(tmp_path, llama).sae(sae, TRAINING, QUALITY, SpliceLoss(plain=1.0, spliced=1.5, zeroed=1.0))
+    begun(tmp_path, llama).sae(sae, TRAINING, QUALITY, LOSS)
     found = recorded(tmp_path)["sae"]
     assert found["fvu"] is None
     assert found["loss_recovered"] is None

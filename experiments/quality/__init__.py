@@ -1,0 +1,1 @@
+"""Comparisons of quality, with the data and the budget held equal."""

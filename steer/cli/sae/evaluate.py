@@ -1,0 +1,197 @@
+"""``steer sae eval``: what an SAE is worth on a model."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli.interrupts import importing
+from steer.cli.options import Device, Dtype, DtypeName, Json, Model, Seed, Threads, asked_threads
+from steer.cli.sae.options import FormatName, InputScale, K, Revision, Source
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def evaluate(
+    source: Source,
+    model: Model = "embedded",
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Held-out text: .txt, .jsonl, .parquet, a folder, or hub:OWNER/NAME; else the embedded corpus."
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to measure on.")] = 10_000,
+    site: Annotated[
+        str | None, typer.Option(help="Where in the model, such as 1.resid_post; else where it was trained.")
+    ] = None,
+    probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Sparse probing and absorption too.")] = True,
+    format: FormatName = None,
+    k: K = None,
+    input_scale: InputScale = None,
+    revision: Revision = None,
+    device: Device = "auto",
+    dtype: Dtype = DtypeName.auto,
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="File to write the JSON to.", show_default=False)] = None,
+) -> None:
+    """Measure an SAE: reconstruction, sparsity, the model's loss with it, probes and absorption.
+
+    The first texts that give the tokens asked for are measured on; of the embedded corpus, these are texts that
+    `steer demo` keeps from training.
+    """
+    with importing():
+        from steer.activations.sources.opened import open_source
+        from steer.activations.text import embedded_corpus
+        from steer.checkpoints.load import load_sae
+        from steer.cli.console import Terminal, import_transformers, shown
+        from steer.files import write_json
+        from steer.models.load import load_model
+        from steer.quality.evaluation import check_fits, evaluate_sae
+        from steer.quality.texts import first_texts
+        from steer.threads import torch_threads
+
+        import_transformers()
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise typer.BadParameter(f"--out names a file in a folder that exists, got {shown(out)}")
+    terminal, started = Terminal(), time.perf_counter()
+    sae = load_sae(source, format=format, k=k, input_scale=input_scale, revision=revision, note=terminal.note)
+    place = asked_site(site, sae.config.site)
+    corpus = open_source(text or embedded_corpus())
+    lm = load_model(model, device, dtype.value, note=terminal.note)
+    check_fits(lm, sae, place)
+    for note in mismatches(lm.name, str(place), sae.config.model, sae.config.site):
+        terminal.note(note)
+    with torch_threads(lm.model, asked_threads(threads)):
+        texts = first_texts(lm, corpus, tokens)
+        found = {"source": source, "text": Path(corpus.name).name, "seed": seed}
+        found |= evaluate_sae(lm, sae, place, texts, probes, seed, terminal)
+    found["seconds"] = round(time.perf_counter() - started, 1)
+    if out is not None:
+        write_json(out, found)
+        terminal.note(f"written to {shown(out)}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for table in summary(found):
+        console.print(table)
+
+
+def asked_site(asked: str | None, trained: str | None) -> Any:
+    """The site asked for, or that of training.
+
+    Raises:
+        SiteError: the name is no site.
+        typer.BadParameter: neither is known.
+    """
+    from steer.models.site import Site
+
+    if (name := asked or trained) is None:
+        raise typer.BadParameter("the SAE does not say where it was trained: give --site, such as --site 1.resid_post")
+    return Site.parse(name)
+
+
+def mismatches(model: str, site: str, trained_model: str | None, trained_site: str | None) -> list[str]:
+    """What is odd though it may be meant."""
+    from steer.models.site import Site
+
+    notes = []
+    if trained_model is not None and trained_model != model:
+        notes.append(f"the SAE was trained on the model {trained_model!r}, and is measured on {model!r}.")
+    if trained_site is not None and str(Site.parse(trained_site)) != site:
+        notes.append(f"the SAE was trained at {trained_site}, and is measured at {site}.")
+    return notes
+
+
+def summary(found: dict[str, Any]) -> "list[Table]":
+    """The figures that matter most, in tables."""
+    x, loss, latents = found["activations"], found["loss"], found["latents"]
+    between = loss["intervals"]
+    title = "{source} on {model} at {site}: {tokens:,} tokens of {texts} texts".format(**found)
+    histogram = latents["density"]
+    tables = [
+        _table(
+            title,
+            [
+                ("fraction of variance unexplained (global)", _figure(x["fvu"], x["fvu_interval"])),
+                ("explained variance", _figure(x["explained_variance"])),
+                ("  FVU per batch (sparsify)", _figure(x["fvu_per_batch"])),
+                ("  FVU per batch, centred (dictionary_learning)", _figure(x["fvu_per_batch_centred"])),
+                ("  FVU per token (SAEBench legacy)", _figure(x["fvu_per_token"])),
+                ("cosine, mean over tokens", _figure(x["cosine"])),
+                ("norm of the reconstruction over the input's", _figure(x["relative_norm"])),
+                ("L0, active latents of a token", _figure(x["l0"])),
+                (f"dead latents, of {latents['d_sae']:,}", f"{latents['dead']:,} ({x['dead_fraction']:.1%})"),
+                ("latents active on > 10 %, > 1 % of tokens", " ".join(map(str, histogram["above"].values()))),
+            ],
+        ),
+        _table(
+            "Loss of the model, in nats per token",
+            [
+                ("as it is", _figure(loss["plain"], between["plain"])),
+                ("with the reconstruction", _figure(loss["spliced"], between["spliced"])),
+                ("with zeros", _figure(loss["zeroed"], between["zeroed"])),
+                ("with the mean activation", _figure(loss["meaned"], between["meaned"])),
+                ("recovered, of zero ablation", _figure(loss["recovered"], between["recovered"])),
+                ("recovered, of mean ablation", _figure(loss["recovered_from_mean"], between["recovered_from_mean"])),
+                ("KL(as it is || reconstruction)", _figure(loss["kl"], between["kl"])),
+            ],
+        ),
+    ]
+    if probing := found.get("sparse_probing"):
+        rows = [
+            (f"{kind}, {k} of them", _figure(probing[f"{name}_{k}"], probing["intervals"][f"{name}_{k}"]))
+            for name, kind in (("latents", "latents"), ("channels", "dimensions of the residual stream"))
+            for k in (1, 2, 5)
+        ]
+        rows.append(("the whole residual stream", _figure(probing["dense"], probing["intervals"]["dense"])))
+        tables.append(_table(f"Sparse probing: test accuracy over {len(probing['tasks'])} tasks", rows))
+    if absorption := found.get("absorption"):
+        tables.append(
+            _table(
+                "Feature absorption",
+                [
+                    ("of classes of prompts", _absorbed(absorption["prompt_classes"])),
+                    ("of first letters", _absorbed(absorption["first_letter"])),
+                ],
+            )
+        )
+    return tables
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _figure(value: float | None, interval: list[float] | None = None) -> str:
+    if value is None:
+        return "not defined"
+    return f"{value:.4f}" + (f"  ({interval[0]:.4f} to {interval[1]:.4f})" if interval else "")
+
+
+def _absorbed(found: dict[str, Any] | str) -> str:
+    """Fraction and share, or why there are none."""
+    if isinstance(found, str):
+        return found
+    if found["fraction"] is None:
+        return (
+            f"not measurable: the model has {found['concepts_found']} of {found['concepts_tried']}, "
+            f"{found['concepts_needed']} needed"
+        )
+    return "fraction {fraction:.3f}, full {full:.3f}, over {concepts_found} that the model has".format(**found)
