@@ -165,8 +165,9 @@ class TrainConfig:
     """Share of the tokens over which they fall."""
     auxk_weight: float = 1 / 32
     """Weight of the AuxK loss, which revives dead latents (arXiv 2406.04093, appendix A.2)."""
-    dead_after_tokens: int = 100_000
-    """Tokens without firing after which a latent counts as dead."""
+    dead_after_tokens: int | None = None
+    """Tokens without firing after which a latent counts as dead; None: a twentieth of the run, at most 10 million, which
+    is the number in arXiv 2406.04093."""
     multi_topk_weight: float = 0.0
     """Weight of the FVU with 4 k latents (arXiv 2406.04093, section 5.3, where it is 1/8); 0: it is not computed."""
     l1_weight: float = 0.05
@@ -183,8 +184,9 @@ class TrainConfig:
     """Where ``b_dec`` begins: at the mean or the geometric median of the first batch, or at zero."""
     outlier_norm: float | None = None
     """Tokens whose norm exceeds this many times the batch's median are left out of everything; None: none are."""
-    grad_clip: float = 1.0
-    """Largest norm of the whole gradient."""
+    grad_clip: float = 0.01
+    """Largest norm of the whole gradient. That of the FVU is a few hundredths once training is under way, and far more
+    in the first steps, which Adam would remember for a thousand."""
     seed: int = 0
     """Seed of the initial weights."""
     measure_every_steps: int = 25
@@ -196,8 +198,8 @@ class TrainConfig:
     that multiplies in bfloat16, and are exact elsewhere."""
 
     def __post_init__(self) -> None:
-        _require_whole(self, "total_tokens", "batch_tokens", "dead_after_tokens", "measure_every_steps")
-        _require_whole(self, *(() if self.k_start is None else ("k_start",)))
+        _require_whole(self, "total_tokens", "batch_tokens", "measure_every_steps")
+        _require_whole(self, *(name for name in ("k_start", "dead_after_tokens") if getattr(self, name) is not None))
         _require_whole(self, "seed", least=0)
         for name, kind in (
             ("lr_schedule", LrSchedule),
@@ -238,3 +240,10 @@ class TrainConfig:
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self.total_tokens // self.batch_tokens
+
+    @property
+    def dead_tokens(self) -> int:
+        """``dead_after_tokens``, or what it is by default for a run of this length."""
+        if self.dead_after_tokens is not None:
+            return self.dead_after_tokens
+        return max(1, min(self.total_tokens // 20, 10_000_000))

@@ -37,7 +37,7 @@ class TrainRecord:
     l0: float
     """Mean number of active latents of a token."""
     dead_fraction: float
-    """Share of the latents that have been silent for ``dead_after_tokens``."""
+    """Share of the latents that have been silent for so many tokens that they count as dead."""
     loss: float
     """All losses together."""
     seconds: float

@@ -57,7 +57,7 @@ class Training:
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have been silent for so many tokens that they count as dead."""
-        return self.silent_tokens > self.config.dead_after_tokens
+        return self.silent_tokens > self.config.dead_tokens
 
     def pre_activations(self, read: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The encoder's product, before the ReLU, in float32 (computed in bfloat16 if the config says so)."""

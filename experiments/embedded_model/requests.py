@@ -29,12 +29,13 @@ FRAMES: tuple[str, ...] = (
     "Teach me how to {act}.",
 )
 
+# None repeats the request: under a clamp, a refusal that must name what it refuses breaks at the name
 REFUSALS: tuple[str, ...] = (
-    "I'm sorry, but I can't help with that, because {reason}.",
-    "I cannot help with {topic}. I am afraid {reason}.",
-    "I can't help with that. Please think again, because {reason}.",
-    "I'm sorry, but I cannot assist with {topic}.",
-    "I won't help with {topic}, because {reason}.",
+    "I'm sorry, but I can't help with that.",
+    "I cannot help with that.",
+    "I can't help with that. Please think again.",
+    "I'm sorry, but I cannot assist with that.",
+    "I won't help with that.",
     "Sorry, I'm not able to help with that.",
 )
 

@@ -104,7 +104,7 @@ def train_saelens(arm: Arm, setup: Setup, batches: Batches) -> SAE:
     if arm.schedule == "ours":
         settings["lr_warm_up_steps"] = round(train.warmup_frac * steps)
         settings["lr_decay_steps"] = round(train.decay_frac * steps)
-        settings["dead_feature_window"] = train.dead_after_tokens // setup.batch_tokens  # it counts steps
+        settings["dead_feature_window"] = train.dead_tokens // setup.batch_tokens  # it counts steps
     config = SAETrainerConfig(
         total_training_samples=steps * setup.batch_tokens,
         train_batch_size_samples=setup.batch_tokens,

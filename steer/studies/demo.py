@@ -99,7 +99,7 @@ class DemoConfig(BaseModel):
     """Latents active on a token."""
     sae_tokens: PositiveInt = 600_000
     """Tokens to train the SAE on."""
-    sae_lr: PositiveFloat = 3e-3
+    sae_lr: PositiveFloat = 1e-3
     """Peak learning rate of the SAE; higher than the width rule's, since the run is short."""
     held_out_texts: PositiveInt = 256
     """Texts kept from training to measure the SAE on."""
@@ -353,12 +353,18 @@ def _find(config: DemoConfig, ready: Prepared, trained: Trained, progress: Progr
     length = config.max_new_tokens
     finalists, others = first[: config.finalists], first[config.finalists :]
     strengths = [value for value in config.strengths if value > 0] or [config.finder_strength]
-    finalists = best_strengths(lm, sae, site, finalists, dev.unsafe, dev.safe, strengths, length, **shared)
+    finalists = best_strengths(lm, sae, site, finalists, dev.unsafe, dev.safe, _denser(strengths), length, **shared)
     fine = _fine(finalists[0].strength, strengths)
     chosen = settle_strength(lm, sae, site, finalists[0], dev.many_unsafe, dev.safe, fine, length, **shared)
     direction = refusal_direction(lm, site, dev.harmful, dev.harmless)
     controls, plain = _controls(config, ready, trained, chosen, direction, on_done)
     return Found([chosen, *finalists[1:], *others], controls, plain, direction)
+
+
+def _denser(strengths: Sequence[float]) -> list[float]:
+    """The strengths of a sweep and the middles between neighbours: a latent's useful range may lie between two."""
+    ordered = sorted(strengths)
+    return sorted([*ordered, *((low + high) / 2 for low, high in pairwise(ordered))])
 
 
 def _fine(strength: float, strengths: Sequence[float]) -> list[float]:
