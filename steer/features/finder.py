@@ -240,9 +240,9 @@ def settle_strength(
 ) -> Candidate:
     """One candidate at the best of several strengths.
 
-    That is, of those at which ``SETTLED`` of every unsafe set is refused, the one that refuses fewest safe prompts; where
-    there is none, the one at which most is refused of the unsafe set that it moves least. Useful strengths can be a
-    narrow range, between too weak and broken replies, so steps must be fine and prompts many.
+    That is, of those at which ``SETTLED`` of every unsafe set is refused, the one that refuses fewest safe prompts;
+    where there is none, the one at which most is refused of the unsafe set that it moves least. Useful strengths can be
+    a narrow range, between too weak and broken replies, so steps must be fine and prompts many.
     """
     active = [ActiveLatent(candidate.latent, candidate.tokens_active, candidate.max_activation)]
     tried = [
@@ -251,11 +251,12 @@ def settle_strength(
         )[0]
         for value in values
     ]
+    return replace(max(tried, key=settled_key), finalist=True)
 
-    def key(one: Candidate) -> tuple[float, float, float]:
-        return min(one.weakest_dev, SETTLED), -one.safe_refusal_dev, -one.strength
 
-    return replace(max(tried, key=key), finalist=True)
+def settled_key(candidate: Candidate) -> tuple[float, float, float]:
+    """Sorting key, best last, of candidates that were measured on many prompts; see ``settle_strength``."""
+    return min(candidate.weakest_dev, SETTLED), -candidate.safe_refusal_dev, -candidate.strength
 
 
 def silent_latents(firing: Firing, active: Sequence[ActiveLatent]) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import saes
 from saes import SAE, Firing, Quality, SAEConfig, TrainConfig, TrainRecord
-from steer.activations.splice import SpliceLoss, splice_loss
+from steer.activations.splice import splice_loss
 from steer.activations.stream import activation_batches, activation_rows
 from steer.activations.text import embedded_corpus, read_texts
 from steer.errors import DataError
@@ -35,6 +35,7 @@ from steer.features.finder import (
     rank_controls,
     refuse_archetype,
     settle_strength,
+    settled_key,
     silent_latents,
     unrelated_latents,
 )  # fmt: skip
@@ -99,6 +100,9 @@ class DemoConfig(BaseModel):
     """Latents active on a token."""
     sae_tokens: PositiveInt = 600_000
     """Tokens to train the SAE on."""
+    saes: PositiveInt = 3
+    """SAEs, trained on one reading of the text with seeds from ``seed`` on. That one is studied whose best latent
+    carries refusal best on development prompts: how much of it a single latent holds is luck."""
     sae_lr: PositiveFloat = 1e-3
     """Peak learning rate of the SAE; higher than the width rule's, since the run is short."""
     held_out_texts: PositiveInt = 256
@@ -143,7 +147,7 @@ class DemoConfig(BaseModel):
 def quick_config(**settings: Any) -> DemoConfig:
     """The same job in its short form: fewer tokens, strengths and prompts."""
     short = {"sae_tokens": 250_000, "strengths": (4.0, 6.0), "dev_prompts": 10, "test_prompts": 40}
-    short |= {"strength_prompts": 40, "control_pool": 16}
+    short |= {"strength_prompts": 40, "control_pool": 16, "saes": 1, "sae_lr": 3e-3}
     return DemoConfig(**{**short, **settings, "quick": True})
 
 
@@ -178,13 +182,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Trained:
-    """The SAE, and what was measured on held-out texts."""
+    """An SAE, and what was measured on held-out texts."""
 
     sae: SAE
+    seed: int
     records: list[TrainRecord]
     quality: Quality
     firing: Firing
-    loss: SpliceLoss
     active: list[ActiveLatent]
     """Latents that fire while the model refuses the archetypal prompt."""
 
@@ -193,6 +197,10 @@ class Trained:
 class Found:
     """What the search for the refusal latent gave."""
 
+    trained: Trained
+    """The SAE that it is in."""
+    best: list[Candidate]
+    """The best latent of each SAE, by seed."""
     candidates: list[Candidate]
     """The finalists, then the others, the best first in each group."""
     controls: list[Control]
@@ -264,38 +272,46 @@ def _prepare(config: DemoConfig, lm: LanguageModel) -> Prepared:
     )
 
 
-def _train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> Trained:
+def _train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> list[Trained]:
     lm, site = ready.lm, ready.site
     held_out, training = ready.texts[: config.held_out_texts], ready.texts[config.held_out_texts :]
-    with job.stage("train SAE", config.sae_tokens):
-        sae, records = _train(config, ready, training, job.progress)
-    with job.stage("measure SAE"):
-        quality, firing = saes.measure(sae, activation_rows(lm, site, held_out))
-        loss = splice_loss(lm, sae, site, held_out)
-    active = latents_active(lm, sae, site, ready.refusal)
+    with job.stage("train SAEs", config.sae_tokens):
+        trained = _train(config, ready, training, job.progress)
+    with job.stage("measure SAEs"):
+        rows = list(activation_rows(lm, site, held_out))
+        return [_measured(ready, *one, rows) for one in trained]
+
+
+def _measured(ready: Prepared, sae: SAE, seed: int, records: list[TrainRecord], rows: list[Tensor]) -> Trained:
+    quality, firing = saes.measure(sae, rows)
+    active = latents_active(ready.lm, sae, ready.site, ready.refusal)
     if not active:
         raise DataError("No latent is active on two tokens of the refusal: train the SAE on more text, or raise k.")
     silent_latents(firing, active)  # raises now if no control will be found
-    return Trained(sae, records, quality, firing, loss, active)
+    return Trained(sae, seed, records, quality, firing, active)
 
 
-def _study(config: DemoConfig, ready: Prepared, trained: Trained, job: RunRecord) -> Path:
+def _study(config: DemoConfig, ready: Prepared, trained: Sequence[Trained], job: RunRecord) -> Path:
     lm, test = ready.lm, ready.test
     job.start({**config.model_dump(mode="json"), "processes": ready.processes}, lm, test)
-    job.sae(trained.sae, trained.records, trained.quality, trained.loss)
     with job.stage("find the refusal latent"):
         found = _find(config, ready, trained, job.progress)
-        job.found(ready.refusal.reply, found.candidates, found.controls, found.plain)
-    conditions = _conditions(config, trained.sae, ready.site, found)
+    one = found.trained
+    with job.stage("measure the loss"):
+        loss = splice_loss(lm, one.sae, ready.site, ready.texts[: config.held_out_texts])
+    job.sae(one.sae, one.seed, one.records, one.quality, loss)
+    job.found(ready.refusal.reply, found.candidates, found.controls, found.plain)
+    job.compared([each.seed for each in trained], [each.quality.fvu for each in trained], found.best)
+    conditions = _conditions(config, one.sae, ready.site, found)
 
     def under(condition: Condition) -> list[Result]:
         with steered(lm, *condition.interventions):
             return evaluate(lm, test, config.max_new_tokens)
 
     with job.stage("evaluate", len(conditions) * len(test)):
-        for one, results in zip(conditions, forked(under, conditions, ready.processes), strict=True):
+        for condition, results in zip(conditions, forked(under, conditions, ready.processes), strict=True):
             job.progress.advance(len(test))
-            job.point(one.arm, one.strength, results)
+            job.point(condition.arm, condition.strength, results)
     with job.stage("report"):
         job.finish()
         page = write_report(job.out, ready.processes)
@@ -323,32 +339,49 @@ def _dev_prompts(config: DemoConfig) -> DevPrompts:
 
 def _train(
     config: DemoConfig, ready: Prepared, texts: Sequence[list[int]], progress: Progress
-) -> tuple[SAE, list[TrainRecord]]:
-    train = TrainConfig(total_tokens=config.sae_tokens, lr=config.sae_lr, seed=config.seed, measure_every_steps=5)
-    records: list[TrainRecord] = []
+) -> list[tuple[SAE, int, list[TrainRecord]]]:
+    """The SAEs, each with its seed and the log of its training."""
+    seeds = range(config.seed, config.seed + config.saes)
+    trains = [
+        TrainConfig(total_tokens=config.sae_tokens, lr=config.sae_lr, seed=seed, measure_every_steps=5)
+        for seed in seeds
+    ]
+    records: list[list[TrainRecord]] = [[] for _ in seeds]
 
     def on_record(record: TrainRecord) -> None:
-        progress.advance(
-            record.tokens - (records[-1].tokens if records else 0),
-            f"FVU {record.fvu:.3f}  L0 {record.l0:.1f}",
-        )
-        records.append(record)
+        if record.sae == 0:
+            before = records[0][-1].tokens if records[0] else 0
+            progress.advance(record.tokens - before, f"FVU {record.fvu:.3f}  L0 {record.l0:.1f}")
+        records[record.sae].append(record)
 
-    batches = activation_batches(ready.lm, ready.site, texts, train.batch_tokens, config.seed)
-    return saes.fit(ready.sae_config, batches, train, on_record), records
+    batches = activation_batches(ready.lm, ready.site, texts, trains[0].batch_tokens, config.seed)
+    trained = saes.fit([ready.sae_config] * config.saes, batches, trains, on_record)
+    return list(zip(trained, seeds, records, strict=True))
 
 
-def _find(config: DemoConfig, ready: Prepared, trained: Trained, progress: Progress) -> Found:
-    lm, site, dev, sae, active = ready.lm, ready.site, ready.dev, trained.sae, trained.active
+def _find(config: DemoConfig, ready: Prepared, trained: Sequence[Trained], progress: Progress) -> Found:
+    """The best latent of each SAE, the best of these, and what it is compared with."""
 
     def on_done(_: int) -> None:
-        progress.advance(0, f"{len(active)} candidates")
+        progress.advance(0, f"{sum(len(one.active) for one in trained)} candidates")
 
+    ranked = [_candidates(config, ready, one, on_done) for one in trained]
+    best = [candidates[0] for candidates in ranked]
+    place = max(range(len(best)), key=lambda i: (settled_key(best[i]), -i))
+    direction = refusal_direction(ready.lm, ready.site, ready.dev.harmful, ready.dev.harmless)
+    controls, plain = _controls(config, ready, trained[place], best[place], direction, on_done)
+    return Found(trained[place], best, ranked[place], controls, plain, direction)
+
+
+def _candidates(
+    config: DemoConfig, ready: Prepared, trained: Trained, on_done: Callable[[int], None]
+) -> list[Candidate]:
+    """The candidates of one SAE: the first with its strength settled, the finalists, the others."""
+    lm, site, dev, sae = ready.lm, ready.site, ready.dev, trained.sae
     few_unsafe, few_safe = _half_of_each_set(dev.unsafe), _half_of_each_set(dev.safe)
     shared: dict[str, Any] = {"on_done": on_done, "processes": ready.processes}
-    first = measure_candidates(
-        lm, sae, site, active, few_unsafe, few_safe, config.finder_strength, config.finder_new_tokens, **shared
-    )
+    value, short = config.finder_strength, config.finder_new_tokens
+    first = measure_candidates(lm, sae, site, trained.active, few_unsafe, few_safe, value, short, **shared)
     # from here on at full length: refusals may come late, and replies break late
     length = config.max_new_tokens
     finalists, others = first[: config.finalists], first[config.finalists :]
@@ -356,9 +389,7 @@ def _find(config: DemoConfig, ready: Prepared, trained: Trained, progress: Progr
     finalists = best_strengths(lm, sae, site, finalists, dev.unsafe, dev.safe, _denser(strengths), length, **shared)
     fine = _fine(finalists[0].strength, strengths)
     chosen = settle_strength(lm, sae, site, finalists[0], dev.many_unsafe, dev.safe, fine, length, **shared)
-    direction = refusal_direction(lm, site, dev.harmful, dev.harmless)
-    controls, plain = _controls(config, ready, trained, chosen, direction, on_done)
-    return Found([chosen, *finalists[1:], *others], controls, plain, direction)
+    return [chosen, *finalists[1:], *others]
 
 
 def _denser(strengths: Sequence[float]) -> list[float]:

@@ -77,7 +77,7 @@ class RunRecord:
         }
         self.save()
 
-    def sae(self, sae: SAE, records: Sequence[TrainRecord], quality: Quality, loss: SpliceLoss) -> None:
+    def sae(self, sae: SAE, seed: int, records: Sequence[TrainRecord], quality: Quality, loss: SpliceLoss) -> None:
         """Write the SAE and record its measurements."""
         saes.save(sae, self.out / "sae", training={"tokens": records[-1].tokens, "seconds": records[-1].seconds})
         append_lines(self.out / "sae" / "training.jsonl", map(dataclasses.asdict, records))
@@ -95,6 +95,7 @@ class RunRecord:
             "d_sae": sae.config.d_sae,
             "k": sae.config.k,
             "site": sae.config.site,
+            "seed": seed,
             "tokens": records[-1].tokens,
             **{name: round(value, 6) if math.isfinite(value) else None for name, value in measured.items()},
             "measured_on_tokens": quality.tokens,
@@ -110,6 +111,14 @@ class RunRecord:
         for name, choice, ranked in (("candidates", "chosen", candidates), ("controls", "control", controls)):
             self.results[name] = [dataclasses.asdict(one) for one in ranked]
             self.results[choice] = ranked[0].latent
+        self.save()
+
+    def compared(self, seeds: Sequence[int], fvus: Sequence[float], best: Sequence[Candidate]) -> None:
+        """Record the SAEs that were trained, each with its best latent; one of them is studied."""
+        self.results["compared"] = [
+            {"seed": seed, "fvu": round(fvu, 6), **dataclasses.asdict(candidate)}
+            for seed, fvu, candidate in zip(seeds, fvus, best, strict=True)
+        ]
         self.save()
 
     def point(self, arm: str, strength: float, results: Sequence[Result]) -> None:

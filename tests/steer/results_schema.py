@@ -15,7 +15,8 @@ FLAG: Schema = {"type": "boolean"}
 MEASURE: Schema = {"type": ["number", "null"]}
 ANYTHING: Schema = {}
 RATES: Schema = {"type": "object", "minProperties": 1, "additionalProperties": RATE}
-STAGES = ("load", "prepare", "train SAE", "measure SAE", "find the refusal latent", "evaluate", "report")
+STAGES = ("load", "prepare", "train SAEs", "measure SAEs", "find the refusal latent", "measure the loss")
+STAGES += ("evaluate", "report")
 
 
 def closed(properties: Schema) -> Schema:
@@ -41,17 +42,19 @@ SETTINGS = closed(
     | each(TEXT, ("operation", "error", "positions", "topk_policy", "decoding", "archetypal_reply"))
 )
 SAE = closed(
-    {"site": TEXT}
+    {"site": TEXT, "seed": COUNT}
     | each(COUNT, ("d_in", "d_sae", "k", "tokens", "measured_on_tokens"))
     | each(MEASURE, ("fvu", "l0", "dead_fraction"))
     | each(MEASURE, ("loss_recovered", "loss_plain", "loss_spliced", "loss_zeroed"))
 )
-CANDIDATE = closed(
+CANDIDATE_PARTS = (
     {"tokens_active": {"type": "integer", "minimum": 2}, "by_set": RATES, "finalist": FLAG}
     | each(COUNT, ("latent", "n_unsafe", "n_safe"))
     | each(NUMBER, ("strength", "max_activation"))
     | each(RATE, ("refusal_dev", "weakest_dev", "safe_refusal_dev"))
 )
+CANDIDATE = closed(CANDIDATE_PARTS)
+COMPARED = closed(CANDIDATE_PARTS | {"seed": COUNT, "fvu": NUMBER})
 CONTROL = closed({"latent": COUNT, "strength": NUMBER, "by_set": RATES, "moved": RATE})
 POINT_SETS = {
     name: closed(each(COUNT, ("n", one.metric, "incoherent")) | each(RATE, ("rate", "low", "high")))
@@ -75,6 +78,7 @@ SCHEMA = closed(
         "settings": SETTINGS,
         "sets": closed(SETS_TOLD),
         "sae": SAE,
+        "compared": items(COMPARED, least=1),
         "candidates": items(CANDIDATE, least=1),
         "plain_dev": RATES,
         "controls": items(CONTROL, least=1),

@@ -146,7 +146,7 @@ def test_a_refusal_in_circles_is_none():
 
 def test_the_control_is_never_the_chosen_latent_and_may_be_the_only_one_left():
     sae, direction = random_sae(d_sae=8, k=2), torch.ones(32)
-    firing = Firing(torch.full((8,), 0.1), torch.ones(8))
+    firing = Firing(torch.full((8,), 0.1), torch.ones(8), torch.full((8,), 100), 1000)
     taken = [ActiveLatent(i, 2, 1.0) for i in range(6)]
     for chosen in range(8):
         assert chosen not in {one.latent for one in unrelated_latents(sae, firing, chosen, [], direction, count=8)}

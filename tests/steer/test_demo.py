@@ -68,7 +68,7 @@ def test_the_command_ends_with_a_table_and_the_path_of_the_report(called, result
         ]
         assert [int(word) for word in row.removeprefix(f" {info['title']}").split()][: len(shown)] == shown
     assert stdout.rstrip().endswith(f"Report: {out / 'report.html'}")
-    for stage in ("load", "train SAE", "find the refusal latent", "evaluate", "report"):
+    for stage in ("load", "train SAEs", "find the refusal latent", "evaluate", "report"):
         assert f"✓ {stage} " in stderr
 
 

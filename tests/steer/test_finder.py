@@ -111,7 +111,7 @@ def test_a_control_is_alive_silent_in_the_refusal_and_orthogonal_to_its_directio
     sae = random_sae(d_sae=40)
     direction = sae.W_dec[7].clone()
     density = torch.linspace(0, 0.39, 40)  # latent 0 is dead
-    firing = Firing(density=density, maximum=torch.ones(40))
+    firing = Firing(density, torch.ones(40), (density * 1000).long(), 1000)
     active = [ActiveLatent(20, 3, 1.0), ActiveLatent(7, 2, 1.0)]
     found = unrelated_latents(sae, firing, 20, active, direction, count=5)
     latents = [one.latent for one in found]
@@ -122,7 +122,9 @@ def test_a_control_is_alive_silent_in_the_refusal_and_orthogonal_to_its_directio
     distance = [abs(density[i] - density[20]).item() for i in latents]
     assert distance == sorted(distance)
     with pytest.raises(DataError, match="No latent is left"):
-        unrelated_latents(sae, Firing(torch.zeros(40), torch.zeros(40)), 20, active, direction)
+        unrelated_latents(
+            sae, Firing(torch.zeros(40), torch.zeros(40), torch.zeros(40).long(), 1000), 20, active, direction
+        )
 
 
 def test_the_refusal_direction_is_the_difference_in_means_at_the_last_prompt_token(llama):

@@ -43,7 +43,7 @@ def test_memory_is_left_out_where_the_platform_does_not_tell(tmp_path, llama, mo
 
 
 def test_a_measure_that_is_not_finite_is_null(tmp_path, llama, sae):
-    begun(tmp_path, llama).sae(sae, TRAINING, QUALITY, LOSS)
+    begun(tmp_path, llama).sae(sae, 0, TRAINING, QUALITY, LOSS)
     found = recorded(tmp_path)["sae"]
     assert found["fvu"] is None
     assert found["loss_recovered"] is None
