@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from steer.activations.stream import activation_batches, activation_rows
     from steer.activations.text import embedded_corpus, read_texts
     from steer.checkpoints.load import load_sae
-    from steer.errors import CheckpointError, DataError, ModelError, OutputError, PlanError, SiteError, SteerError
+    from steer.errors import (
+        CheckpointError,
+        DataError,
+        MissingExtra,
+        ModelError,
+        OutputError,
+        PlanError,
+        SiteError,
+        SteerError,
+    )
     from steer.evals.runner import Result, evaluate, rate
     from steer.evals.sample import Sample
     from steer.evals.sets import load_prompts
@@ -36,6 +45,9 @@ if TYPE_CHECKING:
     from steer.steering.steered import Steering, mismatches, steered
     from steer.studies.demo import DemoConfig, run_demo
     from steer.studies.report import write_report
+    from steer.training.config import TrainingConfig
+    from steer.training.estimate import estimate
+    from steer.training.job import TrainingResult, train
 
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
@@ -47,6 +59,7 @@ _WHERE = {
     "DemoConfig": "steer.studies.demo",
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
+    "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
@@ -64,10 +77,13 @@ _WHERE = {
     "Steering": "steer.steering.steered",
     "StreamConfig": "steer.activations.batch",
     "TokenPolicy": "steer.activations.policy",
+    "TrainingConfig": "steer.training.config",
+    "TrainingResult": "steer.training.job",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
     "best_strengths": "steer.features.finder",
     "embedded_corpus": "steer.activations.text",
+    "estimate": "steer.training.estimate",
     "evaluate": "steer.evals.runner",
     "latents_active": "steer.features.finder",
     "load_model": "steer.models.load",
@@ -83,6 +99,7 @@ _WHERE = {
     "run_demo": "steer.studies.demo",
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
+    "train": "steer.training.job",
     "write_report": "steer.studies.report",
     "write_shards": "steer.activations.shards",
 }
@@ -98,6 +115,7 @@ __all__ = [
     "DemoConfig",
     "HubSource",
     "LanguageModel",
+    "MissingExtra",
     "ModelError",
     "OutputError",
     "PlanError",
@@ -114,10 +132,13 @@ __all__ = [
     "Steering",
     "StreamConfig",
     "TokenPolicy",
+    "TrainingConfig",
+    "TrainingResult",
     "activation_batches",
     "activation_rows",
     "best_strengths",
     "embedded_corpus",
+    "estimate",
     "evaluate",
     "latents_active",
     "load_model",
@@ -133,6 +154,7 @@ __all__ = [
     "run_demo",
     "splice_loss",
     "steered",
+    "train",
     "write_report",
     "write_shards",
 ]
