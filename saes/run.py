@@ -55,7 +55,7 @@ class RunConfig:
     """Asked after every step; where it says true, it saves and returns."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What else decides what is trained (the model, the text, ...), as JSON data. It is kept with the settings: a
-    folder with another is refused, and each SAE's training summary holds it."""
+    folder with another is refused, and each SAE's training summary holds what its TrainConfig does not."""
     names: tuple[str, ...] = ()
     """Folders of the trained SAEs in the run folder, one for each; (): ``sae-0``, ``sae-1``, ..."""
 
@@ -181,12 +181,14 @@ class RunFolder:
     def _summary(self, fitting: Fitting) -> dict[str, Any]:
         """What an SAE's config.json tells of its training."""
         steps, last = fitting.steps_done, self._newest[fitting.number]
+        train = dataclasses.asdict(fitting.train)
+        about = {name: value for name, value in self.config.about.items() if name not in train}
         return {
             "steps": steps,
             "tokens": steps * fitting.train.batch_tokens,
             **{name: last[name] for name in ("fvu", "l0", "dead_fraction") if name in last},
-            **dataclasses.asdict(fitting.train),
-            **({"about": dict(self.config.about)} if self.config.about else {}),
+            **train,
+            **({"about": about} if about else {}),
         }
 
     def _locked(self) -> IO[bytes]:

@@ -24,9 +24,10 @@ def print_result(result: TrainingResult, as_json: bool) -> None:
     if as_json:
         _json(dataclasses.asdict(result))
         return
-    table = _table("" if result.done else "not finished: figures so far")
-    for heading in ("SAE", "site", "d_sae", "k", "seed", "tokens", "FVU", "L0", "dead %", "seconds", "tokens/s"):
-        table.add_column(heading, justify="left" if heading in ("SAE", "site") else "right", overflow="fold")
+    table = _table("" if result.done else "Not finished; the SAEs so far are in the newest checkpoint.")
+    table.add_column("SAE", overflow="fold")
+    for heading in ("tokens", "FVU", "L0", "dead %", "seconds", "tokens/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in result.saes:
         table.add_row(*_cells(one, result.done))
     Console().print(table)
@@ -34,10 +35,6 @@ def print_result(result: TrainingResult, as_json: bool) -> None:
 
 def _cells(one: TrainedSAE, done: bool) -> Iterable[str]:
     yield escape(shown(one.folder)) if done else f"({escape(one.folder.name)})"
-    yield one.site
-    yield f"{one.d_sae:,}"
-    yield "" if one.k is None else str(one.k)
-    yield str(one.seed)
     yield f"{one.tokens:,}"
     yield _number(one.fvu, ".4f")
     yield _number(one.l0, ".1f")
