@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 from saes.fitting import TrainRecord
@@ -17,6 +17,7 @@ from steer.training.folder import TENSORBOARD, WANDB_ID
 FIGURES = ("loss", "fvu", "l0", "dead_fraction", "lr", "k", "tokens_per_second", "memory_mib")
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Something that lines of the log go to."""
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,10 +21,15 @@ import torch
 from steer.cli.app import run
 from steer.training.config import TrainingConfig
 from steer.training.estimate import estimate
-from tests.steer.training_data import small, write_model, write_text
+from tests.steer.training_data import SMALL, small, write_model, write_text
 
 LONG = {"total_tokens": 32 * 120, "ahead": 2, "save_every_steps": 7, "d_sae": "64,48"}
-WIDE = {"d_sae": "16384", "batch_tokens": 512, "total_tokens": 512 * 3, "ring_tokens": 4096, "repeat": True}
+BATCHES = {"batch_tokens": 512, "total_tokens": 512 * 3, "ring_tokens": 4096, "repeat": True}
+LARGE = {
+    "topk": {"d_sae": 16_384, "k": 4, **BATCHES},
+    "relu": {"d_sae": 8192, "k": None, "activation": "relu", **BATCHES},
+}
+"""Runs whose SAEs take most of the memory."""
 
 
 def forked(work, until=None, signalled=signal.SIGKILL):
@@ -49,9 +55,9 @@ def forked(work, until=None, signalled=signal.SIGKILL):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
-def lines(folder: Path) -> int:
+def reached(folder: Path, lines: int) -> bool:
     log = folder / "log.jsonl"
-    return log.read_bytes().count(b"\n") if log.exists() else 0
+    return log.exists() and log.read_bytes().count(b"\n") >= lines
 
 
 def outcome(folder: Path):
@@ -65,30 +71,21 @@ def outcome(folder: Path):
     }
 
 
-def peak(model: Path, text: Path, root: Path):
-    """Bytes by which training raises the peak of the process, from a fork that has done nothing yet."""
-    code, _ = forked(lambda: run(small(model, text, root / "warm", total_tokens=64)))
-    assert code == 0
-    result = root / "peak.json"
+def memory(model: Path, text: Path, root: Path, kind: str) -> tuple[int, int]:
+    """Bytes by which training raises the peak of the process, and those that are estimated."""
+    result = root / f"{kind}.json"
 
     def measured() -> int:
-        run(small(model, text, root / "warmed", total_tokens=64))
+        run(small(model, text, root / "warm", total_tokens=64))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        code = run(small(model, text, root / "wide", **WIDE))
+        code = run(small(model, text, root / kind, **LARGE[kind]))
         result.write_text(str(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)))
         return code
 
     code, said = forked(measured)
     assert code == 0, said
-    return int(result.read_text())
-
-
-def estimated(model: Path, text: Path, root: Path) -> int:
-    names = {"site": ("1.resid_post",), "k": 4, "forward_tokens": 400, "ahead": 0, "threads": 1}
-    config = TrainingConfig(
-        model=str(model), text=(str(text),), out=str(root / "none"), **names, **{**WIDE, "d_sae": 16384}
-    )
-    return estimate(config).bytes
+    given = {"model": str(model), "text": str(text), "out": str(root / "none"), **SMALL, **LARGE[kind]}
+    return int(result.read_text()), estimate(TrainingConfig(**given)).bytes
 
 
 def main(root: Path) -> None:
@@ -104,18 +101,18 @@ def main(root: Path) -> None:
         for wanted in (1, 9, 30):
             folder = root / f"killed-{wanted}"
             for more in (0, 12):  # the continuation is killed, too
-                code, _ = forked(command(folder), lambda least=wanted + more: lines(folder) >= least)
+                code, _ = forked(command(folder), partial(reached, folder, wanted + more))
                 found["kills"].append(code)
             assert forked(command(folder))[0] == 0
             found[folder.name] = outcome(folder) == outcome(root / "whole")
         folder = root / "interrupted"
-        found["interrupted"] = forked(command(folder), lambda: lines(folder) >= 5, signal.SIGINT)
+        found["interrupted"] = forked(command(folder), partial(reached, folder, 5), signal.SIGINT)
         found["saved"] = len(list((folder / "checkpoints").glob("step-*/manifest.json")))
         found["unfinished"] = not (folder / "sae-d64").exists()
         assert forked(command(folder))[0] == 0
         found["continued"] = outcome(folder) == outcome(root / "whole")
         found["lines"] = len(outcome(root / "whole")["log"])
-        found["peak"], found["estimated"] = peak(model, text, root), estimated(model, text, root)
+        found["memory"] = {kind: memory(model, text, root, kind) for kind in LARGE}
     sys.stdout.write(json.dumps(found))
 
 
