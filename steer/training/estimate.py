@@ -27,7 +27,7 @@ from steer.training.stream import Opened, opened
 
 BURST_SECONDS = 2.0  # of model passes, at least two
 FLOAT32 = 4  # bytes
-DENSE_COPIES = 6  # of the latents in autograd's graph: product, ReLU, gate, and what each gives back
+DENSE_COPIES = {"relu": 6, "jumprelu": 10}  # of the latents in autograd's graph, and of their gradients
 SPARSE_COPIES = 1.25  # the pre-activations, and what is active of them or dead
 
 
@@ -157,8 +157,8 @@ def _sae_parts(name: str, sae: SAEConfig, train: TrainConfig) -> list[Part]:
     shapes = {name: list(shape) for name, shape in tensor_shapes(sae).items()}
     count = sum(math.prod(shape) for shape in shapes.values())
     kept = _state_bytes(shapes, train)
-    dense = sae.activation in ("relu", "jumprelu")
-    copies = DENSE_COPIES * (1 + len(sae.prefixes[:-1]) / 2) if dense else SPARSE_COPIES
+    dense = sae.activation in DENSE_COPIES
+    copies = DENSE_COPIES.get(sae.activation, SPARSE_COPIES)
     pre = round(train.batch_tokens * sae.d_sae * FLOAT32 * copies)
     rows = train.batch_tokens * max(sae.d_in, sae.width_out) * FLOAT32
     grads = count * FLOAT32 * (2 if dense else 1)

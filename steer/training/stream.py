@@ -174,7 +174,11 @@ def _of_shards(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
     manifest = read_manifest(Path(config.shards))
     stored = manifest.identity
     try:
-        policy, forward_tokens = TokenPolicy(**stored["policy"]), stored["forward_tokens"]
+        exclude_ids = tuple(stored["policy"]["exclude_ids"])
+        policy, forward_tokens = (
+            TokenPolicy(**{**stored["policy"], "exclude_ids": exclude_ids}),
+            stored["forward_tokens"],
+        )
         sites = tuple(map(Site.parse, stored["sites"]))
     except (KeyError, TypeError) as error:
         raise DataError(f"The manifest in {config.shards} does not say {error}. Write the shards again.") from error

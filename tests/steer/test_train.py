@@ -116,7 +116,7 @@ def test_stored_activations_need_no_model_and_tell_whose_they_are(capsys, model,
         ({"model": tmp_path / "other"}, "does not fit: weights is"),
         ({"site": "2.resid_post"}, "sites are 0.resid_post, 1.resid_post there, without 2.resid_post"),
         ({"no_exclude_special": True}, "policy does not fit: exclude_special is true there, but false here"),
-        ({"total_tokens": 32 * 900}, "there were 2,"),
+        ({"total_tokens": 32 * 900, "save_every_steps": 999}, "there were 2,"),
     ):
         assert run(["train", *options(**{**given, "out": tmp_path / "no", **more})]) == 2
         assert words in " ".join(capsys.readouterr().err.split())

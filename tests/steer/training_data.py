@@ -1,6 +1,5 @@
 """A tiny model and a text on disk, and the command line that trains on them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 
 from steer.models.model import LanguageModel
 from tests.conftest import tiny_model
+from tests.steer.activation_data import write_lines
 
 WORDS = ("river", "stone", "a", "green", "of", "bird", "seven", "light", "under", "was", "they", "cold")
 SMALL = {
@@ -44,7 +44,7 @@ def write_model(folder: Path, lm: LanguageModel | None = None) -> Path:
 
 def write_text(path: Path, count: int = 60) -> Path:
     """A JSON-lines file of about fifty tokens a line."""
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(count)), encoding="utf-8")
+    write_lines(path, [{"text": text} for text in sentences(count)])
     return path
 
 
