@@ -29,6 +29,7 @@ BURST_SECONDS = 2.0  # of model passes, at least two
 FLOAT32 = 4  # bytes
 DENSE_COPIES = {"relu": 6, "jumprelu": 10}  # of the latents in autograd's graph, and of their gradients
 SPARSE_COPIES = 1.25  # the pre-activations, and what is active of them or dead
+BFLOAT16_COPIES = 1.5  # the product in bfloat16, and once more in float32
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def _sae_parts(name: str, sae: SAEConfig, train: TrainConfig) -> list[Part]:
     kept = _state_bytes(shapes, train)
     dense = sae.activation in DENSE_COPIES
     copies = DENSE_COPIES.get(sae.activation, SPARSE_COPIES)
+    copies += BFLOAT16_COPIES if train.compute_dtype == "bfloat16" else 0
     pre = round(train.batch_tokens * sae.d_sae * FLOAT32 * copies)
     rows = train.batch_tokens * max(sae.d_in, sae.width_out) * FLOAT32
     grads = count * FLOAT32 * (2 if dense else 1)

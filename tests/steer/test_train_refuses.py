@@ -74,7 +74,10 @@ def refused(capsys, *arguments):
         ({"form": "chat"}, "needs conversations, got a plain text"),
         ({"text": "short.jsonl"}, "there were 44 tokens that count, but total_tokens is 640"),
         ({"text": "short.jsonl", "batch_tokens": 96}, "there were 44 tokens that count"),
-        ({"total_tokens": 32 * 500, "save_every_steps": 999}, "tokens that count, but total_tokens is 16,000 in batches of 32"),
+        (
+            {"total_tokens": 32 * 500, "save_every_steps": 999},
+            "tokens that count, but total_tokens is 16,000 in batches of 32",
+        ),
         ({"model": "nan"}, "1.resid_post: Activations must be finite: 32 of 32 tokens"),
         ({"model": "zero"}, "All activations of the first batch at 1.resid_post are zero"),
         ({"model": "absent"}, "absent"),
