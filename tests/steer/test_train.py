@@ -175,12 +175,12 @@ def test_killed_or_interrupted_at_any_moment_it_goes_on_to_the_same_bits(tmp_pat
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["kills"].count(-9) >= 4
-    assert all(found[f"killed-{wanted}"] for wanted in (1, 9, 30))
+    assert found["kills"].count(-9) >= 3
+    assert all(found[f"killed-{wanted}"] for wanted in (1, 25))
     assert found["lines"] == 2 * 31
     code, said = found["interrupted"]
     assert code == 130
