@@ -166,8 +166,8 @@ class TrainConfig:
     auxk_weight: float = 1 / 32
     """Weight of the AuxK loss, which revives dead latents (arXiv 2406.04093, appendix A.2)."""
     dead_after_tokens: int | None = None
-    """Tokens without firing after which a latent counts as dead; None: a twentieth of the run, at most 10 million, which
-    is the number in arXiv 2406.04093."""
+    """Tokens without firing after which a latent counts as dead; None: a twentieth of the run, at most 10 million, the
+    number in arXiv 2406.04093."""
     multi_topk_weight: float = 0.0
     """Weight of the FVU with 4 k latents (arXiv 2406.04093, section 5.3, where it is 1/8); 0: it is not computed."""
     l1_weight: float = 0.05

@@ -1,10 +1,10 @@
 """A run folder: what ``saes.fit`` needs to go on exactly where it stopped, and the log of the training.
 
-run.json                  the settings of every SAE, by which a folder is known again
+run.json                  the settings of every SAE, and of what it is trained on, by which a folder is known again
 log.jsonl                 one line a record
 checkpoints/step-.../     the newest few; each with sae-0/, sae-1/, ... which ``saes.load`` reads, the rest of the
                           state, and a manifest with the digest of every file
-sae-0/, sae-1/, ...       the trained SAEs, when the run is done
+sae-0/, sae-1/, ...       the trained SAEs, when the run is done (or under other names, if the config says so)
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +51,13 @@ class RunConfig:
     """Seconds of this call after which it saves and returns, when the step is done; None: it trains to the end."""
     use_older: bool = False
     """If the newest checkpoint is damaged, set it aside and go on from the newest good one instead of refusing."""
+    stop: Callable[[], bool] | None = None
+    """Asked after every step; where it says true, it saves and returns."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else decides what is trained (the model, the text, ...), as JSON data. It is kept with the settings: a
+    folder with another is refused, and each SAE's training summary holds what its TrainConfig does not."""
+    names: tuple[str, ...] = ()
+    """Folders of the trained SAEs in the run folder, one for each; (): ``sae-0``, ``sae-1``, ..."""
 
     def __post_init__(self) -> None:
         for name, least in (("save_every_steps", 1), ("stop_after_steps", 1), ("keep", 1)):
@@ -78,6 +85,8 @@ class RunFolder:
         self.folder = Path(config.folder)
         self.saved: Path | None = None
         """The newest good checkpoint."""
+        self._newest: list[dict[str, Any]] = [{} for _ in fittings]
+        """The newest line of the log for each SAE."""
         if not callable(getattr(batches, "state", None)) or not callable(getattr(batches, "restore", None)):
             raise ConfigError(
                 f"A run can be gone on with only if its stream can: {type(batches).__name__} has no methods state() "
@@ -104,8 +113,9 @@ class RunFolder:
 
     def record(self, record: TrainRecord) -> None:
         """Write a line of the log."""
+        self._newest[record.sae] = dataclasses.asdict(record)
         with writing(self.folder / LOG):
-            line = (json.dumps(dataclasses.asdict(record)) + "\n").encode()
+            line = (json.dumps(self._newest[record.sae]) + "\n").encode()
             if self._log.write(line) != len(line):
                 raise OSError(errno.ENOSPC, "only a part of a line was written")
 
@@ -114,7 +124,8 @@ class RunFolder:
         config, done, now = self.config, self.steps_done, time.perf_counter()
         by_steps = config.stop_after_steps and done - self._begun_at_step >= config.stop_after_steps
         by_seconds = config.stop_after_seconds is not None and now - self._begun >= config.stop_after_seconds
-        stop = done >= last or bool(by_steps or by_seconds)
+        asked = config.stop is not None and config.stop()
+        stop = done >= last or bool(by_steps or by_seconds or asked)
         due = bool(config.save_every_steps and done % config.save_every_steps == 0)
         late = config.save_every_seconds is not None and now - self._saved_at >= config.save_every_seconds
         if stop or due or late:
@@ -131,6 +142,7 @@ class RunFolder:
             os.fsync(self._log.fileno())
         state = {
             "log_bytes": self._log.tell(),
+            "newest": self._newest,
             "fittings": [one.state() for one in self.fittings],
             "stream": self.batches.state(),
             "random": torch.get_rng_state(),
@@ -151,7 +163,7 @@ class RunFolder:
     def finish(self, saes: Sequence[SAE]) -> None:
         """Write the trained SAEs."""
         for fitting, sae in zip(self.fittings, saes, strict=True):
-            native.save(sae, self.folder / f"sae-{fitting.number}", torch.float32, _summary(fitting))
+            native.save(sae, self.folder / self._name(fitting), torch.float32, self._summary(fitting))
 
     def close(self) -> None:
         """Close the log, and let other programs have the folder."""
@@ -161,7 +173,23 @@ class RunFolder:
     def _saes(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         for one in self.fittings:
             config, weights = one.folded()
-            yield f"sae-{one.number}", native.contents(config, weights, _summary(one))
+            yield f"sae-{one.number}", native.contents(config, weights, self._summary(one))
+
+    def _name(self, fitting: Fitting) -> str:
+        return self.config.names[fitting.number] if self.config.names else f"sae-{fitting.number}"
+
+    def _summary(self, fitting: Fitting) -> dict[str, Any]:
+        """What an SAE's config.json tells of its training."""
+        steps, last = fitting.steps_done, self._newest[fitting.number]
+        train = dataclasses.asdict(fitting.train)
+        about = {name: value for name, value in self.config.about.items() if name not in train}
+        return {
+            "steps": steps,
+            "tokens": steps * fitting.train.batch_tokens,
+            **{name: last[name] for name in ("fvu", "l0", "dead_fraction") if name in last},
+            **train,
+            **({"about": about} if about else {}),
+        }
 
     def _locked(self) -> IO[bytes]:
         """Keep other programs from training here; the system opens the lock again when this one ends or is killed."""
@@ -185,7 +213,7 @@ class RunFolder:
 
     def _claim(self) -> None:
         """Make the folder this run's, or see that it is."""
-        path, asked = self.folder / SETTINGS, _settings(self.fittings)
+        path, asked = self.folder / SETTINGS, _settings(self.fittings, self.config.about)
         with writing(self.folder):
             if not path.exists():
                 if any(not one.name.startswith(".") for one in self.folder.iterdir()):
@@ -235,6 +263,7 @@ class RunFolder:
             one.restore(its_state, weights)
         self.batches.restore(state["stream"])
         torch.set_rng_state(state["random"])
+        self._newest = state["newest"]
         self.saved = path
         return int(state["log_bytes"])
 
@@ -247,15 +276,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise FormatError(f"{path} cannot be read ({error}). It was written by another release.") from error
 
 
-def _summary(fitting: Fitting) -> dict[str, Any]:
-    steps = fitting.steps_done
-    return {"steps": steps, "tokens": steps * fitting.train.batch_tokens, **dataclasses.asdict(fitting.train)}
-
-
-def _settings(fittings: Sequence[Fitting]) -> Any:
+def _settings(fittings: Sequence[Fitting], about: Mapping[str, Any]) -> Any:
     """The settings as JSON gives them back."""
     saes = [{"config": dataclasses.asdict(one.config), "train": dataclasses.asdict(one.train)} for one in fittings]
-    return json.loads(json.dumps({"format": "saes-run", "version": VERSION, "saes": saes}))
+    known = {"format": "saes-run", "version": VERSION, **({"about": dict(about)} if about else {}), "saes": saes}
+    return json.loads(json.dumps(known))
 
 
 def _difference(there: Any, asked: Any, place: str = "") -> tuple[str, Any, Any] | None:
