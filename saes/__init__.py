@@ -2,7 +2,9 @@
 
 from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
-from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError
+from saes.distributed.streams import Parts, Slices
+from saes.distributed.world import World
+from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError, WorldError
 from saes.formats import load, save
 from saes.measure import Firing, Quality, measure
 from saes.run import RunConfig
@@ -15,14 +17,18 @@ __all__ = [
     "DivergedError",
     "Firing",
     "FormatError",
+    "Parts",
     "Quality",
     "RunConfig",
     "SAEConfig",
     "SaesError",
     "ShapeError",
+    "Slices",
     "SparseCodes",
     "TrainConfig",
     "TrainRecord",
+    "World",
+    "WorldError",
     "fit",
     "load",
     "measure",

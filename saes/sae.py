@@ -1,6 +1,7 @@
 """The sparse autoencoder, with any of the activations."""
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -11,6 +12,8 @@ from saes.errors import ConfigError, ShapeError
 from saes.normalise import Normalised, normalise
 from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
+
+CHUNK_ROWS = 2**16  # drawn at a time
 
 
 class SAE(nn.Module):
@@ -28,14 +31,21 @@ class SAE(nn.Module):
     threshold: Tensor
     W_skip: Tensor
 
-    def __init__(self, config: SAEConfig, seed: int = 0) -> None:
+    def __init__(self, config: SAEConfig, seed: int | None = 0, latents: range | None = None) -> None:
+        """Random weights drawn from ``seed``; None: zeros, to be filled.
+
+        In training on many processes an object may hold some of the ``latents`` only (None: it holds all). They have
+        the weights that they have in the whole.
+        """
         super().__init__()
         self.config = config
-        d_sae, d_out = config.d_sae, config.width_out
-        rows = _random_rows(d_sae, d_out, seed)
+        self.latents = range(config.d_sae) if latents is None else latents
+        d_sae, d_out = len(self.latents), config.width_out
+        rows = _random_rows(config.d_sae, d_out, seed, self.latents)
         self.W_dec = nn.Parameter(rows)
         # tied at the start: fewer dead latents (appendix A.1)
-        tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1)
+        other = None if seed is None else seed + 1
+        tied = rows.clone() if d_out == config.d_in else _random_rows(config.d_sae, config.d_in, other, self.latents)
         self.W_enc = nn.Parameter(tied.T)  # a view: in memory one row for each latent, as the training step reads it
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
@@ -75,6 +85,7 @@ class SAE(nn.Module):
         Raises:
             ShapeError: a skip transcoder was not given ``x``.
         """
+        self._check_whole()
         out = codes.to_dense() @ self.W_dec + self.b_dec
         if self.config.skip:
             if x is None:
@@ -119,7 +130,15 @@ class SAE(nn.Module):
         """Give every row of ``W_dec`` norm 1."""
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
+    def _check_whole(self) -> None:
+        if len(self.latents) != self.config.d_sae:
+            raise ShapeError(
+                f"This is a part of an SAE: it holds latents {self.latents.start} to {self.latents.stop - 1} of "
+                f"{self.config.d_sae}. Load the whole SAE from the run folder."
+            )
+
     def _check_width(self, x: Tensor) -> None:
+        self._check_whole()
         if x.shape[-1] != self.config.d_in:
             raise ShapeError(
                 f"The SAE reads activations of width {self.config.d_in}, got width {x.shape[-1]}. "
@@ -151,19 +170,31 @@ def tensor_shapes(config: SAEConfig) -> dict[str, list[int]]:
     return shapes | ({"W_skip": [d_in, d_out]} if config.skip else {})
 
 
-def _random_rows(rows: int, width: int, seed: int) -> Float[Tensor, "rows width"]:
-    """Random directions of norm 1.
+def _random_rows(rows: int, width: int, seed: int | None, kept: range) -> Float[Tensor, "_ width"]:
+    """Some rows of a matrix of random directions of norm 1; without a seed, of zeros.
+
+    They are drawn in chunks of a multiple of 16 numbers, which gives what drawing them all at once does.
 
     Raises:
         ConfigError: an SAE of this size does not fit into memory.
     """
     try:
-        drawn = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+        if seed is None:
+            return torch.zeros(len(kept), width)
+        drawn, generator = torch.empty(len(kept), width), torch.Generator().manual_seed(seed)
+        starts = [*range(0, max(1, rows - CHUNK_ROWS + 1), CHUNK_ROWS), rows]  # the last chunk may be larger
+        for start, stop in itertools.pairwise(starts):
+            if start >= kept.stop:
+                break
+            chunk = torch.randn(stop - start, width, generator=generator)
+            first, last = max(start, kept.start), min(stop, kept.stop)
+            if first < last:
+                drawn[first - kept.start : last - kept.start] = chunk[first - start : last - start]
     except RuntimeError as error:  # torch has no error of its own for memory on a CPU
         raise ConfigError(
             f"An SAE with d_sae = {rows} and width {width} does not fit into memory. Lower d_sae."
         ) from error
-    return drawn / drawn.norm(dim=-1, keepdim=True)
+    return drawn.div_(drawn.norm(dim=-1, keepdim=True))
 
 
 def _count_above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*token"]) -> Float[Tensor, "*token"]:

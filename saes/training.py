@@ -7,21 +7,28 @@ from typing import Any
 import torch
 
 from saes.config import TrainConfig
+from saes.distributed.world import ONE, World
 from saes.kernels.eager import WeightGrads
 from saes.optimisers import OPTIMISERS, State
 from saes.sae import SAE
 from saes.schedule import k_at, ramp
 from saes.shapes import Bool, Float, Int, Tensor
 
+PER_LATENT = ("W_dec", "W_enc", "b_enc", "threshold")  # weights with a row for each latent, as the optimiser sees them
+ALIGNED = 64  # floats: parts of the buffer begin where vector instructions like to
 LEAST_DECAY = 0.99  # of the mean that becomes the threshold of batch_topk: it is that of about a hundred steps
 
 
 @dataclass
 class Training:
-    """An SAE in training. Activations are scaled and normalised before they come here."""
+    """An SAE in training. Activations are scaled and normalised before they come here.
+
+    Where latents are divided over the ranks of ``world``, all that has one row for each latent is of this rank's.
+    """
 
     sae: SAE
     config: TrainConfig
+    world: World = ONE
     steps_done: int = 0
     silent_tokens: Int[Tensor, " d_sae"] = field(init=False)
     """Tokens since each latent last fired."""
@@ -31,6 +38,10 @@ class Training:
     """Of the least values that ``batch_topk`` kept: their sum, and that of their weights, both decaying."""
     grads: WeightGrads = field(init=False)
     """Memory for gradients that lasts from step to step."""
+    buffer: Float[Tensor, " n"] = field(init=False)
+    """All that ranks which share a batch sum, in one piece; ``grads`` lies in it."""
+    in_buffer: dict[str, Tensor] = field(init=False)
+    """Its parts: the gradient of each weight, and ``radial`` and ``fired`` of ``Gradients``."""
     pre: Float[Tensor, "token d_sae"] | None = field(init=False, default=None)
     """Memory for the pre-activations of a batch."""
 
@@ -38,9 +49,16 @@ class Training:
         sae = self.sae
         if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
-        self.silent_tokens = torch.zeros(sae.config.d_sae, dtype=torch.long, device=sae.W_dec.device)
-        empty = {name: torch.empty_like(p) for name, p in weights(sae).items()}
-        self.grads = WeightGrads(empty["W_dec"], empty["W_enc"], empty["b_enc"])
+        self.silent_tokens = torch.zeros(len(sae.latents), dtype=torch.long, device=sae.W_dec.device)
+        parts = {name: p.shape for name, p in weights(sae).items()}
+        parts |= dict.fromkeys(("radial", "fired"), self.silent_tokens.shape)
+        sizes = [-(-shape.numel() // ALIGNED) * ALIGNED for shape in parts.values()]
+        self.buffer = sae.W_dec.new_zeros(sum(sizes)).detach()
+        self.in_buffer = {
+            name: part[: shape.numel()].view(shape)
+            for (name, shape), part in zip(parts.items(), self.buffer.split(sizes), strict=True)
+        }
+        self.grads = WeightGrads(*(self.in_buffer[name] for name in ("W_dec", "W_enc", "b_enc")))
         self.moments = {name: OPTIMISERS[self.config.optimiser].state(p) for name, p in weights(sae).items()}
 
     @property
@@ -56,6 +74,11 @@ class Training:
         return ramp(self.steps_done, self.config.steps, self.config.sparsity_warmup_frac)
 
     @property
+    def latents(self) -> range:
+        """Those that this rank holds."""
+        return self.sae.latents
+
+    @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have been silent for so many tokens that they count as dead."""
         return self.silent_tokens > self.config.dead_after_tokens
@@ -63,11 +86,17 @@ class Training:
     def pre_activations(self, read: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The encoder's product, before the ReLU, in float32 (computed in bfloat16 if the config says so)."""
         if self.pre is None or len(self.pre) < len(read):
-            self.pre = read.new_empty(len(read), self.sae.config.d_sae)
+            self.pre = read.new_empty(len(read), len(self.latents))
         pre = self.pre[: len(read)]
         if self.config.compute_dtype == "bfloat16":
             return torch.add(read.bfloat16() @ self.sae.W_enc.bfloat16(), self.sae.b_enc, out=pre)
         return torch.addmm(self.sae.b_enc, read, self.sae.W_enc, out=pre)
+
+    def tokens_of(self, x: Float[Tensor, "token d_in"]) -> int:
+        """Tokens of the batch of which ``x`` are this rank's."""
+        if self.config.outlier_norm is None:
+            return len(x) * self.world.data.size
+        return int(self.world.data.total(len(x)))
 
     def count(self, tokens: int, fired: Bool[Tensor, " d_sae"], least: float | None) -> None:
         """Count a step that has been made: its tokens, the latents that fired, the least value kept."""
