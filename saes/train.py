@@ -1,14 +1,14 @@
 """Training SAEs on a stream of activation tensors. It knows no language model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import overload
 
 import torch
 
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
-from saes.errors import ConfigError, DivergedError, ShapeError
+from saes.errors import ConfigError, DivergedError, ShapeError, WorldError
 from saes.fitting import Batch, Fitting, TrainRecord
 from saes.run import RunConfig, RunFolder
 from saes.sae import SAE
@@ -85,12 +85,12 @@ def fit(
         )
     last = max(one.train.steps for one in fittings)
     folder = None if run is None else RunFolder(run, fittings, batches, world)
-    with nullcontext() if folder is None else closing(folder):
+    with nullcontext() if folder is None else closing(folder), _kept_named(folder):
         done = 0 if folder is None else folder.steps_done
         stream: Iterator[Batch] = iter(batches)
         while done < last:
             batch = world.together(lambda: _next(stream, last, fittings[0].train.batch_tokens))
-            for record in _advanced(fittings, batch, folder):
+            for record in _advanced(fittings, batch):
                 if folder:
                     folder.record(record)
                 if on_record:
@@ -117,16 +117,27 @@ def _fittings(
     return [Fitting(one, its, number, world) for number, (one, its) in enumerate(zip(configs, trains, strict=True))]
 
 
-def _advanced(fittings: Sequence[Fitting], batch: Batch, folder: RunFolder | None) -> Iterator[TrainRecord]:
+@contextmanager
+def _kept_named(folder: RunFolder | None) -> Iterator[None]:
+    """Say which checkpoint is kept when a training cannot go on."""
+    try:
+        yield
+    except (DivergedError, WorldError) as error:
+        if folder is None or folder.saved is None:
+            raise
+        raise type(error)(f"{error} The last good checkpoint is {folder.saved}.") from error
+
+
+def _advanced(fittings: Sequence[Fitting], batch: Batch) -> Iterator[TrainRecord]:
     """One step of each SAE that is not done yet."""
     for one in fittings:
         if one.steps_done < one.train.steps:
             try:
                 record = one.advance(batch)
             except DivergedError as error:
-                which = f"SAE {one.number}: " if len(fittings) > 1 else ""
-                kept = f" The last good checkpoint is {folder.saved}." if folder and folder.saved else ""
-                raise DivergedError(f"{which}{error}{kept}") from error
+                if len(fittings) == 1:
+                    raise
+                raise DivergedError(f"SAE {one.number}: {error}") from error
             if record:
                 yield record
 

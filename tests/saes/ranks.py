@@ -14,12 +14,24 @@ import torch
 from saes import SaesError, World
 
 
-def ranks(size: int, folder: Path, work: Callable[[World], Any], shards: int = 1, timeout_s: float = 60) -> list[Any]:
-    """What ``work`` gives on each rank: a result, the error of ours that it raised, or a signal that killed it."""
+def ranks(
+    size: int,
+    folder: Path,
+    work: Callable[[World], Any],
+    shards: int = 1,
+    timeout_s: float = 60,
+    wait_for: int | None = None,
+) -> list[Any]:
+    """What ``work`` gives on each rank: a result, the error of ours that it raised, or a signal that killed it.
+
+    With ``wait_for`` the rest is killed as soon as so many of the first are done, as a launcher does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     children = [_forked(rank, size, folder, work, shards, timeout_s) for rank in range(size)]
     outcomes: list[Any] = []
     for rank, child in enumerate(children):
+        if wait_for is not None and rank >= wait_for:
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             outcomes.append(signal.Signals(os.WTERMSIG(status)))
