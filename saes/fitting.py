@@ -189,9 +189,7 @@ class Fitting:
         return Training(sae, self.train, self.world)
 
     def _resumed(self, state: Mapping[str, Any], folded: Mapping[str, Tensor], device: torch.device) -> Training:
-        sae = SAE(self.config, None, self.latents).to(device)
-        for name, tensor in sae.state_dict().items():
-            tensor.copy_(state["weights"][name] if name in state["weights"] else folded[name])
+        sae = SAE.from_tensors(self.config, {**folded, **state["weights"]}, self.latents).to(device)
         training = Training(sae, self.train, self.world)
         training.restore(state["training"])
         self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import torch
+
 from saes.checkpoints import (
     Facts,
     checkpoint_name,
@@ -179,7 +181,7 @@ class RunFolder:
     def _write_trained(self, fitting: Fitting, sae: SAE) -> None:
         name = f"sae-{fitting.number}"
         if self.world.latents.alone:
-            native.save(sae, self.folder / name, training=summary(fitting))
+            native.save(sae, self.folder / name, torch.float32, summary(fitting))
         else:
             assert self.saved is not None, "there is a checkpoint of the last step"
             write_whole(shards_of(self.saved / name), self.folder / name)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -28,11 +29,15 @@ class SAE(nn.Module):
     ``threshold``: [d_sae] or [], ``W_skip``: [d_in, d_out]. The rows of ``W_dec`` have norm 1 after training here.
     """
 
+    W_dec: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+    b_dec: Tensor
     threshold: Tensor
     W_skip: Tensor
 
-    def __init__(self, config: SAEConfig, seed: int | None = 0, latents: range | None = None) -> None:
-        """Random weights drawn from ``seed``; None: zeros, to be filled.
+    def __init__(self, config: SAEConfig, seed: int = 0, latents: range | None = None) -> None:
+        """Random weights drawn from ``seed``.
 
         In training on many processes an object may hold some of the ``latents`` only (None: it holds all). They have
         the weights that they have in the whole.
@@ -40,21 +45,34 @@ class SAE(nn.Module):
         super().__init__()
         self.config = config
         self.latents = range(config.d_sae) if latents is None else latents
-        d_sae, d_out = len(self.latents), config.width_out
-        rows = _random_rows(config.d_sae, d_out, seed, self.latents)
-        self.W_dec = nn.Parameter(rows)
-        # tied at the start: fewer dead latents (appendix A.1)
-        other = None if seed is None else seed + 1
-        tied = rows.clone() if d_out == config.d_in else _random_rows(config.d_sae, config.d_in, other, self.latents)
-        self.W_enc = nn.Parameter(tied.T)  # a view: in memory one row for each latent, as the training step reads it
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_out))
-        if config.activation == "jumprelu":
-            self.threshold = nn.Parameter(torch.zeros(d_sae))
-        if config.activation == "batch_topk":
-            self.register_buffer("threshold", torch.zeros(()))
-        if config.skip:
-            self.W_skip = nn.Parameter(torch.zeros(config.d_in, d_out))
+        self._hold(_drawn(config, seed, self.latents))
+
+    @classmethod
+    def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor], latents: range | None = None) -> "SAE":
+        """An SAE with given weights, copied to float32 and held as training reads them. No random weights are drawn.
+
+        Raises:
+            ShapeError: a tensor is missing, not expected, or of another shape than ``tensor_shapes`` gives.
+        """
+        held = range(config.d_sae) if latents is None else latents
+        expected, got = tensor_shapes(config, held), {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if got != expected:
+            raise ShapeError(f"An SAE of this config has the tensors {expected}, got {got}. Check the config.")
+        sae = cls.__new__(cls)
+        nn.Module.__init__(sae)
+        sae.config, sae.latents = config, held
+        sae._hold(
+            {name: _copied(tensors[name].T).T if name == "W_enc" else _copied(tensors[name]) for name in expected}
+        )
+        return sae
+
+    def _hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Register the weights; all are trained but the threshold of ``batch_topk``, which is measured."""
+        for name, tensor in tensors.items():
+            if name == "threshold" and self.config.activation == "batch_topk":
+                self.register_buffer(name, tensor)
+            else:
+                self.register_parameter(name, nn.Parameter(tensor))
 
     def pre_activations(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
         """What the encoder computes before the selection, negative values set to zero.
@@ -161,17 +179,35 @@ class SAE(nn.Module):
         return self.W_dec.new_zeros(()) if self.config.activation == "relu" else self.threshold
 
 
-def tensor_shapes(config: SAEConfig) -> dict[str, list[int]]:
-    """Names and shapes of an SAE's tensors, without making any."""
-    d_in, d_sae, d_out = config.d_in, config.d_sae, config.width_out
+def tensor_shapes(config: SAEConfig, latents: range | None = None) -> dict[str, list[int]]:
+    """Names and shapes of an SAE's tensors, or of those for some latents, without making any."""
+    d_in, d_sae, d_out = config.d_in, config.d_sae if latents is None else len(latents), config.width_out
     shapes = {"W_dec": [d_sae, d_out], "W_enc": [d_in, d_sae], "b_enc": [d_sae], "b_dec": [d_out]}
     if config.activation in ("jumprelu", "batch_topk"):
         shapes["threshold"] = [d_sae] if config.activation == "jumprelu" else []
     return shapes | ({"W_skip": [d_in, d_out]} if config.skip else {})
 
 
-def _random_rows(rows: int, width: int, seed: int | None, kept: range) -> Float[Tensor, "_ width"]:
-    """Some rows of a matrix of random directions of norm 1; without a seed, of zeros.
+def _drawn(config: SAEConfig, seed: int, latents: range) -> dict[str, Tensor]:
+    """Weights to start training from: random decoder rows of norm 1, zeros elsewhere."""
+    d_sae, d_out = config.d_sae, config.width_out
+    rows = _random_rows(d_sae, d_out, seed, latents)
+    # tied at the start: fewer dead latents (appendix A.1)
+    tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1, latents)
+    drawn = {"W_dec": rows, "W_enc": tied.T}  # a view: in memory one row for each latent, as the training step reads it
+    return {
+        name: drawn[name] if name in drawn else torch.zeros(side)
+        for name, side in tensor_shapes(config, latents).items()
+    }
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy in float32, row by row in memory; a tensor that is mapped from a file would change with the file."""
+    return torch.empty(tensor.shape, device=tensor.device).copy_(tensor)
+
+
+def _random_rows(rows: int, width: int, seed: int, kept: range) -> Float[Tensor, "_ width"]:
+    """Some rows of a matrix of random directions of norm 1.
 
     They are drawn in chunks of a multiple of 16 numbers, which gives what drawing them all at once does.
 
@@ -179,8 +215,6 @@ def _random_rows(rows: int, width: int, seed: int | None, kept: range) -> Float[
         ConfigError: an SAE of this size does not fit into memory.
     """
     try:
-        if seed is None:
-            return torch.zeros(len(kept), width)
         drawn, generator = torch.empty(len(kept), width), torch.Generator().manual_seed(seed)
         starts = [*range(0, max(1, rows - CHUNK_ROWS + 1), CHUNK_ROWS), rows]  # the last chunk may be larger
         for start, stop in itertools.pairwise(starts):

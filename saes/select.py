@@ -50,7 +50,7 @@ def batch_topk(
     """
     width = pre.shape[1]
     total = k * (len(pre) if tokens is None else tokens)
-    looked_at = min(width, 4 * k)
+    looked_at = min(width, 2 * k)
     while True:
         indices, values = topk(pre, looked_at)
         values = values.relu()

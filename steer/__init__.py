@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saes import SAE as SAE
-    from saes import load as load_sae
     from steer.activations.batch import StreamConfig
     from steer.activations.policy import TokenPolicy
     from steer.activations.reading import Reading
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from steer.activations.splice import splice_loss
     from steer.activations.stream import activation_batches, activation_rows
     from steer.activations.text import embedded_corpus, read_texts
-    from steer.errors import DataError, ModelError, OutputError, PlanError, SiteError, SteerError
+    from steer.checkpoints.load import load_sae
+    from steer.errors import CheckpointError, DataError, ModelError, OutputError, PlanError, SiteError, SteerError
     from steer.evals.runner import Result, evaluate, rate
     from steer.evals.sample import Sample
     from steer.evals.sets import load_prompts
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
     "AddDirection": "steer.steering.interventions",
+    "CheckpointError": "steer.errors",
     "Clamp": "steer.steering.interventions",
     "Columns": "steer.activations.sources.source",
     "DataError": "steer.errors",
@@ -71,7 +72,7 @@ _WHERE = {
     "latents_active": "steer.features.finder",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
-    "load_sae": "saes.formats",
+    "load_sae": "steer.checkpoints.load",
     "measure_candidates": "steer.features.finder",
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
@@ -90,6 +91,7 @@ __all__ = [
     "SAE",
     "ActivationStream",
     "AddDirection",
+    "CheckpointError",
     "Clamp",
     "Columns",
     "DataError",
@@ -139,8 +141,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'steer' has no attribute {name!r}")
-    module = import_module(_WHERE[name])
-    return getattr(module, "load" if name == "load_sae" else name)
+    return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,8 @@
     ├── SiteError     a hook site that the model lacks, or one that never fired (also a ValueError)
     ├── PlanError     an intervention that cannot be applied: wrong width, latent out of range, ... (also a ValueError)
     ├── DataError     prompts or results that are missing, malformed or not finite (also a ValueError)
-    └── OutputError   a place that results cannot be written to (also a ValueError)
+    ├── OutputError   a place that results cannot be written to (also a ValueError)
+    └── CheckpointError  an SAE that is not to be had by its name, or cannot be shared (also a ValueError)
 
 A message says what was wrong, what was got, what was expected, and what to do about it. The command line prints the
 message without a traceback and exits with code 2. Errors of the SAE itself are ``saes.errors.SaesError``.
@@ -30,6 +31,10 @@ class PlanError(SteerError, ValueError):
 
 class DataError(SteerError, ValueError):
     """Prompts or results that are missing, malformed or not finite."""
+
+
+class CheckpointError(SteerError, ValueError):
+    """An SAE that is not to be had by its name, or cannot be shared."""
 
 
 class OutputError(SteerError, ValueError):

@@ -1,10 +1,12 @@
-"""How many CPU threads torch works with."""
+"""How many CPU threads torch works with, and how many processes share the work on a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from steer.forks import available_cpus, can_fork
 
 SMALL = 20_000_000  # parameters
 
@@ -18,9 +20,26 @@ def torch_threads(model: nn.Module, asked: int | None = None) -> Iterator[int]:
     are several times slower than one.
     """
     before = torch.get_num_threads()
-    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-    torch.set_num_threads(asked or (1 if small else before))
+    torch.set_num_threads(asked or (1 if is_small(model) else before))
     try:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def is_small(model: nn.Module) -> bool:
+    """Whether the layers of a model are over before threads have met."""
+    return sum(parameter.numel() for parameter in model.parameters()) < SMALL
+
+
+def processes_for(model: nn.Module, asked: int | None = None) -> int:
+    """How many processes should share the work on a model (``steer.forks``).
+
+    ``asked``, or one for each CPU for a small model on one thread; a larger model gains more from threads. It is 1 for
+    a model that is not on the CPU: what lies on other devices does not survive a fork.
+    """
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return 1
+    if not can_fork():
+        return 1
+    return asked or (available_cpus() if is_small(model) and torch.get_num_threads() == 1 else 1)

@@ -29,19 +29,28 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys, embedded):
     assert capsys.readouterr().out.strip()
 
 
+def verbs(group, above=()):
+    """Every command below a group, by the words that call it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from verbs(command, (*above, name))
+        else:
+            yield (*above, name), command
+
+
 def test_every_command_and_option_in_the_docs_exists_and_every_command_is_documented():
     import typer
 
-    commands = typer.main.get_command(app).commands
+    commands = dict(verbs(typer.main.get_command(app)))
     named = set()
     for page in PAGES:
         for line in "\n".join(blocks(page, "sh")).splitlines():
             words = shlex.split(line, comments=True)
             if not words or words[0] != "steer":
                 continue
-            command = commands[words[1]]
-            named.add(words[1])
-            options = {option for parameter in command.params for option in parameter.opts}
+            name = next(name for name in commands if tuple(words[1 : 1 + len(name)]) == name)
+            named.add(name)
+            options = {option for parameter in commands[name].params for option in parameter.opts}
             used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
             assert used <= options, f"{page.name}: {line}"
     assert named == set(commands)

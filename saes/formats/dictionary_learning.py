@@ -17,10 +17,11 @@ import torch
 from saes.errors import ConfigError, FormatError
 from saes.formats.files import Found, Stored, json_bytes, read_json, read_torch, setting, tensors_in, torch_bytes, write
 from saes.formats.given import Given
-from saes.formats.weights import Weights, build, reading, ungated, weights_of
+from saes.formats.weights import Weights, build, reading, stored_as, ungated, weights_of
 from saes.sae import SAE
 
 WEIGHTS, CONFIG = "ae.pt", "config.json"
+BESIDE = (CONFIG, f"../{CONFIG}")  # of one trainer: beside the file, or above its checkpoints
 KEYS = (
     frozenset({"ae", "config", "norm_factor"}),
     frozenset({"encoder.weight", "encoder.bias", "decoder.weight", "bias"}),
@@ -166,7 +167,7 @@ def _site(submodule: str | None) -> str | None:
     return f"{int(match[2])}.{match[1]}" if match else submodule
 
 
-def save(sae: SAE, folder: Path) -> None:
+def save(sae: SAE, folder: Path, dtype: torch.dtype) -> None:
     """Write ``sae`` to ``folder``, as ``ae.pt`` and ``config.json``.
 
     Raises:
@@ -193,7 +194,7 @@ def save(sae: SAE, folder: Path) -> None:
         "lm_name": config.model,
         "submodule_name": f"{part}_layer_{layer}" if layer.isdecimal() else config.site,
     }
-    write(folder, {CONFIG: json_bytes({"trainer": trainer}), WEIGHTS: torch_bytes(_state(sae, kind))})
+    write(folder, {CONFIG: json_bytes({"trainer": trainer}), WEIGHTS: torch_bytes(stored_as(_state(sae, kind), dtype))})
 
 
 def _state(sae: SAE, kind: str) -> dict[str, torch.Tensor]:

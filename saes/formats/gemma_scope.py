@@ -15,7 +15,7 @@ from saes.errors import ConfigError
 from saes.formats.files import Found, npz_bytes, npz_in, write
 from saes.formats.given import Given
 from saes.formats.names import UNKNOWN
-from saes.formats.weights import Weights, build, reading, weights_of
+from saes.formats.weights import Weights, build, reading, stored_as, weights_of
 from saes.sae import SAE
 
 WEIGHTS = "params.npz"
@@ -57,14 +57,16 @@ def _place(parts: tuple[str, ...]) -> dict[str, str | None]:
     return {"model": model, "site": _SITES[release[3]].format(layers[-1]) if layers else None}
 
 
-def save(sae: SAE, folder: Path) -> None:
+def save(sae: SAE, folder: Path, dtype: torch.dtype) -> None:
     """Write ``sae`` to ``folder`` as ``params.npz``. Batch-top-k and ReLU become JumpReLU with equal numbers.
 
     Raises:
-        ConfigError: the format has no form for the SAE.
+        ConfigError: the format has no form for the SAE or the dtype.
         FormatError: the folder cannot be written to.
     """
     config = sae.config
+    if dtype == torch.bfloat16:
+        raise ConfigError("Gemma Scope's format is of numpy, which has no bfloat16. Choose float16 or float32.")
     if config.activation == "topk" or config.input_norm != "none" or config.is_transcoder:
         raise ConfigError(
             "Gemma Scope's format holds autoencoders with thresholds, of raw activations: got "
@@ -80,4 +82,4 @@ def save(sae: SAE, folder: Path) -> None:
         "b_dec": weights.b_dec,
         "threshold": threshold.expand(config.d_sae),
     }
-    write(folder, {WEIGHTS: npz_bytes(arrays)})
+    write(folder, {WEIGHTS: npz_bytes(stored_as(arrays, dtype))})

@@ -16,6 +16,7 @@ from saes.sae import SAE
 
 WEIGHTS, CONFIG = "params.safetensors", "config.json"
 FILES = (frozenset({WEIGHTS}),)
+BESIDE = (CONFIG,)
 _SKIP = "affine_skip_connection"
 
 

@@ -15,7 +15,7 @@ from saes.errors import ConfigError, FormatError
 from saes.formats.files import Found, choice, json_bytes, read_json, safetensors_bytes, safetensors_in, setting, write
 from saes.formats.given import Given
 from saes.formats.names import lens_name, our_name
-from saes.formats.weights import Weights, build, reading, unit_rows, unscaled, weights_of
+from saes.formats.weights import Weights, build, reading, stored_as, unit_rows, unscaled, weights_of
 from saes.sae import SAE
 
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
@@ -98,7 +98,7 @@ def _selected(
     return replace(weights, threshold=threshold), {"activation": "jumprelu"}
 
 
-def save(sae: SAE, folder: Path) -> None:
+def save(sae: SAE, folder: Path, dtype: torch.dtype) -> None:
     """Write ``sae`` to ``folder``.
 
     Raises:
@@ -136,4 +136,4 @@ def save(sae: SAE, folder: Path) -> None:
         "decoder.weight": weights.W_dec.T,
         "decoder.bias": weights.b_dec,
     }
-    write(folder, {CONFIG: json_bytes(settings), WEIGHTS: safetensors_bytes(tensors)})
+    write(folder, {CONFIG: json_bytes(settings), WEIGHTS: safetensors_bytes(stored_as(tensors, dtype))})

@@ -6,12 +6,14 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 from saes.config import SAEConfig
 from saes.errors import ConfigError, FormatError
 from saes.formats.files import Found, read_json, safetensors_bytes, safetensors_in, write
 from saes.formats.given import Given
+from saes.formats.weights import stored_as
 from saes.sae import SAE, tensor_shapes
 from saes.shapes import Tensor
 
@@ -20,7 +22,7 @@ WEIGHTS, CONFIG = "sae.safetensors", "config.json"
 FILES = (frozenset({WEIGHTS, CONFIG}),)
 
 
-def save(sae: SAE, folder: Path, training: dict[str, Any] | None = None) -> None:
+def save(sae: SAE, folder: Path, dtype: torch.dtype, training: dict[str, Any] | None = None) -> None:
     """Write ``sae`` to ``folder``; ``training`` is stored as information only.
 
     Both files are complete under temporary names before either gets its own, so a failure leaves what was there. The
@@ -33,7 +35,8 @@ def save(sae: SAE, folder: Path, training: dict[str, Any] | None = None) -> None
     """
     if (folder / "cfg.json").exists():
         raise ConfigError(f"{folder} holds an SAE of another format (cfg.json). Choose another folder.")
-    write(folder, contents(sae.config, sae.state_dict(), training))
+    weights = stored_as({name: tensor.detach().cpu() for name, tensor in sae.state_dict().items()}, dtype)
+    write(folder, contents(sae.config, weights, training))
 
 
 def contents(
@@ -69,9 +72,7 @@ def read(found: Found, given: Given) -> SAE:
         )
     weights = stored.take(expected)
     _check_pair(found.folder)
-    sae = SAE(config)
-    sae.load_state_dict(weights)
-    return sae.requires_grad_(False)
+    return SAE.from_tensors(config, weights).requires_grad_(False)
 
 
 def _read_config(path: Path, given: Given) -> SAEConfig:

@@ -14,7 +14,7 @@ import torch
 from saes.errors import ConfigError, FormatError
 from saes.formats.files import TORCH, Found, choice, read_torch, setting, tensors_in, torch_bytes, write
 from saes.formats.given import Given
-from saes.formats.weights import Weights, build, reading, weights_of
+from saes.formats.weights import Weights, build, reading, stored_as, weights_of
 from saes.sae import SAE
 
 KEYS = (frozenset({"encoder.weight", "decoder.weight", "latent_bias", "pre_bias"}),)
@@ -74,7 +74,7 @@ def _place(path: Path) -> dict[str, str]:
     return {"model": "gpt2", "site": _SITES[place[1]].format(int(path.stem))}
 
 
-def save(sae: SAE, path: Path) -> None:
+def save(sae: SAE, path: Path, dtype: torch.dtype) -> None:
     """Write ``sae`` to the file ``path``, or to ``autoencoder.pt`` in it if it has no suffix of a torch file.
 
     Raises:
@@ -103,4 +103,4 @@ def save(sae: SAE, path: Path) -> None:
         "activation_state_dict": {} if plain else {"k": config.k, "postact_fn": "ReLU"},
     }
     folder, name = (path.parent, path.name) if path.suffix in TORCH else (path, NAME)
-    write(folder, {name: torch_bytes(contents)})
+    write(folder, {name: torch_bytes(stored_as(contents, dtype))})

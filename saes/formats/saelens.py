@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saes.errors import ConfigError, FormatError
 from saes.formats.files import (
     Found,
@@ -23,13 +25,14 @@ from saes.formats.files import (
 )
 from saes.formats.given import Given
 from saes.formats.names import UNKNOWN, lens_name, our_name
-from saes.formats.weights import Weights, build, ungated, unit_rows, unscaled, unwhitened, weights_of
+from saes.formats.weights import Weights, build, stored_as, ungated, unit_rows, unscaled, unwhitened, weights_of
 from saes.sae import SAE
 from saes.shapes import Tensor
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 FILES = (frozenset({WEIGHTS, CONFIG}),)
+BESIDE = (SCALER, WHITENING)
 NORM_EPS = 1e-5
 VERSION = "6.0.0"  # of the layout that is written
 
@@ -235,7 +238,7 @@ def _token_policy(metadata: Mapping[str, Any]) -> str | None:
     return ", ".join(parts) or None
 
 
-def save(sae: SAE, folder: Path) -> None:
+def save(sae: SAE, folder: Path, dtype: torch.dtype) -> None:
     """Write ``sae`` to ``folder``, in the layout of version 6. Batch-top-k becomes JumpReLU, as in SAELens.
 
     Raises:
@@ -254,7 +257,7 @@ def save(sae: SAE, folder: Path) -> None:
         tensors["threshold"] = weights.threshold.expand(config.d_sae)
     if weights.W_skip is not None:
         tensors["W_skip"] = weights.W_skip.T
-    write(folder, {CONFIG: json_bytes(_settings(sae)), WEIGHTS: safetensors_bytes(tensors)})
+    write(folder, {CONFIG: json_bytes(_settings(sae)), WEIGHTS: safetensors_bytes(stored_as(tensors, dtype))})
 
 
 def _settings(sae: SAE) -> dict[str, Any]:

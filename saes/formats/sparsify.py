@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saes.errors import ConfigError, FormatError
 from saes.formats.files import (
     Found,
@@ -21,11 +23,12 @@ from saes.formats.files import (
 )
 from saes.formats.given import Given
 from saes.formats.names import our_name
-from saes.formats.weights import Weights, build, reading, weights_of
+from saes.formats.weights import Weights, build, reading, stored_as, weights_of
 from saes.sae import SAE
 
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 FILES = (frozenset({WEIGHTS, CONFIG}),)
+BESIDE = ("../config.json", "../../config.json")  # of the run: above the hook point, or above one of several seeds
 _KNOWN = {
     "activation",
     "expansion_factor",
@@ -97,7 +100,7 @@ def _place(folder: Path, transcoder: bool) -> dict[str, str | None]:
     return place | {"site": entering, "site_out": our_name(at.name)}
 
 
-def save(sae: SAE, folder: Path) -> None:
+def save(sae: SAE, folder: Path, dtype: torch.dtype) -> None:
     """Write ``sae`` to ``folder``. The format keeps model and site in the names of folders alone.
 
     Raises:
@@ -133,4 +136,4 @@ def save(sae: SAE, folder: Path) -> None:
     }
     if weights.W_skip is not None:
         tensors["W_skip"] = weights.W_skip.T
-    write(folder, {CONFIG: json_bytes(settings), WEIGHTS: safetensors_bytes(tensors)})
+    write(folder, {CONFIG: json_bytes(settings), WEIGHTS: safetensors_bytes(stored_as(tensors, dtype))})

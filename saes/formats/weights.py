@@ -4,6 +4,7 @@ Each function returns new weights that give the same reconstructions: what a for
 folded into the weights, so that the SAE reads raw activations.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import torch
 
 from saes.config import SAEConfig
-from saes.errors import ConfigError, FormatError
+from saes.errors import ConfigError, FormatError, ShapeError
+from saes.formats.files import all_finite
 from saes.formats.given import Given
 from saes.sae import SAE
 from saes.shapes import Float, Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""In which files hold weights."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +45,48 @@ def build(weights: Weights, path: Path, given: Given, **config: Any) -> SAE:
     (d_in, d_sae), d_out = weights.W_enc.shape, weights.W_dec.shape[1]
     config |= {name: value for name in ("model", "site") if (value := getattr(given, name)) is not None}
     try:
-        sae = SAE(
-            SAEConfig(
-                d_in,
-                d_sae,
-                d_out=None if d_out == d_in else d_out,
-                skip=weights.W_skip is not None,
-                subtract_b_dec=weights.subtract_b_dec,
-                **config,
-            )
+        settings = SAEConfig(
+            d_in,
+            d_sae,
+            d_out=None if d_out == d_in else d_out,
+            skip=weights.W_skip is not None,
+            subtract_b_dec=weights.subtract_b_dec,
+            **config,
         )
     except ConfigError as error:
         raise FormatError(f"{path}: {error}") from error
     names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip")
     tensors = {name: tensor for name in names if (tensor := getattr(weights, name)) is not None}
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not all_finite(tensor):
             raise FormatError(
                 f"{path}: with the scales folded, {name} is no longer finite. Check the scales in the file."
             )
-    sae.load_state_dict(tensors)
-    return sae.requires_grad_(False)
+    return SAE.from_tensors(settings, tensors).requires_grad_(False)
 
 
 def weights_of(sae: SAE) -> Weights:
     """The weights of an SAE, on the CPU in float32."""
     tensors = {name: tensor.detach().cpu().float() for name, tensor in sae.state_dict().items()}
     return Weights(**tensors, subtract_b_dec=sae.config.subtract_b_dec)
+
+
+def stored_as(contents: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Weights and biases in the dtype of a file; thresholds stay float32, and what is no such tensor stays as it is.
+
+    Raises:
+        ConfigError: weights are not stored in this dtype.
+        ShapeError: a number is too large for it.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}.")
+    stored: dict[str, Any] = {}
+    for name, value in contents.items():
+        is_weight = isinstance(value, Tensor) and value.is_floating_point()
+        stored[name] = value.to(torch.float32 if name == "threshold" else dtype) if is_weight else value
+        if is_weight and not all_finite(stored[name]):
+            raise ShapeError(f"{name} holds numbers that are too large for {dtype}. Store it in float32 or bfloat16.")
+    return stored
 
 
 def reading(weights: Weights, subtract_b_dec: bool) -> Weights:

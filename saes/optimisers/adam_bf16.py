@@ -28,15 +28,16 @@ def update_(p: Tensor, grad: Tensor, state: State, update: Update, project: bool
     for weight, slope, mean, square in parts:
         mean_32, square_32 = mean.float(), square.float()
         update.kernels.adam_(weight, slope, mean_32, square_32, adam_step(update), project)
-        mean.copy_(rounded(mean_32, generator))
-        square.copy_(rounded(square_32, generator))
+        noise = torch.randint(-(2**31), 2**31, weight.shape, generator=generator, device=p.device, dtype=torch.int32)
+        mean.copy_(rounded(mean_32, noise))
+        square.copy_(rounded(square_32, noise >> 16))
 
 
-def rounded(x: Tensor, generator: torch.Generator) -> Tensor:
+def rounded(x: Tensor, noise: Tensor) -> Tensor:
     """float32 to one of the two nearest bfloat16, the nearer one more often, so that the mean is ``x``.
 
-    A bfloat16 is a float32 without its lower 16 bits: adding a random number of 16 bits carries over just as often.
+    A bfloat16 is a float32 without its lower 16 bits: adding 16 random bits carries over just as often. ``noise`` is
+    int32, and its lower 16 bits are taken.
     """
-    bits = x.view(torch.int32)
-    noise = torch.randint(0, 2**16, x.shape, generator=generator, device=x.device, dtype=torch.int32)
-    return ((bits + noise) & -(2**16)).view(torch.float32).to(torch.bfloat16)
+    bits = x.view(torch.int32) + (noise & (2**16 - 1))
+    return (bits & -(2**16)).view(torch.float32).to(torch.bfloat16)

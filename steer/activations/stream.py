@@ -1,6 +1,7 @@
 """Activations of texts that lie in memory, as rows or as shuffled batches. ``ActivationStream`` reads sources."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from steer.models.passes import after_first, positions_of
 from steer.models.site import Site
 
 FORWARD_TOKENS = 8192  # tokens of one forward pass, padding included
+KEPT_BYTES = 2**29  # of activations that are kept, so that the model reads each text once
 
 
 def activation_rows(
@@ -44,11 +46,14 @@ def activation_batches(
     batch_tokens: int,
     seed: int = 0,
     buffer_tokens: int = 65_536,
+    keep_bytes: int = KEPT_BYTES,
 ) -> Iterator[Float[Tensor, "_ d_model"]]:
     """Batches of ``batch_tokens`` activations, mixed over many texts, without end (the texts are read again and again).
 
-    A buffer of ``buffer_tokens`` is filled once; every batch takes random places of it, and the tokens that come next
-    fill those places. The batches depend on nothing but the model, the texts and the seed.
+    Where the activations of all texts take at most ``keep_bytes``, as float32, they are computed once, and each reading
+    of the texts is a random order of all of them. Else a buffer of ``buffer_tokens`` is filled once; every batch takes
+    random places of it, and the tokens that come next fill those places. The batches depend on nothing but the model,
+    the texts and the seed.
 
     Raises:
         DataError: there is no text, or the batch is larger than the buffer.
@@ -59,6 +64,10 @@ def activation_batches(
     if not any(len(ids) > 1 for ids in texts):
         raise DataError("There is no text of at least two tokens to take activations from.")
     generator = torch.Generator().manual_seed(seed)
+    tokens = sum(max(0, len(ids) - 1) for ids in texts)
+    if tokens * lm.d_model * 4 <= keep_bytes:
+        yield from _kept(activation_rows(lm, site, texts), tokens, batch_tokens, generator)
+        return
     rows = Tap(_forever(lm, site, texts, generator))
     first = rows.take(buffer_tokens)
     assert first is not None  # there is text, and it is read without end
@@ -67,6 +76,25 @@ def activation_batches(
     while True:
         fill(ring, rows)
         yield ring.take(torch.randperm(buffer_tokens, generator=generator)[:batch_tokens])[0]
+
+
+def _kept(
+    blocks: Iterator[Float[Tensor, "_ d_model"]], tokens: int, batch_tokens: int, generator: torch.Generator
+) -> Iterator[Float[Tensor, "_ d_model"]]:
+    """Batches from rows that are kept, in a random order of all, and then in another, without end."""
+    first = next(blocks)
+    rows = first.new_empty(tokens, first.shape[-1])
+    filled = 0
+    for block in chain([first], blocks):
+        rows[filled : filled + len(block)] = block
+        filled += len(block)
+    assert filled == tokens
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(order) < batch_tokens:
+            order = torch.cat([order, torch.randperm(tokens, generator=generator)])
+        yield rows[order[:batch_tokens].to(rows.device)]
+        order = order[batch_tokens:]
 
 
 def _forever(

@@ -5,6 +5,7 @@ import typer
 from steer.cli.demo import demo
 from steer.cli.generate import generate
 from steer.cli.report import report
+from steer.cli.sae.verbs import sae
 
 app = typer.Typer(
     name="steer",
@@ -16,3 +17,4 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command()(report)
+app.add_typer(sae)

@@ -15,6 +15,7 @@ from steer.cli.options import (
     Json,
     Layer,
     Model,
+    Processes,
     Seed,
     Threads,
     asked_threads,
@@ -33,6 +34,7 @@ def demo(
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
+    processes: Processes = None,
     layer: Layer = None,
     d_sae: Annotated[
         int | None, typer.Option(min=1, help="Latents of the SAE; 1024 by default.", show_default=False)
@@ -64,6 +66,7 @@ def demo(
     prompts, and writes results.json, report.html, completions.jsonl, figures/ and sae/ to the output folder.
     """
     chosen: dict[str, Any] = {"model": model, "device": device, "dtype": dtype.value, "layer": layer, "seed": seed}
+    chosen["processes"] = processes
     optional = {"d_sae": d_sae, "k": k, "archetype": archetype, "finder_strength": finder_strength}
     chosen |= {name: value for name, value in optional.items() if value is not None}
     if strengths is not None:

@@ -1,7 +1,6 @@
 """``steer generate``: a reply without steering, and with it."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,7 +23,12 @@ from steer.cli.options import (
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts.", metavar="PROMPT...")],
     model: Model = "embedded",
-    sae: Annotated[Path | None, typer.Option(help="Folder of the SAE, such as demo/sae.", show_default=False)] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            help="The SAE: a folder such as demo/sae, hub:owner/name/folder, or saelens:release/id.", show_default=False
+        ),
+    ] = None,
     clamp: Annotated[
         list[str] | None,
         typer.Option(help="Latent and value to set it to, such as 262=10; may be repeated.", metavar="LATENT=VALUE"),
@@ -42,7 +46,7 @@ def generate(
     """Print the unsteered reply to each prompt and, with --sae and --clamp, the steered one."""
     clamps = read_clamps(clamp or [], sae, layer)
     with importing():
-        from saes import load
+        from steer.checkpoints.load import load_sae
         from steer.cli.console import import_transformers
         from steer.models.chat import NO_TEMPLATE_NOTE
         from steer.models.decode import Sampling
@@ -56,7 +60,7 @@ def generate(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     lm = load_model(model, device, dtype.value, note=say)
     site = None if layer is None else Site(layer)
-    interventions = [Clamp(load(sae), clamps, site)] if sae else []
+    interventions = [Clamp(load_sae(sae, note=say), clamps, site)] if sae else []
     notes = [] if lm.has_chat_template else [NO_TEMPLATE_NOTE]
     for note in notes + mismatches(lm, *interventions):
         say(note)
@@ -81,7 +85,7 @@ def say(note: str) -> None:
     typer.echo(f"note: {note}", err=True)
 
 
-def read_clamps(texts: list[str], sae: Path | None, layer: int | None) -> dict[int, float]:
+def read_clamps(texts: list[str], sae: str | None, layer: int | None) -> dict[int, float]:
     """The clamps that were asked for.
 
     Raises:

@@ -25,6 +25,10 @@ Threads = Annotated[
     int | None,
     typer.Option(help="CPU threads; else OMP_NUM_THREADS, else 1 for a small model.", min=1, max=1024),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(help="Processes that share evaluation; else one for each CPU for a small model.", min=1, max=1024),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**62 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that `steer demo` wrote.")]

@@ -1,6 +1,6 @@
 """Evaluating a language model, steered or not, on samples."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from steer.errors import DataError
 from steer.evals.judges import Score, judge, judge_choice
 from steer.evals.sample import Sample
 from steer.evals.stats import Rate
+from steer.models.batches import batches_of
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
 
@@ -59,7 +60,8 @@ def evaluate(
     results: dict[int, Result] = {}
     for choice in (True, False):
         chosen = [i for i, sample in enumerate(samples) if (sample.kind == "choice") == choice]
-        for batch in _batches(sorted(chosen, key=lambda i: len(prompts[i])), batch_size):
+        for places in batches_of([len(prompts[i]) for i in chosen], batch_size):
+            batch = [chosen[place] for place in places]
             rows = [prompts[i] for i in batch]
             group = [samples[i] for i in batch]
             with lm.running(batch, len(samples)):
@@ -91,8 +93,3 @@ def _choices(lm: LanguageModel, samples: Sequence[Sample], prompts: Sequence[lis
         taken, score = judge_choice(sample, logprobs)
         results.append(Result(sample, taken, score))
     return results
-
-
-def _batches(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -16,6 +16,8 @@ from steer.checks import require_whole
 from steer.errors import DataError
 from steer.evals.judges import is_incoherent, is_refusal
 from steer.evals.sample import Sample
+from steer.forks import forked
+from steer.models.batches import batches_of
 from steer.models.chat import Conversation
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
@@ -128,13 +130,14 @@ def measure_candidates(
     safe: Sequence[Sample],
     value: float,
     max_new_tokens: int,
-    batch_size: int = 512,
+    batch_size: int = 128,
     on_done: Callable[[int], None] | None = None,
+    processes: int = 1,
 ) -> list[Candidate]:
     """Clamp each latent to ``value`` and count refusals on development prompts; best candidate first.
 
     All candidates share batches: every row of a batch has its own latent clamped. A broken reply is no refusal. The
-    order is that of ``rank``.
+    order is that of ``rank``. ``processes`` work on batches side by side (``forked``); the result is the same.
 
     Raises:
         DataError: there are no prompts of a kind, or ``batch_size`` is below 1.
@@ -145,15 +148,17 @@ def measure_candidates(
     samples = [*unsafe, *safe]
     prompts = lm.prompt_ids([list(sample.messages) for sample in samples])
     jobs = [(one.latent, p) for one in active for p in range(len(prompts))]
-    jobs.sort(key=lambda job: (len(prompts[job[1]]), job))
     refused: dict[tuple[int, int], bool] = {}
-    for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
+    batches = [[jobs[i] for i in one] for one in batches_of([len(prompts[p]) for _, p in jobs], batch_size)]
+
+    def refusals(batch: Sequence[tuple[int, int]]) -> list[bool]:
         latents = torch.tensor([latent for latent, _ in batch], device=lm.device)
         with steered(lm, ClampEachRow(sae, latents, value, site)):
             replies = lm.generate_ids([prompts[p] for _, p in batch], Sampling(max_new_tokens=max_new_tokens))
-        texts = [lm.tokenizer.decode(reply, skip_special_tokens=True) for reply in replies]
-        refused.update((job, _refuses(text)) for job, text in zip(batch, texts, strict=True))
+        return [_refuses(lm.tokenizer.decode(reply, skip_special_tokens=True)) for reply in replies]
+
+    for batch, found in zip(batches, forked(refusals, batches, processes), strict=True):
+        refused.update(zip(batch, found, strict=True))
         if on_done:
             on_done(len(batch))
 
@@ -203,6 +208,7 @@ def best_strengths(
     values: Sequence[float],
     max_new_tokens: int,
     on_done: Callable[[int], None] | None = None,
+    processes: int = 1,
 ) -> list[Candidate]:
     """The finalists: each candidate at the best of several strengths; best candidate first.
 
@@ -212,7 +218,9 @@ def best_strengths(
     active = [ActiveLatent(one.latent, one.tokens_active, one.max_activation) for one in candidates]
     found: dict[int, Candidate] = {}
     for value in values:
-        for one in measure_candidates(lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done):
+        for one in measure_candidates(
+            lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done, processes=processes
+        ):
             found[one.latent] = min(found.get(one.latent, one), one, key=rank)
     return sorted((replace(one, finalist=True) for one in found.values()), key=rank)
 
@@ -227,6 +235,7 @@ def settle_strength(
     values: Sequence[float],
     max_new_tokens: int,
     on_done: Callable[[int], None] | None = None,
+    processes: int = 1,
 ) -> Candidate:
     """One candidate at that of several strengths at which most is refused of the unsafe set it moves least.
 
@@ -234,7 +243,9 @@ def settle_strength(
     """
     active = [ActiveLatent(candidate.latent, candidate.tokens_active, candidate.max_activation)]
     tried = [
-        measure_candidates(lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done)[0]
+        measure_candidates(
+            lm, sae, site, active, unsafe, safe, value, max_new_tokens, on_done=on_done, processes=processes
+        )[0]
         for value in values
     ]
     best = max(tried, key=lambda one: (one.weakest_dev, -one.safe_refusal_dev, -one.strength))

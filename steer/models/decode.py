@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
+from steer.models.cache import roomy_cache
 from steer.models.hooks import Attachment, told
 from steer.models.passes import Rows, positions_of
 
@@ -63,7 +62,7 @@ def continue_rows(
     stops = torch.tensor(list(stop_ids), device=ids.device)
     draw = [torch.Generator().manual_seed(sampling.seed + row) for row in call.index.tolist()]
     rows = torch.arange(len(ids), device=ids.device)
-    cache = DynamicCache(config=getattr(model, "config", None)) if sampling.use_cache else None
+    cache = roomy_cache(model) if sampling.use_cache else None
     step = ids
     for place in range(sampling.max_new_tokens):
         with told(attachments, Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])):
@@ -85,8 +84,10 @@ def continue_rows(
         if not going.any():
             break
         if not going.all():
-            rows, chosen, mask, ids = rows[going], chosen[going], mask[going], ids[going]
-            _keep_rows(cache, going)
+            kept = _closed_up(going)
+            rows, chosen, mask, ids = rows[kept], chosen[kept], mask[kept], ids[kept]
+            if cache is not None:
+                cache.batch_select_indices(kept)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
         ids = torch.cat([ids, chosen.unsqueeze(-1)], dim=-1)
         step = chosen.unsqueeze(-1) if cache is not None else ids
@@ -119,7 +120,9 @@ def _choose(
     return order.gather(-1, reached.int().argmax(-1, keepdim=True)).squeeze(-1)  # the first place that reaches it
 
 
-def _keep_rows(cache: Any, keep: Tensor) -> None:
-    """Drop finished rows from the KV cache."""
-    if cache is not None:
-        cache.batch_select_indices(keep.nonzero().squeeze(-1))
+def _closed_up(going: Bool[Tensor, " batch"]) -> Int[Tensor, " kept"]:
+    """The rows that go on, those at the end in the places of the finished ones, so that few change their place."""
+    count = int(going.sum())
+    rows = torch.arange(count, device=going.device)
+    rows[~going[:count]] = going[count:].nonzero().squeeze(-1) + count
+    return rows

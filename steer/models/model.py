@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from steer.checks import require_whole
 from steer.errors import DataError, ModelError
+from steer.models.batches import batches_of
 from steer.models.chat import Conversation, as_conversations, has_template, render
 from steer.models.decode import Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading, told
@@ -217,11 +218,8 @@ class LanguageModel:
         require_whole("batch_size", batch_size, DataError)
         rows = self.prompt_ids(prompts)
         index, n_rows = self._rows_run(len(rows))
-        # similar lengths share a batch, and the longest come first, so that one that is too long is refused at once
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         replies: dict[int, list[int]] = {}
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in batches_of([len(row) for row in rows], batch_size):
             with self.running([index[i] for i in batch], n_rows):
                 replies.update(zip(batch, self.generate_ids([rows[i] for i in batch], sampling), strict=True))
         return [self.tokenizer.decode(replies[i], skip_special_tokens=True).strip() for i in range(len(rows))]

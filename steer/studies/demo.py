@@ -21,7 +21,7 @@ from steer.activations.splice import SpliceLoss, splice_loss
 from steer.activations.stream import activation_batches, activation_rows
 from steer.activations.text import embedded_corpus, read_texts
 from steer.errors import DataError
-from steer.evals.runner import evaluate, rate
+from steer.evals.runner import Result, evaluate, rate
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import load_prompts
 from steer.features.finder import (
@@ -39,6 +39,7 @@ from steer.features.finder import (
     unrelated_latents,
 )  # fmt: skip
 from steer.files import check_output, claimed, clear_output
+from steer.forks import forked
 from steer.models.chat import NO_TEMPLATE_NOTE, Conversation
 from steer.models.load import Dtype, load_model
 from steer.models.model import LanguageModel
@@ -49,7 +50,7 @@ from steer.steering.interventions import AddDirection, Clamp, Intervention
 from steer.steering.steered import steered
 from steer.studies.record import OWNED, RunRecord
 from steer.studies.report import write_report
-from steer.threads import torch_threads
+from steer.threads import processes_for, torch_threads
 
 UNSAFE_DEV = ("unsafe_unseen", "jailbroken")
 SAFE_DEV = ("safe", "looks_unsafe")
@@ -87,6 +88,9 @@ class DemoConfig(BaseModel):
     """Number format of the model: ``auto`` takes float32 on a CPU, else the checkpoint's own."""
     threads: int | None = Field(None, ge=1, le=1024)
     """CPU threads; None: 1 for a small model, see ``torch_threads``. The number used is recorded with the results."""
+    processes: int | None = Field(None, ge=1, le=1024)
+    """Processes that share evaluation; None: one for each CPU for a small model on a CPU, see ``processes_for``. The
+    figures do not depend on it."""
     layer: int | None = None
     """Layer whose output is read and edited, from 0; None: the one after which half of the layers have run."""
     d_sae: PositiveInt = 1024
@@ -168,6 +172,8 @@ class Prepared:
     test: list[Sample]
     refusal: Refusal
     """The model's refusal of the archetypal prompt."""
+    processes: int
+    """How many share evaluation."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,7 @@ def _prepare(config: DemoConfig, lm: LanguageModel) -> Prepared:
         dev=_dev_prompts(config),
         test=load_prompts(split="test", limit=config.test_prompts),
         refusal=refuse_archetype(lm, config.archetype, config.max_new_tokens),
+        processes=processes_for(lm.model, config.processes),
     )
 
 
@@ -274,20 +281,24 @@ def _train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> T
 
 def _study(config: DemoConfig, ready: Prepared, trained: Trained, job: RunRecord) -> Path:
     lm, test = ready.lm, ready.test
-    job.start(config.model_dump(mode="json"), lm, test)
+    job.start({**config.model_dump(mode="json"), "processes": ready.processes}, lm, test)
     job.sae(trained.sae, trained.records, trained.quality, trained.loss)
     with job.stage("find the refusal latent"):
         found = _find(config, ready, trained, job.progress)
         job.found(ready.refusal.reply, found.candidates, found.controls, found.plain)
     conditions = _conditions(config, trained.sae, ready.site, found)
+
+    def under(condition: Condition) -> list[Result]:
+        with steered(lm, *condition.interventions):
+            return evaluate(lm, test, config.max_new_tokens)
+
     with job.stage("evaluate", len(conditions) * len(test)):
-        for one in conditions:
-            with steered(lm, *one.interventions):
-                results = evaluate(lm, test, config.max_new_tokens, on_done=job.progress.advance)
+        for one, results in zip(conditions, forked(under, conditions, ready.processes), strict=True):
+            job.progress.advance(len(test))
             job.point(one.arm, one.strength, results)
     with job.stage("report"):
         job.finish()
-        page = write_report(job.out)
+        page = write_report(job.out, ready.processes)
     job.save()
     return page
 
@@ -334,17 +345,17 @@ def _find(config: DemoConfig, ready: Prepared, trained: Trained, progress: Progr
         progress.advance(0, f"{len(active)} candidates")
 
     few_unsafe, few_safe = _half_of_each_set(dev.unsafe), _half_of_each_set(dev.safe)
+    shared: dict[str, Any] = {"on_done": on_done, "processes": ready.processes}
     first = measure_candidates(
-        lm, sae, site, active, few_unsafe, few_safe, config.finder_strength, config.finder_new_tokens, on_done=on_done
+        lm, sae, site, active, few_unsafe, few_safe, config.finder_strength, config.finder_new_tokens, **shared
     )
     # from here on at full length: refusals may come late, and replies break late
     length = config.max_new_tokens
     finalists, others = first[: config.finalists], first[config.finalists :]
     strengths = [value for value in config.strengths if value > 0] or [config.finder_strength]
-    finalists = best_strengths(lm, sae, site, finalists, dev.unsafe, dev.safe, strengths, length, on_done)
-    chosen = settle_strength(
-        lm, sae, site, finalists[0], dev.many_unsafe, dev.safe, _fine(finalists[0].strength, strengths), length, on_done
-    )
+    finalists = best_strengths(lm, sae, site, finalists, dev.unsafe, dev.safe, strengths, length, **shared)
+    fine = _fine(finalists[0].strength, strengths)
+    chosen = settle_strength(lm, sae, site, finalists[0], dev.many_unsafe, dev.safe, fine, length, **shared)
     direction = refusal_direction(lm, site, dev.harmful, dev.harmless)
     controls, plain = _controls(config, ready, trained, chosen, direction, on_done)
     return Found([chosen, *finalists[1:], *others], controls, plain, direction)
@@ -372,16 +383,17 @@ def _controls(
     lm, dev, sae = ready.lm, ready.dev, trained.sae
     pool = unrelated_latents(sae, trained.firing, chosen.latent, trained.active, direction, config.control_pool)
 
-    def ranked(latents: Sequence[ActiveLatent], unsafe: list[Sample], safe: list[Sample]) -> list[Control]:
-        measured = measure_candidates(
-            lm, sae, ready.site, latents, unsafe, safe, chosen.strength, config.max_new_tokens, on_done=on_done
-        )
-        return rank_controls(measured, _refused_plain(config, lm, unsafe, safe))
+    def measured(latents: Sequence[ActiveLatent], unsafe: list[Sample], safe: list[Sample]) -> list[Candidate]:
+        return measure_candidates(
+            lm, sae, ready.site, latents, unsafe, safe, chosen.strength, config.max_new_tokens,
+            on_done=on_done, processes=ready.processes,
+        )  # fmt: skip
 
-    first = ranked(pool, _half_of_each_set(dev.unsafe), _half_of_each_set(dev.safe))
+    few_unsafe, few_safe = _half_of_each_set(dev.unsafe), _half_of_each_set(dev.safe)
+    first = rank_controls(measured(pool, few_unsafe, few_safe), _refused_plain(config, lm, few_unsafe, few_safe))
     best = {one.latent for one in first[:CONTROLS]}
-    controls = ranked([one for one in pool if one.latent in best], dev.unsafe, dev.safe)
-    return controls, _refused_plain(config, lm, dev.unsafe, dev.safe)
+    plain = _refused_plain(config, lm, dev.unsafe, dev.safe)
+    return rank_controls(measured([one for one in pool if one.latent in best], dev.unsafe, dev.safe), plain), plain
 
 
 def _half_of_each_set(samples: Sequence[Sample]) -> list[Sample]:

@@ -18,7 +18,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from steer.files import read_lines, remove, write_bytes, write_text
-from steer.studies.figures import DARK, FIGURES, LIGHT, png
+from steer.forks import forked
+from steer.studies.figures import DARK, FIGURES, LIGHT, Theme, png
 from steer.studies.results import Results, read_results
 from steer.studies.study import ARMS, GROUPS, TOP_CANDIDATES, Group, MeasuredSet, Point, Share, Study, read_study
 from steer.studies.text import is_number, visible
@@ -56,8 +57,10 @@ class Comparison:
     replies: Sequence[Reply]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, processes: int = 1) -> Path:
     """Write ``report.html`` and ``figures/*.png`` into ``folder`` from the files there; returns the page's path.
+
+    ``processes`` draw figures side by side.
 
     Raises:
         DataError: ``results.json`` is missing, unreadable, of another schema, or contradicts itself; or
@@ -68,7 +71,7 @@ def write_report(folder: Path) -> Path:
     results = read_results(folder / "results.json")
     study = read_study(results, list(read_lines(folder / "sae" / "training.jsonl", missing_ok=True)))
     comparisons = choose_comparisons(study, read_lines(folder / "completions.jsonl", missing_ok=True))
-    drawings = _draw(study, folder / "figures")
+    drawings = _draw(study, folder / "figures", processes)
     page = folder / "report.html"
     write_text(page, _render(_context(results, study, comparisons, drawings)))
     return page
@@ -233,19 +236,23 @@ def _missing(results: Results, study: Study, comparisons: Sequence[Comparison]) 
     return lacks
 
 
-def _draw(study: Study, folder: Path) -> dict[str, dict[str, str]]:
+def _draw(study: Study, folder: Path, processes: int) -> dict[str, dict[str, str]]:
     """Write each figure as a PNG; returns it by name as data URIs for light and for dark paper."""
-    drawings = {}
-    for name, draw in FIGURES.items():
-        images = {}
-        for theme in (LIGHT, DARK):
-            if (figure := draw(study, theme)) is not None:
-                images["dark" if theme.dark else "light"] = png(figure, theme)
-        if images:
-            write_bytes(folder / f"{name}.png", images["light"])
-            drawings[name] = {paper: _data_uri(image) for paper, image in images.items()}
-        else:
+
+    def image(job: tuple[str, Theme]) -> bytes | None:
+        name, theme = job
+        figure = FIGURES[name](study, theme)
+        return None if figure is None else png(figure, theme)
+
+    jobs = [(name, theme) for name in FIGURES for theme in (LIGHT, DARK)]
+    drawings: dict[str, dict[str, str]] = {}
+    for (name, theme), made in zip(jobs, forked(image, jobs, processes), strict=True):
+        if made is None:
             remove(folder / f"{name}.png")  # of an earlier report
+            continue
+        if not theme.dark:
+            write_bytes(folder / f"{name}.png", made)
+        drawings.setdefault(name, {})["dark" if theme.dark else "light"] = _data_uri(made)
     return drawings
 
 

@@ -56,15 +56,15 @@ def test_bfloat16_averages_stay_near_those_of_float32():
 
 
 def test_rounding_at_random_is_right_on_average_and_leaves_what_needs_none():
-    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(-(2**31), 2**31, (200_000,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
     x = torch.full((200_000,), 1 + 1 / 1024)  # an eighth of the way between two bfloat16
-    found = adam_bf16.rounded(x, generator)
-    assert found.unique().tolist() == [1, 1 + 1 / 128]
-    assert found.float().mean() == pytest.approx(1 + 1 / 1024, abs=2e-5)
+    for bits in (noise, noise >> 16):
+        found = adam_bf16.rounded(x, bits)
+        assert found.unique().tolist() == [1, 1 + 1 / 128]
+        assert found.float().mean() == pytest.approx(1 + 1 / 1024, abs=2e-5)
+        assert adam_bf16.rounded(-x, bits).float().mean() == pytest.approx(-1 - 1 / 1024, abs=2e-5)
     exact = torch.randn(1000).bfloat16().float()
-    assert torch.equal(adam_bf16.rounded(exact, generator).float(), exact)
-    negative = adam_bf16.rounded(-x, generator)
-    assert negative.float().mean() == pytest.approx(-1 - 1 / 1024, abs=2e-5)
+    assert torch.equal(adam_bf16.rounded(exact, noise[:1000]).float(), exact)
 
 
 def test_large_weights_are_taken_in_parts(monkeypatch):

@@ -32,7 +32,7 @@ def test_rows_are_the_activations_of_real_tokens_without_the_first(lm):
 
 def test_batches_are_mixed_endless_and_depend_on_the_seed_alone(llama):
     def some(seed, count=6):
-        stream = activation_batches(llama, SITE, texts(llama), 64, seed, buffer_tokens=256)
+        stream = activation_batches(llama, SITE, texts(llama), 64, seed, buffer_tokens=256, keep_bytes=0)
         return torch.stack([batch for batch, _ in zip(stream, range(count), strict=False)])
 
     assert torch.equal(some(0), some(0))
@@ -57,7 +57,7 @@ def test_sites_may_be_named(llama):
 
 
 def test_a_batch_does_not_change_after_it_was_handed_out(llama):
-    stream = activation_batches(llama, SITE, texts(llama), 64, buffer_tokens=128)
+    stream = activation_batches(llama, SITE, texts(llama), 64, buffer_tokens=128, keep_bytes=0)
     first = next(stream)
     copy = first.clone()
     next(stream), next(stream)
@@ -66,7 +66,7 @@ def test_a_batch_does_not_change_after_it_was_handed_out(llama):
 
 def test_training_on_a_model_is_bit_identical_for_a_seed(llama):
     def trained():
-        stream = activation_batches(llama, SITE, texts(llama), 64, 5, buffer_tokens=256)
+        stream = activation_batches(llama, SITE, texts(llama), 64, 5, buffer_tokens=256, keep_bytes=0)
         return saes.fit(SAEConfig(llama.d_model, 64, 4), stream, TrainConfig(64 * 10, 64, lr=1e-3, seed=5))
 
     assert all(torch.equal(a, b) for a, b in zip(trained().parameters(), trained().parameters(), strict=True))
@@ -114,6 +114,34 @@ def test_losses_of_padded_texts_equal_those_by_hand_one_by_one(llama):
 def test_no_text_is_an_error_and_not_an_endless_search(llama):
     with pytest.raises(DataError, match="no text of at least two tokens"):
         next(activation_batches(llama, SITE, [], 8))
+
+
+def test_activations_that_fit_are_computed_once_and_each_reading_is_a_random_order_of_all(llama, monkeypatch):
+    rows = texts(llama)
+    every = torch.cat(list(activation_rows(llama, SITE, rows)))
+    passes = []
+    forward = llama.activations
+    monkeypatch.setattr(type(llama), "activations", lambda self, *given: passes.append(1) or forward(*given))
+    stream = activation_batches(llama, SITE, rows, len(every), seed=3)
+    first = next(stream)
+    count = len(passes)
+    second, third = next(stream), next(stream)
+    assert len(passes) == count > 0
+    for batch in (first, second, third):
+        assert torch.equal(batch.sort(0).values, every.sort(0).values)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, next(activation_batches(llama, SITE, rows, len(every), seed=3)))
+
+
+def test_batches_of_kept_activations_go_over_the_end_of_a_reading(llama):
+    rows = texts(llama)
+    every = torch.cat(list(activation_rows(llama, SITE, rows)))
+    size = len(every) // 2 + 1
+    stream = activation_batches(llama, SITE, rows, size, seed=3)
+    both = torch.cat([next(stream), next(stream)])[: len(every)]
+    assert torch.equal(both.sort(0).values, every.sort(0).values)
+    long = activation_batches(llama, SITE, rows, 2 * len(every) + 1, seed=3)
+    assert len(next(long)) == 2 * len(every) + 1
 
 
 def test_documents_begin_with_the_first_token_once_and_equal_ones_are_read_once(llama, tmp_path):

@@ -14,6 +14,7 @@ from jsonschema import validate
 import steer
 import steer.studies.demo
 from steer.files import read_lines
+from steer.forks import can_fork
 from steer.studies.demo import quick_config, run_demo
 from tests.steer.results_schema import SCHEMA
 
@@ -162,16 +163,17 @@ def test_the_sae_that_was_written_steers_as_it_did_in_the_run(quick, results):
     assert replies == [row["reply"] for row in rows]
 
 
-def test_the_same_seed_gives_the_same_figures(tmp_path):
+def test_the_same_seed_gives_the_same_figures_with_any_number_of_processes(tmp_path):
     small = {"sae_tokens": 40_000, "strengths": (8.0,), "dev_prompts": 2, "test_prompts": 4}
     small |= {"strength_prompts": 4, "control_pool": 4}
 
-    def figures(name):
-        run_demo(quick_config(**small), tmp_path / name)
+    def figures(name, processes):
+        run_demo(quick_config(**small, processes=processes), tmp_path / name)
         found = json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))
+        assert found["settings"].pop("processes") == (processes if can_fork() else 1)
         return {key: value for key, value in found.items() if key not in ("seconds", "peak_memory_mib")}
 
-    assert figures("first") == figures("second")
+    assert figures("first", 1) == figures("second", 3)
 
 
 def has_a_point(path):
@@ -214,7 +216,7 @@ def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):
     start = f"{heard}; from steer.cli.app import main; main()"
     command = [sys.executable, "-c", start, "demo", "--quick", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not has_a_point(out / "results.json") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

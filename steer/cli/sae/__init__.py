@@ -1,0 +1,1 @@
+"""``steer sae``: SAEs as files. One file a verb."""

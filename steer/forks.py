@@ -1,0 +1,116 @@
+"""The same work on many items at once, in copies of this process.
+
+A small model keeps one core busy at most (``steer.threads``), so the way to use several is to run several batches or
+conditions beside each other. A fork shares the model's memory, starts in milliseconds, and computes what this process
+would have computed, bit for bit.
+"""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from steer.errors import SteerError
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+
+def can_fork() -> bool:
+    """Whether the system can fork a process with threads safely enough: only Linux."""
+    return sys.platform == "linux"
+
+
+def available_cpus() -> int:
+    """How many processes can share work: one for each CPU that may be used; 1 where they cannot be forked."""
+    return len(os.sched_getaffinity(0)) if can_fork() else 1
+
+
+def forked(work: Callable[[Item], Done], items: Sequence[Item], processes: int = 1) -> Iterator[Done]:
+    """What ``work`` gives for each item, in the order of the items; with one process, here and one by one.
+
+    Each process takes the next item that none has taken. ``work`` must not train (autograd's threads are not copied),
+    and what it changes is lost but for what it returns, which must be picklable. Ending the iteration early ends the
+    processes.
+
+    Raises:
+        SteerError: a process died.
+        Exception: what ``work`` raised.
+    """
+    if processes <= 1 or len(items) <= 1 or not can_fork():
+        yield from map(work, items)
+        return
+    fork = multiprocessing.get_context("fork")
+    taken = fork.Value("q", 0)
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads; ours hold no lock of work's
+        running: dict[Connection, Any] = {}
+        for _ in range(min(processes, len(items))):
+            ours, theirs = fork.Pipe(duplex=False)
+            process = fork.Process(target=_child, args=(work, items, taken, theirs, os.getpid()), daemon=True)
+            process.start()
+            stack.callback(_end, process, ours)
+            theirs.close()
+            running[ours] = process
+        yield from _in_order(running, len(items))
+
+
+def _in_order(running: dict[Connection, Any], count: int) -> Iterator[Any]:
+    waiting: dict[int, Any] = {}
+    for place in range(count):
+        while place not in waiting:
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                try:
+                    number, done, error = connection.recv()
+                except EOFError:
+                    process = running.pop(connection)
+                    process.join()
+                    if process.exitcode:
+                        raise SteerError(
+                            f"A process that shared the work ended with code {process.exitcode} (a negative one is a "
+                            "signal; -9 often means that memory ran out). Run with --processes 1."
+                        ) from None
+                    continue
+                if error is not None:
+                    raise error
+                waiting[number] = done
+        yield waiting.pop(place)
+
+
+def _child(work: Callable[[Any], Any], items: Sequence[Any], taken: Any, results: Connection, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to see, who then ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.stdout = sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a thread of the parent may have held a lock
+    while os.getppid() == parent:
+        with taken.get_lock():
+            place = taken.value
+            taken.value += 1
+        if place >= len(items):
+            return
+        try:
+            message = pickle.dumps((place, work(items[place]), None))
+        except Exception as error:
+            results.send((place, None, _sendable(error)))
+            return
+        results.send_bytes(message)
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return SteerError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _end(process: Any, connection: Connection) -> None:
+    process.terminate()
+    process.join()
+    connection.close()
