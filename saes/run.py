@@ -150,7 +150,7 @@ class RunFolder:
         folder, known = self.folder / CHECKPOINTS, dict[str, Facts]()
         with ExitStack() as stack:
             new = new_checkpoint(folder, self.steps_done, known)
-            temporary = world.all.from_first(self._by_first(lambda: stack.enter_context(new)))
+            temporary = Path(world.all.from_first(self._by_first(lambda: str(stack.enter_context(new)))))
             facts = world.together(lambda: self._write(temporary, log_bytes))
             for one in world.all.objects(facts):
                 known.update(one)
@@ -246,7 +246,8 @@ class RunFolder:
         """Put everything where the newest checkpoint says, if there is one; the length of the log at that time."""
         folder, world = self.folder / CHECKPOINTS, self.world
         self._by_first(lambda: tidy(folder))
-        for path in world.all.from_first(checkpoints(folder)):
+        for name in world.all.from_first([path.name for path in checkpoints(folder)]):
+            path = folder / name
             try:
                 world.together(lambda path=path: verify(path, world.rank, world.size))
             except FormatError as error:

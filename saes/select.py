@@ -54,7 +54,7 @@ def batch_topk(
     while True:
         indices, values = topk(pre, looked_at)
         values = values.relu()
-        least = kth_largest(values, total, ranks)
+        least = kth_largest(values.view(1, -1), total, ranks)[0, 0]
         last = values.amin(-1)
         more = looked_at < width and bool(((last >= least) & (last > 0)).any())
         if not ranks.largest(more):

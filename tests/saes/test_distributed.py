@@ -155,8 +155,12 @@ def test_a_rank_keeps_its_share_of_all_that_grows_with_the_latents(tmp_path):
         assert part == pytest.approx(whole / 2, rel=0.01)
 
 
-def test_the_selection_over_shards_is_exact_also_among_equal_values(tmp_path):
+@pytest.mark.parametrize("gathered", [0, 2048])
+def test_the_selection_over_shards_is_exact_also_among_equal_values(tmp_path, monkeypatch, gathered):
+    """Whether values travel, or histograms of their bits."""
+    monkeypatch.setattr("saes.distributed.select.GATHERED", gathered)
     whole = torch.randint(-3, 6, (200, 24), generator=torch.Generator().manual_seed(0)).float()
+    whole[100:] += torch.randn(100, 24, generator=torch.Generator().manual_seed(1))
     whole[0] = 0
     whole[1] = 5
 
@@ -168,7 +172,7 @@ def test_the_selection_over_shards_is_exact_also_among_equal_values(tmp_path):
             n = min(k, len(mine))
             indices, values = topk_of_shards(indices[:, :n], values[:, :n].contiguous(), k, world.latents)
             found[k] = torch.zeros_like(part).scatter_(-1, indices, values)
-            found[-k] = kth_largest(part.relu(), 200 * k, world.all)
+            found[-k] = kth_largest(part.relu().view(1, -1), 200 * k, world.all)
         return found
 
     parts = ranks(3, tmp_path, chosen, shards=3)
@@ -233,7 +237,7 @@ def test_a_stream_in_parts_gives_the_same_batches_to_any_number_of_processes(tmp
 
 @pytest.mark.parametrize(("how", "shards"), [("kill", 1), ("kill", 2), ("hang", 1)])
 def test_a_dead_or_silent_process_ends_the_run_in_time_and_it_goes_on(tmp_path, alone, how, shards):
-    folder, names, limit = tmp_path / "run", COUNTED[:1], 3.0
+    folder, names, limit = tmp_path / "run", COUNTED[:1], 5.0 if how == "hang" else 60.0
 
     def work(world):
         begun = time.perf_counter()
@@ -246,9 +250,9 @@ def test_a_dead_or_silent_process_ends_the_run_in_time_and_it_goes_on(tmp_path, 
     begun = time.perf_counter()
     outcomes = ranks(2, tmp_path, work, shards, timeout_s=limit, wait_for=1)
     seconds, message = outcomes[0]
-    assert seconds < limit + 10
-    assert time.perf_counter() - begun < limit + 15
-    assert "process of this run is gone, or has not answered for 3 s" in message
+    assert seconds < 30, "a dead process is noticed at once, a silent one after five seconds"
+    assert time.perf_counter() - begun < 40
+    assert "process of this run is gone, or has not answered for" in message
     assert "step-000000000008" in message
     again = ranks(2, tmp_path, lambda world: train(names, saes.Slices(Stream(), world), world, folder), shards)
     assert [one["tokens"] // TOKENS for one in again[0][0]] == list(range(9, STEPS + 1)), "from the newest checkpoint"
