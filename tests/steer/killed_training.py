@@ -24,7 +24,13 @@ from steer.training.estimate import estimate
 from tests.steer.training_data import SMALL, small, write_model, write_text
 
 LONG = {"total_tokens": 32 * 120, "ahead": 2, "save_every_steps": 7, "d_sae": "64,48"}
-BATCHES = {"batch_tokens": 512, "total_tokens": 512 * 3, "ring_tokens": 4096, "repeat": True}
+BATCHES = {
+    "batch_tokens": 512,
+    "total_tokens": 512 * 3,
+    "ring_tokens": 4096,
+    "repeat": True,
+    "dead_after_tokens": 100_000,
+}
 LARGE = {
     "topk": {"d_sae": 16_384, "k": 4, **BATCHES},
     "bfloat16": {"d_sae": 16_384, "k": 4, "compute_dtype": "bfloat16", "optimiser": "adam_bf16", **BATCHES},
