@@ -4,14 +4,12 @@ Up to d_in / 2 dead latents are active on each token, many times k, so dense pro
 than sparse ones: four of them, each as much smaller than the encoder's as there are fewer dead latents than latents.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
-from saes.distributed.group import ALONE, Group
 from saes.kernels.eager import WeightGrads
-from saes.select import Selected
 from saes.shapes import Float, Int, Tensor
 
 
@@ -43,23 +41,19 @@ def auxk(
     centred: Float[Tensor, "token d_in"],
     residual: Float[Tensor, "token d_out"],
     scale: float,
-    strongest: Callable[[Tensor], Selected] | None,
-    shards: Group = ALONE,
+    k: int,
+    kernels: ModuleType,
 ) -> AuxK:
-    """``scale`` times the squared error of the strongest dead latents on the residual, and its gradients.
-
-    ``strongest`` selects them, for each token, and fills up with zeros; None: all dead ones are. Where latents are
-    divided over ``shards``, it selects among all of them, these are this rank's, and the error is that of all.
+    """``scale`` times the squared error of the ``k`` strongest dead latents on the residual, and its gradients.
 
     ``encoder``, ``bias`` and ``decoder`` are the rows of the dead latents; ``centred`` is what the encoder reads.
     """
     pre = torch.mm(centred, encoder.T).add_(bias)
-    if strongest:
-        places, values = strongest(pre)
-        if len(dead):  # a shard may have none
-            pre = torch.zeros_like(pre).scatter_add_(-1, places, values)  # zeros may share a place with a value
+    if k < len(dead):
+        places, values = kernels.topk(pre, k)
+        pre = torch.zeros_like(pre).scatter_(-1, places, values)
     acts = pre.relu_()
-    error = shards.sum_(torch.mm(acts, decoder)).sub_(residual)
+    error = torch.mm(acts, decoder).sub_(residual)
     loss = scale * torch.linalg.vector_norm(error).item() ** 2
     g = error.mul_(2 * scale)
     grads = torch.mm(g, decoder.T).mul_(acts > 0)  # a latent at zero has no gradient: the ReLU is flat there

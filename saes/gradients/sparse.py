@@ -47,15 +47,14 @@ def sparse_gradients(
     training: Training, x: Float[Tensor, "token d_in"], target: Float[Tensor, "token d_out"]
 ) -> Gradients:
     """See ``saes.gradients.gradients``."""
-    sae, config = training.sae, training.config
+    sae, config, world = training.sae, training.config, training.world
     kernels = kernels_for(x.device)
-    ranks = training.world
-    variance, tokens = variance_of(target, ranks.data, kernels.variance), training.tokens_of(x)
+    variance, tokens = variance_of(target, world.data, kernels.variance), training.tokens_of(x)
     read = x - sae.b_dec if sae.config.subtract_b_dec else x
     goal = target - x @ sae.W_skip.data if sae.config.skip else target
     # the fused selection gives the active latents of one process; shards, and some losses, need all pre-activations
     fused = sae.config.activation == "topk" and not config.multi_topk_weight and config.compute_dtype == "float32"
-    pre = None if fused and ranks.latents.alone else training.pre_activations(read)
+    pre = None if fused and world.latents.alone else training.pre_activations(read)
 
     (indices, values), least = _selected(training, kernels, read, pre, training.k, tokens)
     main = _term(training, kernels, (indices, values), goal, 1.0, variance)
@@ -66,11 +65,15 @@ def sparse_gradients(
     if config.multi_topk_weight:
         many, _ = _selected(training, kernels, read, pre, min(MULTI * training.k, sae.config.d_sae), tokens)
         terms.append(_term(training, kernels, many, goal, config.multi_topk_weight, variance))
-    aux = _auxk(training, kernels, read, main.g * (-variance / 2))
+    residual, aux = main.g * (-variance / 2), None
+    if pre is None or world.latents.alone:
+        aux = _auxk(training, kernels, read, residual)
+    else:
+        terms += _auxk_of_shards(training, kernels, pre, residual)
 
     active = values > 0
     loss = sum(term.loss for term in terms) + (aux.loss if aux else 0.0)
-    facts = facts_of_all(ranks, main.loss, loss, active.sum().item(), tokens)
+    facts = facts_of_all(world, main.loss, loss, active.sum().item(), tokens)
     fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
     fired[indices[active]] = True
     of = _summed(training, kernels, terms, aux, x, read) if facts.loss < float("inf") else {}
@@ -151,24 +154,35 @@ def _auxk(
     read: Float[Tensor, "token d_in"],
     residual: Float[Tensor, "token d_out"],
 ) -> AuxK | None:
-    """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one."""
+    """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one and latents are not divided."""
     weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
-    if not weight:
+    if not len(dead) or not weight:
         return None
-    sae, world = training.sae, training.world
-    count = int(world.latents.total(len(dead)))
-    variance = spread(residual, world.data, kernels.variance) if count else 0.0
-    if not variance:  # none is dead, or the living leave nothing to reconstruct
+    sae = training.sae
+    variance = spread(residual, training.world.data, kernels.variance)
+    if variance == 0:  # the living leave nothing to reconstruct
         return None
     rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
-    most = min(max(1, sae.config.d_in // 2), count)
-    candidates = min(most, int(world.latents.largest(len(dead))))
+    most = min(max(1, sae.config.d_in // 2), len(dead))
+    return auxk(dead, *rows, read, residual, weight / variance, most, kernels)
 
-    def strongest(pre: Float[Tensor, "token n"]) -> Selected:
-        return _largest(training, kernels, pre, most, candidates)
 
-    select = strongest if most < count else None
-    return auxk(dead, *rows, read, residual, weight / variance, select, world.latents)
+def _auxk_of_shards(
+    training: Training, kernels: ModuleType, pre: Float[Tensor, "token d_sae"], residual: Float[Tensor, "token d_out"]
+) -> list[Term]:
+    """The same where latents are divided: each shard has so few of a token's active ones that sparse sums are less."""
+    weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
+    if not weight:
+        return []
+    shards = training.world.latents
+    k_aux = min(max(1, training.sae.config.d_in // 2), int(shards.total(len(dead))))
+    variance = spread(residual, training.world.data, kernels.variance) if k_aux else 0.0
+    if not variance:  # none is dead, or the living leave nothing to reconstruct
+        return []
+    most = min(k_aux, int(shards.largest(len(dead))))
+    places, values = _largest(training, kernels, pre[:, dead], k_aux, most)
+    own = dead[places] if len(dead) else places  # a shard without dead latents has zeros only
+    return [_term(training, kernels, (own, values), residual, weight, variance, biased=False)]
 
 
 def _summed(

@@ -21,15 +21,14 @@ def nbytes(*tensors: torch.Tensor) -> int:
 @pytest.mark.parametrize("optimiser", ["adam", "adam_bf16", "signum"])
 def test_memory_is_what_training_holds(optimiser):
     plan = Plan(32, 4096, 4, 64, 1, 1, optimiser)
-    training = Training(SAE(SAEConfig(32, 4096, 4)), TrainConfig(64, 64, optimiser=optimiser))
+    training = Training(SAE(SAEConfig(32, 4096, 4, activation="batch_topk")), TrainConfig(64, 64, optimiser=optimiser))
     step(training, torch.randn(64, 32), 1e-3)
     held = memory(plan)
     assert held["weights"] == nbytes(*training.sae.state_dict().values())
     assert held["moments"] == nbytes(*(one for kept in training.moments.values() for one in kept.values()))
     assert held["gradients"] == pytest.approx(nbytes(training.buffer), rel=0.01)
     assert held["silent tokens"] == nbytes(training.silent_tokens)
-    assert training.pre is not None
-    assert held["pre-activations"] == nbytes(training.pre) * 1.5  # and the product in bfloat16 for a moment
+    assert held["pre-activations"] == nbytes(training.memory["pre"]) * 1.5  # and the product in bfloat16 for a moment
 
 
 def test_shards_divide_the_memory_and_only_shared_batches_sum_gradients():
