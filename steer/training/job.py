@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import saes
-from saes import RunConfig, ShapeError, TrainRecord
+from saes import RunConfig, ShapeError, TrainRecord, World
+from saes.distributed.world import ONE
+from saes.fitting import Fitting
 from saes.run import LOG
 from steer.errors import DataError
 from steer.files import read_lines
@@ -64,11 +66,16 @@ def train(
     overwrite: bool = False,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    world: World = ONE,
 ) -> TrainingResult:
     """Train the SAEs that ``config`` asks for, on one reading of the text; go on with a run that was stopped.
 
     ``overwrite`` begins anew instead, once the new run can begin. ``stop`` is asked after every step; where it says
-    true, a checkpoint is written and the call ends.
+    true, a checkpoint is written and the call ends, on all processes.
+
+    ``world``: the processes that train together (``saes.World.from_env``), each of which calls this with the same
+    settings. Every one runs the model and reads all of the text; the first alone shows progress, logs and clears. The
+    losses are those of one process.
 
     Raises:
         ConfigError, DataError: settings that cannot work, text or shards that cannot be used, or too little text.
@@ -76,29 +83,54 @@ def train(
         OutputError, FormatError: the folder holds something else, or cannot be read or written.
         ShapeError: activations cannot be trained on: NaN, all equal, ...
         DivergedError: the loss is not finite. The last checkpoint stays.
+        WorldError: another process is gone, or does not answer in time.
     """
-    progress, folder = progress or Silent(), Path(config.out)
+    first, folder = world.rank == 0, Path(config.out)
+    progress = (progress if first else None) or Silent()
+    config = _on_its_device(config, world)
     check(config)
-    require_loggers(config)
-    check_folder(config, overwrite)
+    world.share(config.batch_tokens)
+    world.together(lambda: _check_place(config, overwrite) if first else None)
+    new = world.all.from_first(overwrite or not holds_run(folder))
     with opened(config, progress) as run:
-        new = overwrite or not holds_run(folder)
         if new:
             with progress.stage("reading the first activations"):
-                run.stream.peek(run.origin.d_model)
+                world.together(lambda: run.stream.peek(run.origin.d_model))
+        for sae, trained in zip(run.plan.saes, run.plan.trains, strict=True):
+            Fitting(sae, trained, world=world)  # what cannot be divided shows before anything is removed
         if overwrite:
-            clear(folder)
+            world.together(lambda: clear(folder) if first else None)
         try:
-            _fit(config, run.plan, run.stream, progress, stop)
+            _fit(config, run.plan, run.stream, progress, stop, world)
         except (DataError, ShapeError, KeyboardInterrupt):
-            if new and not steps_saved(folder):
+            if first and new and not steps_saved(folder):
                 clear(folder)
             raise
         return result_of(config, run.plan)
 
 
-def _fit(config: TrainingConfig, plan: Plan, stream: Any, progress: Progress, stop: Callable[[], bool] | None) -> None:
-    logging = Logging(loggers_of(config, plan.names), progress)
+def _check_place(config: TrainingConfig, overwrite: bool) -> None:
+    require_loggers(config)
+    check_folder(config, overwrite)
+
+
+def _on_its_device(config: TrainingConfig, world: World) -> TrainingConfig:
+    """Of several processes, each computes on the device that is its own, unless another kind was asked for."""
+    if world.all.alone or config.device not in ("auto", world.device.type):
+        return config
+    return config.model_copy(update={"device": str(world.device)})
+
+
+def _fit(
+    config: TrainingConfig,
+    plan: Plan,
+    stream: Any,
+    progress: Progress,
+    stop: Callable[[], bool] | None,
+    world: World,
+) -> None:
+    first = world.rank == 0
+    logging = Logging(loggers_of(config, plan.names) if first else [], progress)
     run = RunConfig(
         config.out,
         config.save_every_steps,
@@ -119,7 +151,7 @@ def _fit(config: TrainingConfig, plan: Plan, stream: Any, progress: Progress, st
                 logging.log(record)
                 shown.update(record)
 
-            saes.fit(plan.saes, stream, plan.trains, told, run)
+            saes.fit(plan.saes, saes.Slices(stream, world), plan.trains, told if first else None, run, world)
     finally:
         logging.close()
 

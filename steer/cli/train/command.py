@@ -1,5 +1,6 @@
 """``steer train``: SAEs from text, in one command."""
 
+import os
 from typing import Any
 
 import typer
@@ -82,21 +83,25 @@ def train(
     tensorboard: o.Tensorboard = None,
     wandb: o.Wandb = None,
     as_json: o.Json = False,
+    latent_shards: o.LatentShards = 1,
+    timeout: o.Timeout = 300.0,
 ) -> None:
     """Train sparse autoencoders on the activations of a model.
 
     Values separated by commas in --site, --d-sae, --k and --seed train one SAE each, every combination, from one
     reading of the text. Training is kept in a run folder: stopped with Ctrl-C, or killed, the same command goes on
-    exactly where it was.
+    exactly where it was. Started by torchrun, its processes train together, with the losses of one.
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if name not in _OWN and value is not None}
     with importing():
+        from saes.distributed.world import World
         from steer.cli.console import Terminal, import_transformers
         from steer.cli.memory import keep_freed_memory
         from steer.cli.options import asked_threads
         from steer.cli.train.interrupted import Interrupts
         from steer.cli.train.settings import merged, numbers, words
         from steer.cli.train.shown import print_estimate, print_result
+        from steer.progress import Silent
         from steer.training.estimate import estimate
         from steer.training.job import train as run
 
@@ -107,21 +112,25 @@ def train(
     if settings.threads is None and (asked := asked_threads(None)):
         settings = settings.model_copy(update={"threads": asked})
     keep_freed_memory()
-    terminal = Terminal()
-    if dry_run:
-        print_estimate(estimate(settings, overwrite, terminal), as_json)
-        return
-    with Interrupts() as interrupts:
-        result = run(settings, overwrite, terminal, interrupts.stop)
+    with World.from_env(os.environ, latent_shards, timeout_s=timeout) as world:
+        first = world.rank == 0
+        terminal = Terminal() if first else Silent()
+        if dry_run:
+            if first:
+                print_estimate(estimate(settings, overwrite, terminal), as_json)
+            return
+        with Interrupts(first) as interrupts:
+            result = run(settings, overwrite, terminal, interrupts.stop, world)
     if interrupts.asked and not result.done:
         terminal.note(
             f"interrupted: {result.folder} holds a checkpoint after {result.tokens:,} of {settings.total_tokens:,} "
             "tokens. The same command goes on from there."
         )
         raise typer.Exit(INTERRUPTED)
-    print_result(result, as_json)
+    if first:
+        print_result(result, as_json)
     if not result.done:
         terminal.note(f"stopped after {result.tokens:,} tokens, as asked. The same command goes on from there.")
 
 
-_OWN = ("config", "dry_run", "overwrite", "as_json")
+_OWN = ("config", "dry_run", "overwrite", "as_json", "latent_shards", "timeout")

@@ -13,7 +13,9 @@ class Interrupts:
     That is so once training has begun; an earlier one, or another one, ends everything as it does outside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, told: bool = True) -> None:
+        self._told = told
+        """Whether this process says what happens; of several, one does."""
         self.asked = False
         """Whether Ctrl-C was pressed."""
         self._begun = False
@@ -39,4 +41,5 @@ class Interrupts:
         if self.asked or not self._begun:
             raise KeyboardInterrupt
         self.asked = True
-        os.write(2, b"\nStopping after this step; Ctrl-C again ends without a checkpoint.\n")
+        if self._told:
+            os.write(2, b"\nStopping after this step; Ctrl-C again ends without a checkpoint.\n")

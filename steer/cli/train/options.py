@@ -13,6 +13,7 @@ def _in(panel: str, help: str, default: str | None = None, *names: str, **more: 
 
 MODEL, READ, TOKENS, MIX = "Model", "What is read", "Which tokens count", "How they are mixed"
 SAES, TRAIN, LOSS, RUN = "SAEs", "Training", "Losses and sparsity", "The run"
+MANY_PROCESSES = "With torchrun"
 MANY = "LIST"  # values separated by commas
 
 Model = Annotated[
@@ -115,4 +116,6 @@ StopAfterSeconds = Annotated[float | None, _in(RUN, "Save and end after so many 
 MeasureEverySteps = Annotated[int | None, _in(RUN, "Steps between two lines of the log.", "25")]
 Tensorboard = Annotated[bool | None, _in(RUN, "Log to TensorBoard files, too.", None, "--tensorboard")]
 Wandb = Annotated[str | None, _in(RUN, "Project of Weights & Biases to log to, too.", metavar="PROJECT")]
+LatentShards = Annotated[int, _in(MANY_PROCESSES, "Parts that the latents are divided into.", "1", min=1)]
+Timeout = Annotated[float, _in(MANY_PROCESSES, "Seconds after which a silent process counts as gone.", "300.0")]
 Json = Annotated[bool, _in(RUN, "Print the result as JSON.", None, "--json")]
