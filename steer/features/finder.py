@@ -26,6 +26,7 @@ from steer.steering.interventions import ClampEachRow
 from steer.steering.steered import steered
 
 ENOUGH = 0.9  # share of every unsafe set refused from which on a candidate counts as carrying refusal
+SETTLED = 0.95  # the same for the strength that a latent is settled on: other prompts will be refused less
 
 
 @dataclass(frozen=True)
@@ -237,9 +238,11 @@ def settle_strength(
     on_done: Callable[[int], None] | None = None,
     processes: int = 1,
 ) -> Candidate:
-    """One candidate at that of several strengths at which most is refused of the unsafe set it moves least.
+    """One candidate at the best of several strengths.
 
-    Useful strengths can be a narrow range, between too weak and broken replies, so steps must be fine and prompts many.
+    That is, of those at which ``SETTLED`` of every unsafe set is refused, the one that refuses fewest safe prompts; where
+    there is none, the one at which most is refused of the unsafe set that it moves least. Useful strengths can be a
+    narrow range, between too weak and broken replies, so steps must be fine and prompts many.
     """
     active = [ActiveLatent(candidate.latent, candidate.tokens_active, candidate.max_activation)]
     tried = [
@@ -248,8 +251,11 @@ def settle_strength(
         )[0]
         for value in values
     ]
-    best = max(tried, key=lambda one: (one.weakest_dev, -one.safe_refusal_dev, -one.strength))
-    return replace(best, finalist=True)
+
+    def key(one: Candidate) -> tuple[float, float, float]:
+        return min(one.weakest_dev, SETTLED), -one.safe_refusal_dev, -one.strength
+
+    return replace(max(tried, key=key), finalist=True)
 
 
 def silent_latents(firing: Firing, active: Sequence[ActiveLatent]) -> list[int]:
