@@ -2,7 +2,9 @@
 
 from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
-from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError
+from saes.distributed.streams import Parts, Slices
+from saes.distributed.world import World
+from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError, WorldError
 from saes.formats import load, save
 from saes.measure import Quality, measure
 from saes.metrics.block import Placed
@@ -17,15 +19,19 @@ __all__ = [
     "DivergedError",
     "Firing",
     "FormatError",
+    "Parts",
     "Placed",
     "Quality",
     "RunConfig",
     "SAEConfig",
     "SaesError",
     "ShapeError",
+    "Slices",
     "SparseCodes",
     "TrainConfig",
     "TrainRecord",
+    "World",
+    "WorldError",
     "fit",
     "load",
     "measure",

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from saes.errors import FormatError
 MANIFEST = "manifest.json"
 PREFIX, TEMPORARY, DAMAGED = "step-", ".tmp-", "damaged-"
 CHUNK_BYTES = 2**22
+Facts = dict[str, Any]
 
 
 @contextmanager
@@ -38,19 +39,22 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+def new_checkpoint(folder: Path, step: int, known: Mapping[str, Facts] | None = None) -> Iterator[Path]:
     """A temporary folder to write a checkpoint's files to, which becomes ``folder/step-...`` when the block is done.
+
+    ``known`` may be filled until then with the sizes and digests of files that other processes have written.
 
     Raises:
         FormatError: it cannot be written; then nothing of it is left.
     """
-    path, temporary = folder / f"{PREFIX}{step:012d}", folder / f"{TEMPORARY}{step}-{os.getpid()}"
+    path, temporary = folder / checkpoint_name(step), folder / f"{TEMPORARY}{step}-{os.getpid()}"
     with writing(path):
         try:
             temporary.mkdir(parents=True)
             yield temporary
             files = sorted(one for one in temporary.rglob("*") if one.is_file())
-            listed = {one.relative_to(temporary).as_posix(): _facts(one) for one in files}
+            names = {one: one.relative_to(temporary).as_posix() for one in files}
+            listed = {name: (known or {}).get(name) or facts_of(one) for one, name in names.items()}
             text = json.dumps({"files": listed, "sha256": _digest_of(listed)}, indent=2) + "\n"
             (temporary / MANIFEST).write_text(text, encoding="utf-8")
             for one in (*files, temporary / MANIFEST):
@@ -64,13 +68,18 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def checkpoint_name(step: int) -> str:
+    """Its folder's name; they sort by the step."""
+    return f"{PREFIX}{step:012d}"
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
     return sorted((one for one in folder.glob(f"{PREFIX}*") if one.is_dir()), reverse=True)
 
 
-def verify(path: Path) -> None:
-    """See that a checkpoint is as it was written.
+def verify(path: Path, part: int = 0, parts: int = 1) -> None:
+    """See that a checkpoint is as it was written; of several ``parts``, each looks at other files.
 
     Raises:
         FormatError: a file is missing, truncated or altered; it is named.
@@ -85,7 +94,7 @@ def verify(path: Path) -> None:
         raise FormatError(f"{manifest} has been altered or cut off: {error}.") from error
     if _digest_of(listed) != digest:
         raise FormatError(f"{manifest} has been altered: its digest is not that of its contents.")
-    for name, facts in listed.items():
+    for name, facts in list(listed.items())[part::parts]:
         file = path / name
         try:
             size = file.stat().st_size
@@ -125,7 +134,8 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def facts_of(path: Path) -> Facts:
+    """Size and digest of a file."""
     return {"bytes": path.stat().st_size, "sha256": _digest(path)}
 
 

@@ -4,7 +4,8 @@
     ├── ConfigError    a setting that cannot work (also a ValueError)
     ├── ShapeError     a tensor of the wrong shape, dtype or content (also a ValueError)
     ├── FormatError    a file that is missing, damaged or of another format (also a ValueError)
-    └── DivergedError  training produced a loss or an activation that is not finite
+    ├── DivergedError  training produced a loss or an activation that is not finite
+    └── WorldError     another process of a distributed run is gone, or does not answer
 
 A message says what was wrong, what was got, what was expected, and what to do about it.
 """
@@ -28,3 +29,7 @@ class FormatError(SaesError, ValueError):
 
 class DivergedError(SaesError):
     """Training produced a loss or an activation that is not finite."""
+
+
+class WorldError(SaesError):
+    """Another process of a distributed run is gone, or does not answer."""

@@ -12,6 +12,7 @@ import torch
 
 from saes.batches import as_activations
 from saes.config import SAEConfig, TrainConfig
+from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, DivergedError, ShapeError
 from saes.normalise import normalise
 from saes.optimisers import OPTIMISERS
@@ -55,11 +56,17 @@ class TrainRecord:
 
 
 class Fitting:
-    """An SAE that is being trained, from raw batches."""
+    """An SAE that is being trained, from raw batches; of several ranks, each has one, and gives its share of them."""
 
-    def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0) -> None:
+    def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0, world: World = ONE) -> None:
         _check_k(config, train)
-        self.config, self.train, self.number = config, train, number
+        if config.activation not in ("topk", "batch_topk") and not world.latents.alone:
+            raise ConfigError(
+                f"Latents of {config.activation} cannot be divided over processes, those of topk and batch_topk can. "
+                "Let the processes share the batches instead (latent_shards=1)."
+            )
+        self.config, self.train, self.number, self.world = config, train, number, world
+        self.latents, self.share = world.shard(config.d_sae), world.share(train.batch_tokens)
         lr = default_lr(config.d_sae, OPTIMISERS[train.optimiser].LR)
         self._peak = lr if train.lr is None else train.lr
         self._training: Training | None = None
@@ -84,7 +91,7 @@ class Fitting:
             ShapeError: it has the wrong shape, holds NaN or infinite values, or no variance.
             DivergedError: the loss, or its gradient, is not finite.
         """
-        x, y = self._tokens(batch)
+        x, y = self._tokens(*self.world.together(lambda: self._given(batch)))
         training, train = self._in_training((x, y)), self.train
         number = training.steps_done
         lr = self._peak * lr_factor(number, train.steps, train.warmup_frac, train.decay_frac, train.lr_schedule)
@@ -104,7 +111,7 @@ class Fitting:
             tokens=tokens,
             fvu=facts.fvu,
             l0=facts.l0,
-            dead_fraction=training.dead.float().mean().item(),
+            dead_fraction=self.world.latents.total(training.dead.sum().item()) / self.config.d_sae,
             loss=facts.loss,
             seconds=now - self._started,
             lr=lr,
@@ -130,7 +137,7 @@ class Fitting:
         return dataclasses.replace(self.config, input_scale=self._read_scale.whole), weights
 
     def finish(self) -> SAE:
-        """The trained SAE, for raw activations; it cannot be trained further here."""
+        """The trained SAE (this rank's latents of it), for raw activations; it cannot be trained further here."""
         sae = self._in_training(None).sae
         sae.config, weights = self.folded()
         for name, tensor in sae.state_dict().items():
@@ -172,35 +179,48 @@ class Fitting:
     def _begun(self, x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"]) -> Training:
         """A new SAE whose scale and decoder bias fit the first batch."""
         if self.config.input_norm == "none":  # else each token has its own scale
-            self._read_scale = Scale.of(x)
-            self._written_scale = self._read_scale if y is x else Scale.of(y)
-        sae = SAE(self.config, seed=self.train.seed).to(x.device)
+            self._read_scale = Scale.of(x, self.world.data)
+            self._written_scale = self._read_scale if y is x else Scale.of(y, self.world.data)
+        sae = SAE(self.config, self.train.seed, self.latents).to(x.device)
         scale = self._written_scale
-        sae.b_dec.copy_(centre(scale.shift(y), self.train.b_dec_init) * scale.factor)
+        sae.b_dec.copy_(centre(scale.shift(y), self.train.b_dec_init, self.world.data) * scale.factor)
         if self.config.activation == "jumprelu":
             sae.threshold.fill_(self.train.jumprelu_threshold)
-        return Training(sae, self.train)
+        return Training(sae, self.train, self.world)
 
     def _resumed(self, state: Mapping[str, Any], folded: Mapping[str, Tensor], device: torch.device) -> Training:
-        sae = SAE.from_tensors(self.config, {**folded, **state["weights"]}).to(device)
-        training = Training(sae, self.train)
+        sae = SAE.from_tensors(self.config, {**folded, **state["weights"]}, self.latents).to(device)
+        training = Training(sae, self.train, self.world)
         training.restore(state["training"])
         self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)
         return training
 
-    def _tokens(self, batch: Batch) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
-        """What the SAE reads and what it shall write (the same tensor in an autoencoder), not scaled yet."""
-        config, tokens = self.config, self.train.batch_tokens
+    def _given(self, batch: Batch) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+        """What this rank's stream gives for the SAE to read and to write, the same tensor in an autoencoder."""
+        config, tokens = self.config, self.share
         given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
         _require_device(given, self._training.sae.W_dec.device if self._training else None)
         x = y = as_activations(given[0], config.d_in, tokens)
         if config.site_out is not None:
             y = as_activations(given[1], config.width_out, tokens)
+        return x, y
+
+    def _tokens(
+        self, x: Float[Tensor, "_ d_in"], y: Float[Tensor, "_ d_out"]
+    ) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+        """What the SAE reads and what it shall write, not scaled yet.
+
+        They are the tokens of all ranks that divide its latents, less the outliers of the batch.
+        """
+        config, ranks = self.config, self.world.data
+        rows = self.world.latents.rows(x)
+        x, y = rows, rows if y is x else self.world.latents.rows(y)
         for one in (x, y):
-            if (one == one[0]).all():
+            ends = torch.aminmax(one, dim=0)
+            if (ranks.max_(ends.max) == -ranks.max_(-ends.min)).all():
                 raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
         if self.train.outlier_norm is not None:
-            keep = ordinary(x, self.train.outlier_norm)
+            keep = ordinary(x, self.train.outlier_norm, ranks)
             kept = x[keep]
             x, y = kept, kept if y is x else y[keep]
         if config.input_norm != "none":

@@ -1,6 +1,7 @@
 """The sparse autoencoder, with any of the activations."""
 
 import copy
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,8 @@ from saes.errors import ConfigError, ShapeError
 from saes.normalise import Normalised, normalise
 from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
+
+CHUNK_ROWS = 2**16  # drawn at a time
 
 
 class SAE(nn.Module):
@@ -33,24 +36,31 @@ class SAE(nn.Module):
     threshold: Tensor
     W_skip: Tensor
 
-    def __init__(self, config: SAEConfig, seed: int = 0) -> None:
+    def __init__(self, config: SAEConfig, seed: int = 0, latents: range | None = None) -> None:
+        """Random weights drawn from ``seed``.
+
+        In training on many processes an object may hold some of the ``latents`` only (None: it holds all). They have
+        the weights that they have in the whole.
+        """
         super().__init__()
         self.config = config
-        self._hold(_drawn(config, seed))
+        self.latents = range(config.d_sae) if latents is None else latents
+        self._hold(_drawn(config, seed, self.latents))
 
     @classmethod
-    def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor]) -> "SAE":
+    def from_tensors(cls, config: SAEConfig, tensors: Mapping[str, Tensor], latents: range | None = None) -> "SAE":
         """An SAE with given weights, copied to float32 and held as training reads them. No random weights are drawn.
 
         Raises:
             ShapeError: a tensor is missing, not expected, or of another shape than ``tensor_shapes`` gives.
         """
-        expected, got = tensor_shapes(config), {name: list(tensor.shape) for name, tensor in tensors.items()}
+        held = range(config.d_sae) if latents is None else latents
+        expected, got = tensor_shapes(config, held), {name: list(tensor.shape) for name, tensor in tensors.items()}
         if got != expected:
             raise ShapeError(f"An SAE of this config has the tensors {expected}, got {got}. Check the config.")
         sae = cls.__new__(cls)
         nn.Module.__init__(sae)
-        sae.config = config
+        sae.config, sae.latents = config, held
         sae._hold(
             {name: _copied(tensors[name].T).T if name == "W_enc" else _copied(tensors[name]) for name in expected}
         )
@@ -93,6 +103,7 @@ class SAE(nn.Module):
         Raises:
             ShapeError: a skip transcoder was not given ``x``.
         """
+        self._check_whole()
         out = codes.to_dense() @ self.W_dec + self.b_dec
         if self.config.skip:
             if x is None:
@@ -137,7 +148,15 @@ class SAE(nn.Module):
         """Give every row of ``W_dec`` norm 1."""
         self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
+    def _check_whole(self) -> None:
+        if len(self.latents) != self.config.d_sae:
+            raise ShapeError(
+                f"This is a part of an SAE: it holds latents {self.latents.start} to {self.latents.stop - 1} of "
+                f"{self.config.d_sae}. Load the whole SAE from the run folder."
+            )
+
     def _check_width(self, x: Tensor) -> None:
+        self._check_whole()
         if x.shape[-1] != self.config.d_in:
             raise ShapeError(
                 f"The SAE reads activations of width {self.config.d_in}, got width {x.shape[-1]}. "
@@ -160,23 +179,26 @@ class SAE(nn.Module):
         return self.W_dec.new_zeros(()) if self.config.activation == "relu" else self.threshold
 
 
-def tensor_shapes(config: SAEConfig) -> dict[str, list[int]]:
-    """Names and shapes of an SAE's tensors, without making any."""
-    d_in, d_sae, d_out = config.d_in, config.d_sae, config.width_out
+def tensor_shapes(config: SAEConfig, latents: range | None = None) -> dict[str, list[int]]:
+    """Names and shapes of an SAE's tensors, or of those for some latents, without making any."""
+    d_in, d_sae, d_out = config.d_in, config.d_sae if latents is None else len(latents), config.width_out
     shapes = {"W_dec": [d_sae, d_out], "W_enc": [d_in, d_sae], "b_enc": [d_sae], "b_dec": [d_out]}
     if config.activation in ("jumprelu", "batch_topk"):
         shapes["threshold"] = [d_sae] if config.activation == "jumprelu" else []
     return shapes | ({"W_skip": [d_in, d_out]} if config.skip else {})
 
 
-def _drawn(config: SAEConfig, seed: int) -> dict[str, Tensor]:
+def _drawn(config: SAEConfig, seed: int, latents: range) -> dict[str, Tensor]:
     """Weights to start training from: random decoder rows of norm 1, zeros elsewhere."""
     d_sae, d_out = config.d_sae, config.width_out
-    rows = _random_rows(d_sae, d_out, seed)
+    rows = _random_rows(d_sae, d_out, seed, latents)
     # tied at the start: fewer dead latents (appendix A.1)
-    tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1)
+    tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1, latents)
     drawn = {"W_dec": rows, "W_enc": tied.T}  # a view: in memory one row for each latent, as the training step reads it
-    return {name: drawn[name] if name in drawn else torch.zeros(side) for name, side in tensor_shapes(config).items()}
+    return {
+        name: drawn[name] if name in drawn else torch.zeros(side)
+        for name, side in tensor_shapes(config, latents).items()
+    }
 
 
 def _copied(tensor: Tensor) -> Tensor:
@@ -184,19 +206,29 @@ def _copied(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, device=tensor.device).copy_(tensor)
 
 
-def _random_rows(rows: int, width: int, seed: int) -> Float[Tensor, "rows width"]:
-    """Random directions of norm 1.
+def _random_rows(rows: int, width: int, seed: int, kept: range) -> Float[Tensor, "_ width"]:
+    """Some rows of a matrix of random directions of norm 1.
+
+    They are drawn in chunks of a multiple of 16 numbers, which gives what drawing them all at once does.
 
     Raises:
         ConfigError: an SAE of this size does not fit into memory.
     """
     try:
-        drawn = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+        drawn, generator = torch.empty(len(kept), width), torch.Generator().manual_seed(seed)
+        starts = [*range(0, max(1, rows - CHUNK_ROWS + 1), CHUNK_ROWS), rows]  # the last chunk may be larger
+        for start, stop in itertools.pairwise(starts):
+            if start >= kept.stop:
+                break
+            chunk = torch.randn(stop - start, width, generator=generator)
+            first, last = max(start, kept.start), min(stop, kept.stop)
+            if first < last:
+                drawn[first - kept.start : last - kept.start] = chunk[first - start : last - start]
     except RuntimeError as error:  # torch has no error of its own for memory on a CPU
         raise ConfigError(
             f"An SAE with d_sae = {rows} and width {width} does not fit into memory. Lower d_sae."
         ) from error
-    return drawn / drawn.norm(dim=-1, keepdim=True)
+    return drawn.div_(drawn.norm(dim=-1, keepdim=True))
 
 
 def _count_above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*token"]) -> Float[Tensor, "*token"]:

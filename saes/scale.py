@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch
-
 from saes.config import BDecInit
+from saes.distributed.group import ALONE, Group
+from saes.errors import ShapeError
 from saes.shapes import Bool, Float, Tensor
 
 
@@ -21,10 +21,16 @@ class Scale:
     factor: float = 1.0
 
     @classmethod
-    def of(cls, x: Float[Tensor, "token d_in"]) -> "Scale":
-        """The scale that gives ``x`` a mean norm of sqrt(d_in)."""
-        exponent = _exponent(x)
-        norm = _times_power(x, exponent).norm(dim=-1).mean().item()
+    def of(cls, x: Float[Tensor, "token d_in"], ranks: Group = ALONE) -> "Scale":
+        """The scale that gives ``x``, with the tokens of the other ranks, a mean norm of sqrt(d_in).
+
+        Raises:
+            ShapeError: all are zero.
+        """
+        exponent = _exponent(x, ranks)
+        norm = mean(_times_power(x, exponent).norm(dim=-1), ranks).item()
+        if not norm:
+            raise ShapeError("All activations of a batch are zero, so there is nothing to learn: check the site.")
         return cls(exponent, x.shape[-1] ** 0.5 / norm)
 
     @property
@@ -49,8 +55,15 @@ class Scale:
         return Scale(self.exponent - other.exponent, self.factor / other.factor)
 
 
-def _exponent(x: Float[Tensor, "token d_in"]) -> int:
-    return -math.frexp(x.abs().max().item())[1]
+def mean(x: Float[Tensor, " token *any"], ranks: Group = ALONE) -> Float[Tensor, "*any"]:
+    """The mean over the tokens of all ranks."""
+    if ranks.alone:
+        return x.mean(0)
+    return (ranks.sum_(x.double().sum(0)) / ranks.total(len(x))).to(x.dtype)
+
+
+def _exponent(x: Float[Tensor, "token d_in"], ranks: Group) -> int:
+    return -math.frexp(ranks.largest(x.abs().max().item() if len(x) else 0.0))[1]
 
 
 def _times_power(x: Float[Tensor, "*any"], exponent: int) -> Float[Tensor, "*any"]:
@@ -59,31 +72,34 @@ def _times_power(x: Float[Tensor, "*any"], exponent: int) -> Float[Tensor, "*any
     return x * 2.0**half * 2.0 ** (exponent - half)
 
 
-def ordinary(x: Float[Tensor, "token d_in"], times: float) -> Bool[Tensor, " token"]:
-    """Tokens whose norm is at most ``times`` the median norm of the batch."""
-    norms = _times_power(x, _exponent(x)).norm(dim=-1)
-    return norms <= times * norms.median()
+def ordinary(x: Float[Tensor, "token d_in"], times: float, ranks: Group = ALONE) -> Bool[Tensor, " token"]:
+    """Tokens whose norm is at most ``times`` the median norm of the batch, of which every rank has equally many."""
+    norms = _times_power(x, _exponent(x, ranks)).norm(dim=-1)
+    return norms <= times * ranks.gather(norms).median()
 
 
-def centre(x: Float[Tensor, "token d"], kind: BDecInit) -> Float[Tensor, " d"]:
-    """The middle of a batch: its mean, its geometric median, or zero."""
+def centre(x: Float[Tensor, "token d"], kind: BDecInit, ranks: Group = ALONE) -> Float[Tensor, " d"]:
+    """The middle of a batch, of all ranks' tokens: its mean, its geometric median, or zero."""
     if kind == "zero":
-        return torch.zeros_like(x[0])
-    return x.mean(0) if kind == "mean" else geometric_median(x)
+        return x.new_zeros(x.shape[1])
+    return mean(x, ranks) if kind == "mean" else geometric_median(x, ranks=ranks)
 
 
-def geometric_median(x: Float[Tensor, "token d"], steps: int = 100, tolerance: float = 1e-6) -> Float[Tensor, " d"]:
+def geometric_median(
+    x: Float[Tensor, "token d"], steps: int = 100, tolerance: float = 1e-6, ranks: Group = ALONE
+) -> Float[Tensor, " d"]:
     """The point with the least summed distance to all tokens, which outliers hardly move.
 
     Found by Weiszfeld's iteration, in float64, until it moves by less than ``tolerance`` of the mean distance.
     """
     points = x.double()
-    middle = points.mean(0)
+    middle = mean(points, ranks)
     for _ in range(steps):
         distances = (points - middle).norm(dim=-1)
-        closeness = 1 / distances.clamp_min(1e-12 * distances.mean().item() + 1e-300)
-        moved = (points * closeness.unsqueeze(-1)).sum(0) / closeness.sum()
-        done = (moved - middle).norm() <= tolerance * distances.mean()
+        usual = mean(distances, ranks).item()
+        closeness = 1 / distances.clamp_min(1e-12 * usual + 1e-300)
+        moved = ranks.sum_((points * closeness.unsqueeze(-1)).sum(0)) / ranks.total(closeness.sum().item())
+        done = (moved - middle).norm() <= tolerance * usual
         middle = moved
         if done:
             break

@@ -3,10 +3,13 @@
 Pre-activations come after the ReLU, so none is negative.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 
+from saes.distributed.group import ALONE, Group
+from saes.distributed.select import kth_largest, packed
 from saes.shapes import Float, Int, Tensor
 
 Selected = tuple[Int[Tensor, "*token k"], Float[Tensor, "*token k"]]
@@ -29,7 +32,11 @@ def above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*d_sae"]
 
 
 def batch_topk(
-    pre: Float[Tensor, "token d_sae"], k: int, topk: Callable[[Tensor, int], Selected] = topk
+    pre: Float[Tensor, "token d_sae"],
+    k: int,
+    topk: Callable[[Tensor, int], Selected] = topk,
+    tokens: int | None = None,
+    ranks: Group = ALONE,
 ) -> tuple[Selected, float | None]:
     """The ``k * tokens`` largest of a whole batch, and the least of them (training only; arXiv 2412.06410, eq. 5).
 
@@ -38,20 +45,22 @@ def batch_topk(
     are filled up with zeros. Inference uses a fixed threshold instead: the average of the least over training.
 
     ``topk`` finds the largest of each token. The largest of the batch are among them, unless a token has more of its
-    own than were looked at; then more are.
+    own than were looked at; then more are. Where a batch's tokens or latents are divided over ``ranks``, these are the
+    largest of all of them, and ``tokens`` is their number on all ranks.
     """
     width = pre.shape[1]
+    total = k * (len(pre) if tokens is None else tokens)
     looked_at = min(width, 2 * k)
     while True:
         indices, values = topk(pre, looked_at)
         values = values.relu()
-        least = values.flatten().topk(k * len(pre), sorted=False).values.amin()
+        least = kth_largest(values.view(1, -1), total, ranks)[0, 0]
         last = values.amin(-1)
-        if looked_at == width or not ((last >= least) & (last > 0)).any():
+        more = looked_at < width and bool(((last >= least) & (last > 0)).any())
+        if not ranks.largest(more):
             break
         looked_at = min(width, 2 * looked_at)
     kept = torch.where(values < least, torch.zeros_like(values), values)  # NaN stays, and shows in the loss
     active = kept > 0
-    most = max(1, int(active.sum(-1).max()))
-    values, places = kept.topk(most, dim=-1, sorted=False)
-    return (indices.gather(-1, places), values), kept[active].min().item() if active.any() else None
+    lowest = -ranks.largest(-kept[active].min().item() if active.any() else -math.inf)
+    return packed(indices, kept), lowest if lowest < math.inf else None

@@ -1,9 +1,10 @@
-"""One training step: gradients of a batch, clipping, the optimiser, the counters."""
+"""One training step: gradients of a batch, their sum over ranks, clipping, the optimiser, the counters."""
 
 import math
 
 import torch
 
+from saes.distributed.reduce import gradient_norm, summed
 from saes.gradients import Gradients, StepFacts, gradients
 from saes.kernels import kernels_for
 from saes.optimisers import OPTIMISERS, Update
@@ -31,21 +32,13 @@ def step(
     made = gradients(training, x, x if target is None else target)
     if not made.facts.loss < math.inf:
         return made.facts
-    norm = gradient_norm(made)
+    made = summed(training, made)
+    norm = gradient_norm(training, made)
     if not norm < math.inf:
         return StepFacts(made.facts.fvu, math.nan, made.facts.l0)
     update(training, made, norm, lr)
-    training.count(len(x), made.fired, made.least)
+    training.count(made.tokens, made.fired, made.least)
     return made.facts
-
-
-def gradient_norm(made: Gradients) -> float:
-    """Norm of the whole gradient, less the part that the projection of the decoder takes away."""
-    large = {} if made.squares is None else {"W_dec", "W_enc"}  # these need not be read again
-    squares = sum(torch.linalg.vector_norm(grad).item() ** 2 for name, grad in made.of.items() if name not in large)
-    squares += 0.0 if made.squares is None else made.squares.double().sum().item()
-    # the radial part comes from other sums than the norms, so that rounding can leave less than nothing
-    return max(0.0, squares - made.radial.square().sum().item()) ** 0.5
 
 
 def update(training: Training, made: Gradients, norm: float, lr: float) -> None:

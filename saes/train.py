@@ -1,13 +1,14 @@
 """Training SAEs on a stream of activation tensors. It knows no language model."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import overload
 
 import torch
 
 from saes.config import SAEConfig, TrainConfig
-from saes.errors import ConfigError, DivergedError, ShapeError
+from saes.distributed.world import ONE, World
+from saes.errors import ConfigError, DivergedError, ShapeError, WorldError
 from saes.fitting import Batch, Fitting, TrainRecord
 from saes.run import RunConfig, RunFolder
 from saes.sae import SAE
@@ -22,6 +23,7 @@ def fit(
     train: TrainConfig,
     on_record: Callable[[TrainRecord], None] | None = None,
     run: RunConfig | None = None,
+    world: World = ONE,
 ) -> SAE: ...
 
 
@@ -32,6 +34,7 @@ def fit(
     train: TrainConfig | Sequence[TrainConfig],
     on_record: Callable[[TrainRecord], None] | None = None,
     run: RunConfig | None = None,
+    world: World = ONE,
 ) -> list[SAE]: ...
 
 
@@ -43,6 +46,7 @@ def fit(
     train: TrainConfig | Sequence[TrainConfig],
     on_record: Callable[[TrainRecord], None] | None = None,
     run: RunConfig | None = None,
+    world: World = ONE,
 ) -> SAE | list[SAE]:
     """Train an SAE on ``train.steps`` batches of ``train.batch_tokens`` activations, shape [token, d_in].
 
@@ -62,22 +66,31 @@ def fit(
         run: where the run is kept, so that it can be stopped, also by a kill, and gone on with exactly: calling again
             with a stream opened anew continues. ``batches`` must then have ``state()``, which gives JSON data and
             tensors, and ``restore(state)``. torch's global random state is kept, too.
+        world: the processes that train together (``World.from_env``); each calls this, with batches of its own: rank r
+            of n gives the r-th n-th of the rows of each batch (``Slices`` and ``Parts`` do so). The losses are those of
+            one process. ``on_record`` is called on every rank. Where latents are divided over ranks, each gets back an
+            SAE of its own latents alone, and the whole one is in the run folder.
 
     Raises:
         ConfigError: the settings do not fit together, a batch lacks a site, or the run folder holds another run.
         ShapeError: a batch has the wrong shape, holds NaN or infinite values or no variance, or the stream ends early.
         DivergedError: the loss is not finite. The last checkpoint stays.
         FormatError: the run folder cannot be read or written, or its newest checkpoint is damaged.
+        WorldError: another process is gone, or does not answer in time. What one process raises, all do.
     """
-    fittings = _fittings(config, train)
+    fittings = _fittings(config, train, world)
+    if run is None and not world.latents.alone:
+        raise ConfigError(
+            "Where latents are divided over processes, the whole SAE is written to a run folder: give run."
+        )
     last = max(one.train.steps for one in fittings)
-    folder = None if run is None else RunFolder(run, fittings, batches)
-    with nullcontext() if folder is None else closing(folder):
+    folder = None if run is None else RunFolder(run, fittings, batches, world)
+    with nullcontext() if folder is None else closing(folder), _kept_named(folder):
         done = 0 if folder is None else folder.steps_done
         stream: Iterator[Batch] = iter(batches)
         while done < last:
-            batch = _next(stream, last, fittings[0].train.batch_tokens)
-            for record in _advanced(fittings, batch, folder):
+            batch = world.together(lambda: _next(stream, last, fittings[0].train.batch_tokens))
+            for record in _advanced(fittings, batch):
                 if folder:
                     folder.record(record)
                 if on_record:
@@ -91,7 +104,9 @@ def fit(
     return saes[0] if isinstance(config, SAEConfig) else saes
 
 
-def _fittings(config: SAEConfig | Sequence[SAEConfig], train: TrainConfig | Sequence[TrainConfig]) -> list[Fitting]:
+def _fittings(
+    config: SAEConfig | Sequence[SAEConfig], train: TrainConfig | Sequence[TrainConfig], world: World
+) -> list[Fitting]:
     configs = [config] if isinstance(config, SAEConfig) else list(config)
     trains = [train] * len(configs) if isinstance(train, TrainConfig) else list(train)
     if not configs or len(configs) != len(trains):
@@ -99,19 +114,30 @@ def _fittings(config: SAEConfig | Sequence[SAEConfig], train: TrainConfig | Sequ
     sizes = sorted({one.batch_tokens for one in trains})
     if len(sizes) > 1:
         raise ConfigError(f"SAEs that share a stream share its batches, so batch_tokens must be equal: got {sizes}.")
-    return [Fitting(one, its, number) for number, (one, its) in enumerate(zip(configs, trains, strict=True))]
+    return [Fitting(one, its, number, world) for number, (one, its) in enumerate(zip(configs, trains, strict=True))]
 
 
-def _advanced(fittings: Sequence[Fitting], batch: Batch, folder: RunFolder | None) -> Iterator[TrainRecord]:
+@contextmanager
+def _kept_named(folder: RunFolder | None) -> Iterator[None]:
+    """Say which checkpoint is kept when a training cannot go on."""
+    try:
+        yield
+    except (DivergedError, WorldError) as error:
+        if folder is None or folder.saved is None:
+            raise
+        raise type(error)(f"{error} The last good checkpoint is {folder.saved}.") from error
+
+
+def _advanced(fittings: Sequence[Fitting], batch: Batch) -> Iterator[TrainRecord]:
     """One step of each SAE that is not done yet."""
     for one in fittings:
         if one.steps_done < one.train.steps:
             try:
                 record = one.advance(batch)
             except DivergedError as error:
-                which = f"SAE {one.number}: " if len(fittings) > 1 else ""
-                kept = f" The last good checkpoint is {folder.saved}." if folder and folder.saved else ""
-                raise DivergedError(f"{which}{error}{kept}") from error
+                if len(fittings) == 1:
+                    raise
+                raise DivergedError(f"SAE {one.number}: {error}") from error
             if record:
                 yield record
 

@@ -7,21 +7,28 @@ from typing import Any
 import torch
 
 from saes.config import TrainConfig
+from saes.distributed.world import ONE, World
 from saes.kernels.eager import Memory, WeightGrads, kept
 from saes.optimisers import OPTIMISERS, State
 from saes.sae import SAE
 from saes.schedule import k_at, ramp
 from saes.shapes import Bool, Float, Int, Tensor
 
+PER_LATENT = ("W_dec", "W_enc", "b_enc", "threshold")  # weights with a row for each latent, as the optimiser sees them
+ALIGNED = 64  # floats: parts of the buffer begin where vector instructions like to
 LEAST_DECAY = 0.99  # of the mean that becomes the threshold of batch_topk: it is that of about a hundred steps
 
 
 @dataclass
 class Training:
-    """An SAE in training. Activations are scaled and normalised before they come here."""
+    """An SAE in training. Activations are scaled and normalised before they come here.
+
+    Where latents are divided over the ranks of ``world``, all that has one row for each latent is of this rank's.
+    """
 
     sae: SAE
     config: TrainConfig
+    world: World = ONE
     steps_done: int = 0
     silent_tokens: Int[Tensor, " d_sae"] = field(init=False)
     """Tokens since each latent last fired."""
@@ -33,13 +40,26 @@ class Training:
     """Memory for gradients that lasts from step to step."""
     memory: Memory = field(init=False, default_factory=dict)
     """Large tensors that last from step to step, whatever they hold."""
+    buffer: Float[Tensor, " n"] = field(init=False)
+    """All that ranks which share a batch sum, in one piece; ``grads`` lies in it, but for its squares."""
+    in_buffer: dict[str, Tensor] = field(init=False)
+    """Its parts: the gradient of each weight, and ``radial`` and ``fired`` of ``Gradients``."""
 
     def __post_init__(self) -> None:
         sae = self.sae
         if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
-        self.silent_tokens = torch.zeros(sae.config.d_sae, dtype=torch.long, device=sae.W_dec.device)
-        self.grads = WeightGrads.empty(sae.W_dec.data, sae.W_enc.data)
+        self.silent_tokens = torch.zeros(len(sae.latents), dtype=torch.long, device=sae.W_dec.device)
+        parts = {name: p.shape for name, p in weights(sae).items()}
+        parts |= dict.fromkeys(("radial", "fired"), self.silent_tokens.shape)
+        sizes = [-(-shape.numel() // ALIGNED) * ALIGNED for shape in parts.values()]
+        self.buffer = sae.W_dec.new_zeros(sum(sizes)).detach()
+        self.in_buffer = {
+            name: part[: shape.numel()].view(shape)
+            for (name, shape), part in zip(parts.items(), self.buffer.split(sizes), strict=True)
+        }
+        of = (self.in_buffer[name] for name in ("W_dec", "W_enc", "b_enc", "radial"))
+        self.grads = WeightGrads(*of, squares=torch.empty_like(self.in_buffer["radial"]))
         self.moments = {name: OPTIMISERS[self.config.optimiser].state(p) for name, p in weights(sae).items()}
 
     @property
@@ -55,16 +75,27 @@ class Training:
         return ramp(self.steps_done, self.config.steps, self.config.sparsity_warmup_frac)
 
     @property
+    def latents(self) -> range:
+        """Those that this rank holds."""
+        return self.sae.latents
+
+    @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have been silent for so many tokens that they count as dead."""
         return self.silent_tokens > self.config.dead_tokens
 
     def pre_activations(self, read: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The encoder's product, before the ReLU, in float32 (computed in bfloat16 if the config says so)."""
-        pre = kept(self.memory, "pre", (len(read), self.sae.config.d_sae), read)
+        pre = kept(self.memory, "pre", (len(read), len(self.latents)), read)
         if self.config.compute_dtype == "bfloat16":
             return torch.add(read.bfloat16() @ self.sae.W_enc.bfloat16(), self.sae.b_enc, out=pre)
         return torch.addmm(self.sae.b_enc, read, self.sae.W_enc, out=pre)
+
+    def tokens_of(self, x: Float[Tensor, "token d_in"]) -> int:
+        """Tokens of the batch of which ``x`` are this rank's."""
+        if self.config.outlier_norm is None:
+            return len(x) * self.world.data.size
+        return int(self.world.data.total(len(x)))
 
     def count(self, tokens: int, fired: Bool[Tensor, " d_sae"], least: float | None) -> None:
         """Count a step that has been made: its tokens, the latents that fired, the least value kept."""

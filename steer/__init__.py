@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from steer.activations.stream import activation_batches, activation_rows
     from steer.activations.text import embedded_corpus, read_texts
     from steer.checkpoints.load import load_sae
-    from steer.errors import CheckpointError, DataError, ModelError, OutputError, PlanError, SiteError, SteerError
+    from steer.errors import (
+        CheckpointError,
+        DataError,
+        MissingExtra,
+        ModelError,
+        OutputError,
+        PlanError,
+        SiteError,
+        SteerError,
+    )
     from steer.evals.runner import Result, evaluate, rate
     from steer.evals.sample import Sample
     from steer.evals.sets import load_prompts
@@ -37,6 +46,9 @@ if TYPE_CHECKING:
     from steer.steering.steered import Steering, mismatches, steered
     from steer.studies.demo import DemoConfig, run_demo
     from steer.studies.report import write_report
+    from steer.training.config import TrainingConfig
+    from steer.training.estimate import estimate
+    from steer.training.job import TrainingResult, train
 
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
@@ -48,6 +60,7 @@ _WHERE = {
     "DemoConfig": "steer.studies.demo",
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
+    "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
@@ -65,10 +78,13 @@ _WHERE = {
     "Steering": "steer.steering.steered",
     "StreamConfig": "steer.activations.batch",
     "TokenPolicy": "steer.activations.policy",
+    "TrainingConfig": "steer.training.config",
+    "TrainingResult": "steer.training.job",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
     "best_strengths": "steer.features.finder",
     "embedded_corpus": "steer.activations.text",
+    "estimate": "steer.training.estimate",
     "evaluate": "steer.evals.runner",
     "evaluate_sae": "steer.quality.evaluation",
     "latents_active": "steer.features.finder",
@@ -85,6 +101,7 @@ _WHERE = {
     "run_demo": "steer.studies.demo",
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
+    "train": "steer.training.job",
     "write_report": "steer.studies.report",
     "write_shards": "steer.activations.shards",
 }
@@ -100,6 +117,7 @@ __all__ = [
     "DemoConfig",
     "HubSource",
     "LanguageModel",
+    "MissingExtra",
     "ModelError",
     "OutputError",
     "PlanError",
@@ -116,10 +134,13 @@ __all__ = [
     "Steering",
     "StreamConfig",
     "TokenPolicy",
+    "TrainingConfig",
+    "TrainingResult",
     "activation_batches",
     "activation_rows",
     "best_strengths",
     "embedded_corpus",
+    "estimate",
     "evaluate",
     "evaluate_sae",
     "latents_active",
@@ -136,6 +157,7 @@ __all__ = [
     "run_demo",
     "splice_loss",
     "steered",
+    "train",
     "write_report",
     "write_shards",
 ]

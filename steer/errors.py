@@ -6,7 +6,8 @@
     ├── PlanError     an intervention that cannot be applied: wrong width, latent out of range, ... (also a ValueError)
     ├── DataError     prompts or results that are missing, malformed or not finite (also a ValueError)
     ├── OutputError   a place that results cannot be written to (also a ValueError)
-    └── CheckpointError  an SAE that is not to be had by its name, or cannot be shared (also a ValueError)
+    ├── CheckpointError  an SAE that is not to be had by its name, or cannot be shared (also a ValueError)
+    └── MissingExtra  a package of an extra that is not installed (also an ImportError)
 
 A message says what was wrong, what was got, what was expected, and what to do about it. The command line prints the
 message without a traceback and exits with code 2. Errors of the SAE itself are ``saes.errors.SaesError``.
@@ -39,3 +40,7 @@ class CheckpointError(SteerError, ValueError):
 
 class OutputError(SteerError, ValueError):
     """A place that results cannot be written to."""
+
+
+class MissingExtra(SteerError, ImportError):
+    """A package of an extra that is not installed."""

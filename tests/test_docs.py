@@ -56,12 +56,12 @@ def test_every_command_and_option_in_the_docs_exists_and_every_command_is_docume
     assert named == set(commands)
 
 
-def test_every_option_of_the_demo_is_in_its_page():
+@pytest.mark.parametrize(("name", "page"), [("demo", "demo.md"), ("train", "training.md")])
+def test_every_option_of_a_long_command_is_in_its_page(name, page):
     import typer
 
-    page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
-    demo = typer.main.get_command(app).commands["demo"]
-    for parameter in demo.params:
+    page = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for parameter in typer.main.get_command(app).commands[name].params:
         assert any(f"`{option}" in page for option in parameter.opts), parameter.opts
 
 

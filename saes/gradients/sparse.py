@@ -3,17 +3,23 @@
 Only the encoder's product touches every latent of every token. The loss is a sum of terms, each a reconstruction from a
 few active latents: one for each prefix (Matryoshka), one with 4 k latents (multi-top-k), one of the residual by dead
 latents (AuxK). The gradients are those that autograd gives for ``saes.losses``; the tests compare every one.
+
+Where latents are divided over ranks, ``indices`` count within this rank's, selections are made over all, and each
+reconstruction is summed over the shards; where tokens are, a loss and a gradient are this rank's part of the batch's.
 """
 
+import math
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 
 from saes.auxk import AuxK, auxk
-from saes.gradients.gradients import Gradients, StepFacts
+from saes.distributed.select import topk_of_shards
+from saes.gradients.gradients import Gradients, facts_of_all
 from saes.kernels import kernels_for
-from saes.losses import variance_of
+from saes.kernels.eager import Reconstruction
+from saes.losses import spread, variance_of
 from saes.select import Selected, batch_topk
 from saes.shapes import Float, Int, Tensor
 from saes.training import Training
@@ -41,32 +47,37 @@ def sparse_gradients(
     training: Training, x: Float[Tensor, "token d_in"], target: Float[Tensor, "token d_out"]
 ) -> Gradients:
     """See ``saes.gradients.gradients``."""
-    sae, config = training.sae, training.config
+    sae, config, world = training.sae, training.config, training.world
     kernels = kernels_for(x.device)
-    variance = variance_of(target, kernels.variance)
+    variance, tokens = variance_of(target, world.data, kernels.variance), training.tokens_of(x)
     read = x - sae.b_dec if sae.config.subtract_b_dec else x
     goal = target - x @ sae.W_skip.data if sae.config.skip else target
-    # the fused selection gives the active latents alone; some losses need all pre-activations
+    # the fused selection gives the active latents of one process; shards, and some losses, need all pre-activations
     fused = sae.config.activation == "topk" and not config.multi_topk_weight and config.compute_dtype == "float32"
-    pre = None if fused else training.pre_activations(read)
+    pre = None if fused and world.latents.alone else training.pre_activations(read)
 
-    (indices, values), least = _selected(training, kernels, read, pre, training.k)
+    (indices, values), least = _selected(training, kernels, read, pre, training.k, tokens)
     main = _term(training, kernels, (indices, values), goal, 1.0, variance)
     terms = [main]
     for width in sae.config.prefixes[:-1]:
-        terms.append(_term(training, kernels, (indices, values * (indices < width)), goal, 1.0, variance))
+        inside = indices < width - training.latents.start
+        terms.append(_term(training, kernels, (indices, values * inside), goal, 1.0, variance))
     if config.multi_topk_weight:
-        many, _ = _selected(training, kernels, read, pre, min(MULTI * training.k, sae.config.d_sae))
+        many, _ = _selected(training, kernels, read, pre, min(MULTI * training.k, sae.config.d_sae), tokens)
         terms.append(_term(training, kernels, many, goal, config.multi_topk_weight, variance))
-    aux = _auxk(training, kernels, read, main.g * (-variance / 2))
+    residual, aux = main.g * (-variance / 2), None
+    if pre is None or world.latents.alone:
+        aux = _auxk(training, kernels, read, residual)
+    else:
+        terms += _auxk_of_shards(training, kernels, pre, residual)
 
     active = values > 0
     loss = sum(term.loss for term in terms) + (aux.loss if aux else 0.0)
-    facts = StepFacts(main.loss, loss, active.sum().item() / len(x))
+    facts = facts_of_all(world, main.loss, loss, active.sum().item(), tokens)
     fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
     fired[indices[active]] = True
     of = _summed(training, kernels, terms, aux, x, read) if facts.loss < float("inf") else {}
-    return Gradients(facts, of, training.grads.radial, fired, least, training.grads.squares)
+    return Gradients(facts, of, training.grads.radial, fired, tokens, least, training.grads.squares)
 
 
 def _selected(
@@ -75,6 +86,7 @@ def _selected(
     read: Float[Tensor, "token d_in"],
     pre: Float[Tensor, "token d_sae"] | None,
     k: int,
+    tokens: int,
 ) -> tuple[Selected, float | None]:
     """The active latents of each token, none negative, and the least value kept by ``batch_topk``."""
     sae = training.sae
@@ -83,9 +95,22 @@ def _selected(
         indices, values = kernels.encode_topk(read, *encoder, k, training.config.selection, training.memory)
         return (indices, values.relu_()), None
     if sae.config.activation == "batch_topk":
-        return batch_topk(pre, k, kernels.topk)
-    indices, values = kernels.topk(pre, k)
-    return (indices, values.relu_()), None
+        return batch_topk(pre, k, kernels.topk, tokens, training.world.all)
+    return _largest(training, kernels, pre, k, min(k, pre.shape[1])), None
+
+
+def _largest(
+    training: Training, kernels: ModuleType, pre: Float[Tensor, "token n"], k: int, candidates: int
+) -> Selected:
+    """The ``k`` largest of each token, none negative; of a shard, those of its ``candidates`` that are among them."""
+    shards = training.world.latents
+    if shards.alone:
+        indices, values = kernels.topk(pre, k)
+        return indices, values.relu_()
+    indices, values = kernels.topk(pre, min(candidates, pre.shape[1]))
+    missing = candidates - values.shape[1]  # a shard may have fewer than others
+    values = torch.nn.functional.pad(values, (0, missing), value=-math.inf)
+    return topk_of_shards(torch.nn.functional.pad(indices, (0, missing)), values, k, shards)
 
 
 def _term(
@@ -100,9 +125,27 @@ def _term(
     """The reconstruction of ``goal``; its loss is ``weight`` times the squared error over ``variance``."""
     indices, values = active
     bias = training.sae.b_dec.data if biased else None
-    made = kernels.reconstruct(indices, values, training.sae.W_dec.data, bias, goal, 2 * weight / variance)
+    made = _reconstructed(training, kernels, active, bias, goal, 2 * weight / variance)
     loss = weight * made.squares.sum().item() / variance
     return Term(indices, values, made.grads * (values > 0), made.g, loss, biased)
+
+
+def _reconstructed(
+    training: Training,
+    kernels: ModuleType,
+    active: Selected,
+    bias: Float[Tensor, " d_out"] | None,
+    goal: Float[Tensor, "token d_out"],
+    scale: float,
+) -> Reconstruction:
+    """See ``saes.kernels.eager.reconstruct``; the reconstruction is that of all shards."""
+    (indices, values), W_dec, shards = active, training.sae.W_dec.data, training.world.latents
+    if shards.alone:
+        return kernels.reconstruct(indices, values, W_dec, bias, goal, scale)
+    part = kernels.reconstruct(indices, values, W_dec, None, torch.zeros_like(goal), 1.0).g
+    error = shards.sum_(part).sub_(goal if bias is None else goal - bias)
+    # with values of zero the kernel takes the given error as it is
+    return kernels.reconstruct(indices, torch.zeros_like(values), W_dec, None, error.neg_(), scale)
 
 
 def _auxk(
@@ -111,17 +154,35 @@ def _auxk(
     read: Float[Tensor, "token d_in"],
     residual: Float[Tensor, "token d_out"],
 ) -> AuxK | None:
-    """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one."""
+    """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one and latents are not divided."""
     weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
     if not len(dead) or not weight:
         return None
     sae = training.sae
-    variance = kernels.variance(residual)
+    variance = spread(residual, training.world.data, kernels.variance)
     if variance == 0:  # the living leave nothing to reconstruct
         return None
     rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
     most = min(max(1, sae.config.d_in // 2), len(dead))
     return auxk(dead, *rows, read, residual, weight / variance, most, kernels)
+
+
+def _auxk_of_shards(
+    training: Training, kernels: ModuleType, pre: Float[Tensor, "token d_sae"], residual: Float[Tensor, "token d_out"]
+) -> list[Term]:
+    """The same where latents are divided: each shard has so few of a token's active ones that sparse sums are less."""
+    weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
+    if not weight:
+        return []
+    shards = training.world.latents
+    k_aux = min(max(1, training.sae.config.d_in // 2), int(shards.total(len(dead))))
+    variance = spread(residual, training.world.data, kernels.variance) if k_aux else 0.0
+    if not variance:  # none is dead, or the living leave nothing to reconstruct
+        return []
+    most = min(k_aux, int(shards.largest(len(dead))))
+    places, values = _largest(training, kernels, pre[:, dead], k_aux, most)
+    own = dead[places] if len(dead) else places  # a shard without dead latents has zeros only
+    return [_term(training, kernels, (own, values), residual, weight, variance, biased=False)]
 
 
 def _summed(
@@ -142,7 +203,7 @@ def _summed(
     biased = [term.g for term in terms if term.biased]
     of["b_dec"] = sum((g.sum(0) for g in biased[1:]), biased[0].sum(0))
     if sae.config.subtract_b_dec:  # it is read, too
-        of["b_dec"] = of["b_dec"] - sae.W_enc.data @ grads.bias
+        of["b_dec"] = of["b_dec"] - training.world.latents.sum_(sae.W_enc.data @ grads.bias)
     if sae.config.skip:
         of["W_skip"] = x.T @ sum(biased[1:], biased[0])
     return of

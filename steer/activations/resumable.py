@@ -69,6 +69,11 @@ class ActivationStream:
         """
         return one_site(self, self.reading.all_sites, site)
 
+    @property
+    def left_tokens(self) -> int:
+        """Tokens in the ring that have not been handed out."""
+        return self._ring.filled if self._ring else 0
+
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next, as JSON data and tensors on the CPU: nested dicts of both.
 

@@ -87,6 +87,11 @@ class ShardSource:
         """The batches of one site; see ``ActivationStream.only``."""
         return one_site(self, self.sites, site)
 
+    @property
+    def left_tokens(self) -> int:
+        """Rows that have not been handed out; where they are served again and again, those of this time through."""
+        return self.manifest.tokens - self._served % self.manifest.tokens
+
     def state(self) -> dict[str, Any]:
         """Everything that decides what comes next, as JSON data."""
         return {"version": VERSION, "identity": self._identity, "served": self._served}

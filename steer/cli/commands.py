@@ -6,6 +6,7 @@ from steer.cli.demo import demo
 from steer.cli.generate import generate
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
+from steer.cli.train.command import train
 
 app = typer.Typer(
     name="steer",
@@ -18,3 +19,4 @@ app.command()(demo)
 app.command()(generate)
 app.command()(report)
 app.add_typer(sae)
+app.command()(train)

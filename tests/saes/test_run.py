@@ -271,3 +271,26 @@ def test_states_are_taken_apart_and_put_together():
     assert len(set(storages)) == 2, "safetensors stores no shared memory"
     with pytest.raises(ConfigError, match=r"state\[0\] is a set"):
         split([{1}])
+
+
+def test_what_else_decides_is_kept_compared_and_told_with_each_sae(tmp_path):
+    fit(tmp_path, about={"text": "a.txt"}, names=("mine",), stop_after_steps=1)
+    with pytest.raises(ConfigError, match=r"about\.text is 'a\.txt' there, and 'b\.txt' was asked for"):
+        fit(tmp_path, about={"text": "b.txt"})
+    fit(tmp_path, about={"text": "a.txt"}, names=("mine",))
+    summary = json.loads((tmp_path / "mine" / "config.json").read_text())["training"]
+    last = lines(tmp_path)[-1]
+    assert summary["about"] == {"text": "a.txt"}
+    assert summary["tokens"] == TOKENS * 12
+    assert [summary[name] for name in ("fvu", "l0", "dead_fraction")] == [
+        last["fvu"],
+        last["l0"],
+        last["dead_fraction"],
+    ]
+    assert not (tmp_path / "sae-0").exists()
+
+
+def test_a_run_stops_and_saves_when_it_is_asked_to(tmp_path):
+    answers = iter([False, False, True])
+    fit(tmp_path, stop=lambda: next(answers))
+    assert steps(tmp_path) == [3]

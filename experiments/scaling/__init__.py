@@ -1,0 +1,1 @@
+"""How far training scales, on paper."""

@@ -1,0 +1,1 @@
+"""Training on many processes: who they are, what they exchange, and who reads which part of the stream."""

@@ -1,0 +1,1 @@
+"""``steer train``: its options, how they meet a config file, and what it prints."""

@@ -1,0 +1,1 @@
+"""From text to trained SAEs, in one call: what ``steer train`` does."""

@@ -1,0 +1,207 @@
+"""The training of SAEs from text, kept in a run folder: ``train`` reads downwards.
+
+Check what can be checked, load the model, open the text, look at the first batch, and only then touch the folder.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import saes
+from saes import RunConfig, ShapeError, TrainRecord, World
+from saes.distributed.world import ONE
+from saes.fitting import Fitting
+from saes.run import LOG
+from steer.errors import DataError
+from steer.files import read_lines
+from steer.progress import Progress, Silent
+from steer.training.config import TrainingConfig
+from steer.training.folder import check_folder, clear, holds_run, steps_saved
+from steer.training.loggers import Logging, loggers_of, require_loggers
+from steer.training.plan import Plan, check
+from steer.training.stream import opened
+
+
+@dataclass(frozen=True)
+class TrainedSAE:
+    """One of the SAEs of a run. The figures are those of the newest line of its log."""
+
+    folder: Path
+    """Where it is, or will be when the run is done."""
+    site: str
+    d_sae: int
+    """Number of latents."""
+    k: int | None
+    seed: int
+    tokens: int
+    """Trained on."""
+    fvu: float | None
+    """Of the last batch that was measured; None: none was yet, as for the next four."""
+    l0: float | None
+    """Mean number of active latents of a token."""
+    dead_fraction: float | None
+    """Share of the latents."""
+    seconds: float | None
+    """Of training, pauses left out."""
+    tokens_per_second: float | None
+    """Mean over these."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a call of ``train`` leaves."""
+
+    folder: Path
+    """The run folder."""
+    tokens: int
+    """Trained on and saved."""
+    done: bool
+    """Whether the training is over; otherwise the same call goes on with it."""
+    saes: tuple[TrainedSAE, ...]
+
+
+def train(
+    config: TrainingConfig,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+    world: World = ONE,
+) -> TrainingResult:
+    """Train the SAEs that ``config`` asks for, on one reading of the text; go on with a run that was stopped.
+
+    ``overwrite`` begins anew instead, once the new run can begin. ``stop`` is asked after every step; where it says
+    true, a checkpoint is written and the call ends, on all processes.
+
+    ``world``: the processes that train together (``saes.World.from_env``), each of which calls this with the same
+    settings. Every one runs the model and reads all of the text; the first alone shows progress, logs and clears. The
+    losses are those of one process.
+
+    Raises:
+        ConfigError, DataError: settings that cannot work, text or shards that cannot be used, or too little text.
+        ModelError, SiteError: the model cannot be loaded, or lacks a site.
+        OutputError, FormatError: the folder holds something else, or cannot be read or written.
+        ShapeError: activations cannot be trained on: NaN, all equal, ...
+        DivergedError: the loss is not finite. The last checkpoint stays.
+        WorldError: another process is gone, or does not answer in time.
+    """
+    first, folder = world.rank == 0, Path(config.out)
+    progress = (progress if first else None) or Silent()
+    config = _on_its_device(config, world)
+    check(config)
+    world.share(config.batch_tokens)
+    world.together(lambda: _check_place(config, overwrite) if first else None)
+    new = world.all.from_first(overwrite or not holds_run(folder))
+    with opened(config, progress) as run:
+        if new:
+            with progress.stage("reading the first activations"):
+                world.together(lambda: run.stream.peek(run.origin.d_model))
+        for sae, trained in zip(run.plan.saes, run.plan.trains, strict=True):
+            Fitting(sae, trained, world=world)  # what cannot be divided shows before anything is removed
+        if overwrite:
+            world.together(lambda: clear(folder) if first else None)
+        try:
+            _fit(config, run.plan, run.stream, progress, stop, world)
+        except (DataError, ShapeError, KeyboardInterrupt):
+            if first and new and not steps_saved(folder):
+                clear(folder)
+            raise
+        return result_of(config, run.plan)
+
+
+def _check_place(config: TrainingConfig, overwrite: bool) -> None:
+    require_loggers(config)
+    check_folder(config, overwrite)
+
+
+def _on_its_device(config: TrainingConfig, world: World) -> TrainingConfig:
+    """Of several processes, each computes on the device that is its own, unless another kind was asked for."""
+    if world.all.alone or config.device not in ("auto", world.device.type):
+        return config
+    return config.model_copy(update={"device": str(world.device)})
+
+
+def _fit(
+    config: TrainingConfig,
+    plan: Plan,
+    stream: Any,
+    progress: Progress,
+    stop: Callable[[], bool] | None,
+    world: World,
+) -> None:
+    first = world.rank == 0
+    logging = Logging(loggers_of(config, plan.names) if first else [], progress)
+    run = RunConfig(
+        config.out,
+        config.save_every_steps,
+        config.save_every_seconds,
+        config.keep,
+        config.stop_after_steps,
+        config.stop_after_seconds,
+        config.use_older,
+        stop,
+        config.deciding(),
+        plan.names,
+    )
+    try:
+        with progress.stage("training", total=plan.steps * config.batch_tokens):
+            shown = _Shown(progress)
+
+            def told(record: TrainRecord) -> None:
+                logging.log(record)
+                shown.update(record)
+
+            saes.fit(plan.saes, saes.Slices(stream, world), plan.trains, told if first else None, run, world)
+    finally:
+        logging.close()
+
+
+class _Shown:
+    """The progress line: tokens, and the newest figures of all SAEs."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._tokens = progress, 0
+        self._newest: dict[int, TrainRecord] = {}
+
+    def update(self, record: TrainRecord) -> None:
+        """Show a line of the log."""
+        self._newest[record.sae] = record
+        records = list(self._newest.values())
+        memory = "" if record.memory_mib is None else f"  {record.memory_mib:,.0f} MiB"
+        note = (
+            f"FVU {_each(one.fvu for one in records)}  L0 {_each(one.l0 for one in records)}  "
+            f"dead {_each(100 * one.dead_fraction for one in records)} %{memory}"
+        )
+        self._progress.advance(max(0, record.tokens - self._tokens), note)
+        self._tokens = max(record.tokens, self._tokens)
+
+
+def _each(values: Any) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def result_of(config: TrainingConfig, plan: Plan) -> TrainingResult:
+    """What a run folder holds."""
+    folder = Path(config.out)
+    newest: dict[int, dict[str, Any]] = {line["sae"]: line for line in read_lines(folder / LOG, missing_ok=True)}
+    tokens = steps_saved(folder) * config.batch_tokens
+    found = []
+    for number, (name, sae, trained) in enumerate(zip(plan.names, plan.saes, plan.trains, strict=True)):
+        line = newest.get(number, {})
+        seconds = line.get("seconds")
+        found.append(
+            TrainedSAE(
+                folder / name,
+                str(sae.site),
+                sae.d_sae,
+                sae.k,
+                trained.seed,
+                tokens,
+                line.get("fvu"),
+                line.get("l0"),
+                line.get("dead_fraction"),
+                seconds,
+                line["tokens"] / seconds if seconds else None,
+            )
+        )
+    return TrainingResult(folder, tokens, tokens == plan.steps * config.batch_tokens, tuple(found))

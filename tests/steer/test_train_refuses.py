@@ -1,0 +1,144 @@
+"""``steer train``: what cannot work ends in one message and exit code 2, with nothing half-written."""
+
+import json
+import resource
+
+import pytest
+import torch
+
+from steer.cli.app import run
+from tests.conftest import tiny_model
+from tests.steer.activation_data import write_lines
+from tests.steer.training_data import SMALL, options, small, write_model, write_text
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Models and texts, good and bad."""
+    folder = tmp_path_factory.mktemp("data")
+    write_model(folder / "model")
+    for name, value in (("nan", float("nan")), ("zero", 0.0)):
+        lm = tiny_model("llama")
+        with torch.no_grad():
+            lm.model.get_input_embeddings().weight.fill_(value)
+        write_model(folder / name, lm)
+    write_text(folder / "a.jsonl")
+    write_text(folder / "short.jsonl", 1)
+    write_lines(folder / "columns.jsonl", [{"body": "text", "id": 1}])
+    write_lines(folder / "talk.jsonl", [{"messages": [{"role": "user"}]}])
+    (folder / "broken.toml").write_text("k = = 3")
+    (folder / "list.json").write_text("[1]")
+    (folder / "typo.toml").write_text("batch_token = 3")
+    (folder / "kind.toml").write_text('batch_tokens = "3"')
+    (folder / "true.json").write_text(json.dumps({"grad_clip": True}))
+    (folder / "choice.toml").write_text('activation = "tanh"')
+    return folder
+
+
+def refused(capsys, *arguments):
+    """Run the command, which must end with exit code 2 and one message on stderr; returns the message."""
+    assert run(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    return " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"k": 65}, "k must not exceed d_sae: got k = 65 with d_sae = 64"),
+        ({"k": "4,4"}, "k names at least one value, and each once: got 4, 4"),
+        ({"d_sae": "many"}, "expected whole numbers separated by commas"),
+        ({"prefixes": "80"}, "prefixes must rise from at least 1 to d_sae = 64"),
+        ({"activation": "relu"}, "k goes with the activations topk and batch_topk"),
+        (
+            {"activation": "tanh"},
+            "--activation: Input should be 'topk', 'batch_topk', 'jumprelu' or 'relu', got 'tanh'",
+        ),
+        ({"optimiser": "sgd"}, "--optimiser: Input should be 'adam', 'adam_bf16' or 'signum', got 'sgd'"),
+        ({"lr": "nan"}, "--lr: Input should be a finite number"),
+        ({"lr": "-1"}, "lr must be positive or None, got -1.0"),
+        ({"k_start": 2}, "k_start falls to k"),
+        ({"skip": True, "subtract_b_dec": True}, "b_dec belongs to its output"),
+        ({"site": "resid"}, "Cannot read the site 'resid'"),
+        ({"site": "9.resid_post"}, "Layer 9 is out of range"),
+        ({"site_out": "0.mlp_out,1.mlp_out"}, "got 2 for 1 sites"),
+        ({"total_tokens": None}, "--total-tokens is needed"),
+        ({"total_tokens": 3}, "total_tokens must cover at least one batch"),
+        ({"text": None}, "One of text, dataset and shards says what is read: got none"),
+        ({"dataset": "owner/name"}, "got text and dataset"),
+        ({"text": "absent.jsonl"}, "there is no such file"),
+        ({"text": "columns.jsonl"}, "expected a column 'messages' or 'text', got 'body', 'id'"),
+        ({"text": "talk.jsonl"}, "talk.jsonl, line 1"),
+        ({"form": "chat"}, "needs conversations, got a plain text"),
+        ({"text": "short.jsonl"}, "there were 44 tokens that count, but total_tokens is 640"),
+        ({"text": "short.jsonl", "batch_tokens": 96}, "there were 44 tokens that count"),
+        (
+            {"total_tokens": 32 * 500, "save_every_steps": 999},
+            "tokens that count, but total_tokens is 16,000 in batches of 32",
+        ),
+        ({"model": "nan"}, "1.resid_post: Activations must be finite: 32 of 32 tokens"),
+        ({"model": "zero"}, "All activations of the first batch at 1.resid_post are zero"),
+        ({"model": "absent"}, "absent"),
+        ({"shards": "model", "text": None, "model": None}, "No activations at"),
+        ({"context_size": 4096}, "context_size must be at most the model's context of 128"),
+        ({"config": "broken.toml"}, "broken.toml cannot be read as TOML"),
+        ({"config": "list.json"}, "expected fields and their values, got list"),
+        ({"config": "a.jsonl"}, "expected a name that ends in .toml or .json"),
+        ({"config": "absent.toml"}, "absent.toml cannot be read"),
+        ({"config": "typo.toml"}, "unknown field 'batch_token'. Did you mean batch_tokens?"),
+        ({"config": "kind.toml", "batch_tokens": None}, "kind.toml, batch_tokens: Input should be a valid integer"),
+        ({"config": "true.json"}, "true.json, grad_clip: Input should be a valid number, got True"),
+        ({"config": "choice.toml"}, "choice.toml, activation: Input should be 'topk'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(capsys, data, tmp_path, monkeypatch, more, words):
+    monkeypatch.chdir(data)
+    given = {"model": "model", "text": "a.jsonl", "out": tmp_path / "run", **SMALL, **more}
+    assert words in refused(capsys, "train", *options(**given))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_refuses_the_same(capsys, data, tmp_path):
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run", k=65, dry_run=True)
+    assert "k must not exceed d_sae" in refused(capsys, *given)
+
+
+def test_folders_that_hold_something_else_are_left_alone(capsys, data, tmp_path):
+    (tmp_path / "mine.txt").write_text("a note")
+    given = small(data / "model", data / "a.jsonl", tmp_path)
+    for more in ([], ["--overwrite"], ["--dry-run"]):
+        assert "is not empty and holds no run: mine.txt" in refused(capsys, *given, *more)
+    assert "is a file" in refused(capsys, *small(data / "model", data / "a.jsonl", tmp_path / "mine.txt"))
+    (tmp_path / "mine.txt").unlink()
+    (tmp_path / "run.json").write_text("{")
+    assert "run.json cannot be read" in refused(capsys, *given)
+
+
+def test_a_text_that_ends_after_a_checkpoint_leaves_the_checkpoint(capsys, data, tmp_path):
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run", total_tokens=32 * 500, save_every_steps=20)
+    assert "there were" in refused(capsys, *given)
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_full_disk_leaves_what_was_saved(capsys, data, tmp_path):
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run")
+    assert run([*given, "--stop-after-steps", "5"]) == 0
+    capsys.readouterr()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        message = refused(capsys, *given)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written" in message
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000000005"]
+    assert run(given) == 0
+
+
+def test_a_loss_that_is_not_finite_keeps_the_log(capsys, data, tmp_path):
+    """A learning rate that float32 cannot bear."""
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run", lr=1e30, measure_every_steps=1, warmup_frac=0)
+    assert "The loss became" in refused(capsys, *given)
+    assert (tmp_path / "run" / "log.jsonl").exists()
