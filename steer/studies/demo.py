@@ -147,7 +147,7 @@ class DemoConfig(BaseModel):
 def quick_config(**settings: Any) -> DemoConfig:
     """The same job in its short form: fewer tokens, strengths and prompts."""
     short = {"sae_tokens": 250_000, "strengths": (4.0, 6.0), "dev_prompts": 10, "test_prompts": 40}
-    short |= {"strength_prompts": 40, "control_pool": 16, "saes": 1, "sae_lr": 3e-3}
+    short |= {"strength_prompts": 40, "control_pool": 16, "saes": 1, "sae_lr": 2e-3}
     return DemoConfig(**{**short, **settings, "quick": True})
 
 

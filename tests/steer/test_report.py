@@ -91,7 +91,8 @@ def synthetic_results(n: int = 200, arms: tuple[str, ...] = ("none", "sae", "con
         "points": synthetic_points(n, arms),
         "versions": {"saesteer": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         "sae": {
-            "d_in": 128, "d_sae": 1024, "k": 16, "site": "1.resid_post", "seed": 0, "tokens": 401_408, "fvu": 0.0149, "l0": 15.97,
+            "d_in": 128, "d_sae": 1024, "k": 16, "site": "1.resid_post", "seed": 0, "tokens": 401_408,
+            "fvu": 0.0149, "l0": 15.97,
             "dead_fraction": 0.031, "loss_recovered": 0.987, "loss_plain": 1.214, "loss_spliced": 1.268,
             "loss_zeroed": 6.1, "measured_on_tokens": 20_000,
         },
