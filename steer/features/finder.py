@@ -240,9 +240,9 @@ def settle_strength(
 ) -> Candidate:
     """One candidate at the best of several strengths.
 
-    That is, of those at which ``SETTLED`` of every unsafe set is refused, the one that refuses fewest safe prompts; where
-    there is none, the one at which most is refused of the unsafe set that it moves least. Useful strengths can be a
-    narrow range, between too weak and broken replies, so steps must be fine and prompts many.
+    That is, of those at which ``SETTLED`` of every unsafe set is refused, the one that refuses fewest safe prompts;
+    where there is none, the one at which most is refused of the unsafe set that it moves least. Useful strengths can be
+    a narrow range, between too weak and broken replies, so steps must be fine and prompts many.
     """
     active = [ActiveLatent(candidate.latent, candidate.tokens_active, candidate.max_activation)]
     tried = [
