@@ -78,8 +78,9 @@ def read_parts(path: Path, fittings: Sequence[Fitting], batches: Any, world: Wor
                 parts.append(Part(range(shard * width, (shard + 1) * width), state["fittings"][number], folded))
             one.restore(*of_latents(parts, one.latents))
         whole = states[0] if 0 in states else _read_tree(path, STATE, 0, shards)
-        _restore_stream(path, whole, batches, world)
-        return Log(int(whole["log_bytes"]), whole["newest"])
+        log = Log(int(whole["log_bytes"]), whole["newest"])
+    _restore_stream(path, whole, batches, world)  # what it says of a state that is not its own is the stream's to say
+    return log
 
 
 def summary(fitting: Fitting, newest: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +146,8 @@ def _restore_stream(path: Path, state: Mapping[str, Any], batches: Any, world: W
     if "stream" in state:
         kept = [state]
     else:
-        kept = [_read_tree(path, STREAM, *each) for each in _each(_parts_of(path, STREAM))]
+        with reading(path):
+            kept = [_read_tree(path, STREAM, *each) for each in _each(_parts_of(path, STREAM))]
     same = len(kept) == world.size
     torch.set_rng_state(kept[world.rank if same else 0]["random"])
     states = [one["stream"] for one in kept]
