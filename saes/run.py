@@ -79,8 +79,11 @@ class RunConfig:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}.")
         for name in ("save_every_seconds", "stop_after_seconds"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < float("inf")):
                 raise ConfigError(f"{name} must be a number of at least 0, or None: got {value!r}.")
+        plain = all(isinstance(one, str) and one and Path(one).name == one for one in self.names)
+        if not plain or len(set(self.names)) < len(self.names):
+            raise ConfigError(f"names must be different names of folders in the run folder, got {self.names!r}.")
 
 
 class RunFolder:
@@ -94,6 +97,8 @@ class RunFolder:
     def __init__(self, config: RunConfig, fittings: Sequence[Fitting], batches: Any, world: World = ONE) -> None:
         self.config, self.fittings, self.batches, self.world = config, fittings, batches, world
         self.folder = Path(config.folder)
+        if config.names and len(config.names) != len(fittings):
+            raise ConfigError(f"names must name each SAE: got {len(config.names)} names for {len(fittings)} SAEs.")
         self.saved: Path | None = None
         """The newest good checkpoint."""
         self._newest: list[dict[str, Any]] = [{} for _ in fittings]
@@ -274,7 +279,8 @@ class RunFolder:
             except FormatError as error:
                 if not self.config.use_older:
                     raise FormatError(
-                        f"{error} Pass use_older=True to go on from the newest good checkpoint, or remove {path}."
+                        f"{error} Pass use_older=True (`--use-older`) to go on from the newest good checkpoint, or "
+                        f"remove {path}."
                     ) from error
                 self._by_first(lambda path=path: set_aside(path))
                 continue

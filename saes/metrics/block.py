@@ -49,8 +49,11 @@ def blocks_of(sae: SAE, batches: Iterable[object], block_tokens: int) -> Iterato
     The blocks, and with them every bit of the results, are the same however the tokens are cut into batches.
 
     Raises:
-        ShapeError: a batch is not of shape [token, d_in], is not finite, or only some of the batches have places.
+        ShapeError: a batch is not of shape [token, d_in], is not finite, or only some of the batches have places; or
+            ``block_tokens`` is below 1.
     """
+    if block_tokens < 1:
+        raise ShapeError(f"block_tokens must be a whole number of at least 1, got {block_tokens!r}.")
     waiting: list[Placed | Tensor] = []
     kinds = set()
     for batch in batches:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from saes.checkpoints import checkpoints
+from saes.checkpoints import DAMAGED, TEMPORARY, checkpoints
 from saes.formats import native
 from saes.run import CHECKPOINTS, LOG, SETTINGS
 from steer.errors import OutputError
@@ -71,8 +71,9 @@ def clear(folder: Path) -> None:
             for name in (native.WEIGHTS, native.CONFIG):
                 remove(sae / name)
             _remove_empty(sae)
-        for left in (folder / CHECKPOINTS).glob(".tmp-*"):
-            shutil.rmtree(left)
+        for kind in (TEMPORARY, DAMAGED):
+            for left in (folder / CHECKPOINTS).glob(f"{kind}*"):
+                shutil.rmtree(left)
         _remove_empty(folder / CHECKPOINTS)
         for name in (LOG, WANDB_ID, SETTINGS):
             remove(folder / name)

@@ -19,7 +19,7 @@ from steer.progress import Progress, Silent
 from steer.training.config import TrainingConfig
 from steer.training.folder import check_folder, clear, holds_run, steps_saved
 from steer.training.loggers import Logging, loggers_of, require_loggers
-from steer.training.plan import Plan, check
+from steer.training.plan import Plan, check, run_config
 from steer.training.stream import opened
 
 
@@ -98,10 +98,11 @@ def train(
                 world.together(lambda: run.stream.peek(run.origin.d_model))
         for sae, trained in zip(run.plan.saes, run.plan.trains, strict=True):
             Fitting(sae, trained, world=world)  # what cannot be divided shows before anything is removed
+        kept = run_config(config, run.plan.names, stop)
         if overwrite:
             world.together(lambda: clear(folder) if first else None)
         try:
-            _fit(config, run.plan, run.stream, progress, stop, world)
+            _fit(run.plan, run.stream, progress, config, kept, world)
         except (DataError, ShapeError, KeyboardInterrupt):
             if first and new and not steps_saved(folder):
                 clear(folder)
@@ -121,28 +122,9 @@ def _on_its_device(config: TrainingConfig, world: World) -> TrainingConfig:
     return config.model_copy(update={"device": str(world.device)})
 
 
-def _fit(
-    config: TrainingConfig,
-    plan: Plan,
-    stream: Any,
-    progress: Progress,
-    stop: Callable[[], bool] | None,
-    world: World,
-) -> None:
+def _fit(plan: Plan, stream: Any, progress: Progress, config: TrainingConfig, run: RunConfig, world: World) -> None:
     first = world.rank == 0
     logging = Logging(loggers_of(config, plan.names) if first else [], progress)
-    run = RunConfig(
-        config.out,
-        config.save_every_steps,
-        config.save_every_seconds,
-        config.keep,
-        config.stop_after_steps,
-        config.stop_after_seconds,
-        config.use_older,
-        stop,
-        config.deciding(),
-        plan.names,
-    )
     try:
         with progress.stage("training", total=plan.steps * config.batch_tokens):
             shown = _Shown(progress)

@@ -1,11 +1,12 @@
 """From the flat settings to what the library takes: SAEs, how each is trained, which tokens count."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 
 from saes.config import SAEConfig, TrainConfig
+from saes.run import RunConfig
 from steer.activations.batch import StreamConfig
 from steer.activations.policy import TokenPolicy
 from steer.activations.reading import Reading
@@ -78,10 +79,33 @@ def check(config: TrainingConfig) -> None:
         SiteError: a name is no site.
     """
     config.require_one_source()
+    run_config(config)
     stream_config(config)
     reading = Reading(config.site or "0.resid_post", policy_of(config), config.forward_tokens)
     widest = max(config.d_sae) if config.d_sae else 2**20
     plan_of(config, Origin(max(1, widest // 8), reading.all_sites))
+
+
+def run_config(
+    config: TrainingConfig, names: tuple[str, ...] = (), stop: Callable[[], bool] | None = None
+) -> RunConfig:
+    """Where the run is kept, and when it is saved and stopped; ``names`` are the SAEs' folders in it.
+
+    Raises:
+        ConfigError: a setting of these cannot work.
+    """
+    return RunConfig(
+        config.out,
+        config.save_every_steps,
+        config.save_every_seconds,
+        config.keep,
+        config.stop_after_steps,
+        config.stop_after_seconds,
+        config.use_older,
+        stop,
+        config.deciding(),
+        names,
+    )
 
 
 def policy_of(config: TrainingConfig) -> TokenPolicy:

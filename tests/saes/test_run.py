@@ -294,3 +294,9 @@ def test_a_run_stops_and_saves_when_it_is_asked_to(tmp_path):
     answers = iter([False, False, True])
     fit(tmp_path, stop=lambda: next(answers))
     assert steps(tmp_path) == [3]
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("../out",), ("",), ("a/b",)])
+def test_names_of_folders_that_cannot_be_are_refused(names, tmp_path):
+    with pytest.raises(saes.ConfigError, match="names must be different names of folders"):
+        saes.RunConfig(tmp_path, names=names)

@@ -145,7 +145,10 @@ def test_the_same_command_goes_on_and_another_is_refused_or_begins_anew(capsys, 
     assert [json.loads(line)["fvu"] for line in log] == [json.loads(line)["fvu"] for line in whole]
 
     assert run(small(model, tmp_path / "absent.jsonl", out, k="8", overwrite=True)) == 2
+    for setting in ({"keep": 0}, {"stop_after_seconds": -1}):
+        assert run(small(model, text, out, k="8", overwrite=True, **setting)) == 2
     assert saes.load(out / "sae").config.k == 4, "what cannot begin replaces nothing"
+    (out / "checkpoints" / "damaged-step-000000000005").mkdir()  # what use_older sets aside is a run's to remove
     capsys.readouterr()
     trained(capsys, *small(model, text, out, k="8", overwrite=True))
     assert saes.load(out / "sae").config.k == 8
