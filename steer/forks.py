@@ -5,6 +5,7 @@ conditions beside each other. A fork shares the model's memory, starts in millis
 would have computed, bit for bit.
 """
 
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -20,6 +21,7 @@ from steer.errors import SteerError
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def can_fork() -> bool:
@@ -37,13 +39,13 @@ def forked(work: Callable[[Item], Done], items: Sequence[Item], processes: int =
 
     Each process takes the next item that none has taken. ``work`` must not train (autograd's threads are not copied),
     and what it changes is lost but for what it returns, which must be picklable. Ending the iteration early ends the
-    processes.
+    processes. Where torch works with several threads all is done here: its threads do not survive a fork.
 
     Raises:
         SteerError: a process died.
         Exception: what ``work`` raised.
     """
-    if processes <= 1 or len(items) <= 1 or not can_fork():
+    if processes <= 1 or len(items) <= 1 or not can_fork() or _has_threads():
         yield from map(work, items)
         return
     fork = multiprocessing.get_context("fork")
@@ -61,15 +63,25 @@ def forked(work: Callable[[Item], Done], items: Sequence[Item], processes: int =
         yield from _in_order(running, len(items))
 
 
+def _has_threads() -> bool:
+    """Whether torch, if it is there, works with several threads."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.get_num_threads() > 1
+
+
 def _in_order(running: dict[Connection, Any], count: int) -> Iterator[Any]:
     waiting: dict[int, Any] = {}
     for place in range(count):
         while place not in waiting:
+            if not running:
+                raise SteerError(
+                    "The processes that shared the work ended without its results. Run with --processes 1."
+                )
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
                 try:
                     number, done, error = connection.recv()
-                except EOFError:
+                except (EOFError, OSError):  # it ended, perhaps in the middle of a message
                     process = running.pop(connection)
                     process.join()
                     if process.exitcode:
@@ -87,6 +99,7 @@ def _in_order(running: dict[Connection, Any], count: int) -> Iterator[Any]:
 def _child(work: Callable[[Any], Any], items: Sequence[Any], taken: Any, results: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to see, who then ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # whatever ends the parent ends us
     sys.stdout = sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a thread of the parent may have held a lock
     while os.getppid() == parent:
         with taken.get_lock():

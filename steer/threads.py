@@ -36,10 +36,10 @@ def processes_for(model: nn.Module, asked: int | None = None) -> int:
     """How many processes should share the work on a model (``steer.forks``).
 
     ``asked``, or one for each CPU for a small model on one thread; a larger model gains more from threads. It is 1 for
-    a model that is not on the CPU: what lies on other devices does not survive a fork.
+    a model that is not on the CPU, and with several threads: neither survives a fork.
     """
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return 1
-    if not can_fork():
+    if not can_fork() or torch.get_num_threads() > 1:
         return 1
-    return asked or (available_cpus() if is_small(model) and torch.get_num_threads() == 1 else 1)
+    return asked or (available_cpus() if is_small(model) else 1)

@@ -294,6 +294,7 @@ def _measured(ready: Prepared, sae: SAE, seed: int, records: list[TrainRecord], 
 def _study(config: DemoConfig, ready: Prepared, trained: Sequence[Trained], job: RunRecord) -> Path:
     lm, test = ready.lm, ready.test
     job.start({**config.model_dump(mode="json"), "processes": ready.processes}, lm, test)
+    saes.save(trained[0].sae, job.out / "sae")  # until it is known which one is studied
     with job.stage("find the refusal latent"):
         found = _find(config, ready, trained, job.progress)
     one = found.trained
@@ -401,7 +402,9 @@ def _denser(strengths: Sequence[float]) -> list[float]:
 def _fine(strength: float, strengths: Sequence[float]) -> list[float]:
     """Seven strengths around one of a sweep, in eighths of the sweep's smallest step."""
     ordered = sorted({0.0, *strengths})
-    step = min(high - low for low, high in pairwise(ordered)) / 8
+    step = min((high - low for low, high in pairwise(ordered)), default=0.0) / 8
+    if not step:  # nothing but zero was asked for
+        return [strength]
     return [strength + step * number for number in range(-3, 4)]
 
 

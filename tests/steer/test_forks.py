@@ -79,6 +79,21 @@ def test_no_process_is_left_when_the_iteration_ends_early():
     assert not _alive(first)
 
 
+def test_with_several_threads_of_torch_nothing_is_forked():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert set(forked(lambda _: os.getpid(), [0, 1, 2], 2)) == {os.getpid()}
+        assert processes_for(nn.Linear(2, 2), 2) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_process_that_leaves_without_a_result_is_told_of():
+    with pytest.raises(SteerError, match="ended without its results"):
+        list(forked(lambda _: sys.exit(0), [0, 1], 2))
+
+
 def _alive(pid):
     try:
         os.kill(pid, 0)
