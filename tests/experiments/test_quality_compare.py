@@ -33,7 +33,7 @@ def test_every_arm_is_measured_with_every_seed(results):
         assert low <= arm["fvu"] <= high
         assert arm["fvu_sd"] > 0
         assert arm["l0"] <= 4
-    assert table(results).row_count == 5
+    assert table(results).row_count == 4
 
 
 def test_both_learn_from_the_same_batches():
