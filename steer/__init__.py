@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from steer.evals.sample import Sample
     from steer.evals.sets import load_prompts
     from steer.evals.stats import Rate
-    from steer.features.finder import best_strengths, latents_active, measure_candidates, refuse_archetype
+    from steer.features.archetype import latents_active, refuse_archetype
+    from steer.features.candidates import Trial, best_strengths, measure_candidates, settle_strength
     from steer.models.decode import Sampling
     from steer.models.load import load_model
     from steer.models.model import LanguageModel
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from steer.steering.directions import refusal_direction
     from steer.steering.interventions import AddDirection, Clamp
     from steer.steering.steered import Steering, mismatches, steered
-    from steer.studies.demo import DemoConfig, run_demo
+    from steer.studies.config import DemoConfig
+    from steer.studies.demo import run_demo
     from steer.studies.report import write_report
     from steer.training.config import TrainingConfig
     from steer.training.estimate import estimate
@@ -57,7 +59,7 @@ _WHERE = {
     "Clamp": "steer.steering.interventions",
     "Columns": "steer.activations.sources.source",
     "DataError": "steer.errors",
-    "DemoConfig": "steer.studies.demo",
+    "DemoConfig": "steer.studies.config",
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
     "MissingExtra": "steer.errors",
@@ -80,25 +82,27 @@ _WHERE = {
     "TokenPolicy": "steer.activations.policy",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
+    "Trial": "steer.features.candidates",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
-    "best_strengths": "steer.features.finder",
+    "best_strengths": "steer.features.candidates",
     "embedded_corpus": "steer.activations.text",
     "estimate": "steer.training.estimate",
     "evaluate": "steer.evals.runner",
     "evaluate_sae": "steer.quality.evaluation",
-    "latents_active": "steer.features.finder",
+    "latents_active": "steer.features.archetype",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
     "load_sae": "steer.checkpoints.load",
-    "measure_candidates": "steer.features.finder",
+    "measure_candidates": "steer.features.candidates",
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
     "rate": "steer.evals.runner",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
-    "refuse_archetype": "steer.features.finder",
+    "refuse_archetype": "steer.features.archetype",
     "run_demo": "steer.studies.demo",
+    "settle_strength": "steer.features.candidates",
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
     "train": "steer.training.job",
@@ -136,6 +140,7 @@ __all__ = [
     "TokenPolicy",
     "TrainingConfig",
     "TrainingResult",
+    "Trial",
     "activation_batches",
     "activation_rows",
     "best_strengths",
@@ -155,6 +160,7 @@ __all__ = [
     "refusal_direction",
     "refuse_archetype",
     "run_demo",
+    "settle_strength",
     "splice_loss",
     "steered",
     "train",

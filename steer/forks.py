@@ -56,7 +56,12 @@ def forked(work: Callable[[Item], Done], items: Sequence[Item], processes: int =
         for _ in range(min(processes, len(items))):
             ours, theirs = fork.Pipe(duplex=False)
             process = fork.Process(target=_child, args=(work, items, taken, theirs, os.getpid()), daemon=True)
-            process.start()
+            try:
+                process.start()
+            except OSError as error:
+                raise SteerError(
+                    f"No process can be started beside this one ({error}). Run with --processes 1."
+                ) from None
             stack.callback(_end, process, ours)
             theirs.close()
             running[ours] = process

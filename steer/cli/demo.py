@@ -25,7 +25,7 @@ from steer.cli.options import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from steer.studies.demo import DemoConfig
+    from steer.studies.config import DemoConfig
 
 
 def demo(
@@ -75,7 +75,8 @@ def demo(
     with importing():
         from steer.cli.console import Terminal, import_transformers, shown
         from steer.cli.memory import keep_freed_memory
-        from steer.studies.demo import DemoConfig, quick_config, run_demo
+        from steer.studies.config import DemoConfig, quick_config
+        from steer.studies.demo import run_demo
 
         import_transformers()
     keep_freed_memory()
@@ -132,12 +133,12 @@ def _interrupted(out: Path, before: tuple[int, int] | None) -> str:
 
 
 def summary(results: dict[str, Any]) -> "Table":
-    """Rates of all points of the chosen latent, and of the other arms at the greatest strength, in percent."""
+    """Rates in percent: the chosen latent at all strengths, the other arms at the one settled on and the greatest."""
     from rich import box
     from rich.table import Table
 
-    strongest = max(point["strength"] for point in results["points"])
-    shown = [point for point in results["points"] if point["arm"] in ("none", "sae") or point["strength"] == strongest]
+    compared = {results["candidates"][0]["strength"], max(point["strength"] for point in results["points"])}
+    shown = [point for point in results["points"] if point["arm"] in ("none", "sae") or point["strength"] in compared]
     table = Table(
         title="Latent {chosen} clamped (sae), latent {control} clamped (ctl), direction added (dir)".format(**results),
         box=box.SIMPLE_HEAD,

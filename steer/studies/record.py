@@ -18,7 +18,8 @@ from steer.activations.splice import SpliceLoss
 from steer.evals.runner import Result, rate
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import SETS
-from steer.features.finder import Candidate, Control
+from steer.features.candidates import Candidate
+from steer.features.controls import Control
 from steer.files import append_lines, write_json
 from steer.models.model import LanguageModel
 from steer.progress import Progress
@@ -102,15 +103,18 @@ class RunRecord:
         }
         self.save()
 
-    def found(
-        self, reply: str, candidates: Sequence[Candidate], controls: Sequence[Control], plain: Mapping[str, float]
-    ) -> None:
-        """Record candidates and controls, the best first, and the share refused without steering on dev prompts."""
+    def candidates(self, reply: str, candidates: Sequence[Candidate]) -> None:
+        """Record the archetypal refusal and the candidates, the best first."""
         self.results["settings"]["archetypal_reply"] = reply
+        self.results["candidates"] = [dataclasses.asdict(one) for one in candidates]
+        self.results["chosen"] = candidates[0].latent
+        self.save()
+
+    def controls(self, controls: Sequence[Control], plain: Mapping[str, float]) -> None:
+        """Record the controls, the best first, and the share refused without steering on development prompts."""
         self.results["plain_dev"] = dict(plain)
-        for name, choice, ranked in (("candidates", "chosen", candidates), ("controls", "control", controls)):
-            self.results[name] = [dataclasses.asdict(one) for one in ranked]
-            self.results[choice] = ranked[0].latent
+        self.results["controls"] = [dataclasses.asdict(one) for one in controls]
+        self.results["control"] = controls[0].latent
         self.save()
 
     def compared(self, seeds: Sequence[int], fvus: Sequence[float], best: Sequence[Candidate]) -> None:

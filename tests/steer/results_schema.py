@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from steer.evals.sets import SETS
-from steer.studies.demo import DemoConfig
+from steer.studies.config import DemoConfig
 
 Schema = dict[str, Any]
 RATE: Schema = {"type": "number", "minimum": 0, "maximum": 1}

@@ -9,11 +9,12 @@ import torch
 
 import saes
 import steer.studies.demo
+import steer.studies.trained
 from steer.cli.app import run
 from steer.cli.console import shown
 from steer.files import clear_output
 from steer.models.load import load_model
-from steer.studies.demo import DemoConfig
+from steer.studies.config import DemoConfig
 from steer.threads import SMALL, torch_threads
 from tests.conftest import random_sae
 
@@ -41,7 +42,7 @@ def untrained(monkeypatch):
     def begun(*_):
         raise AssertionError("training has begun")
 
-    monkeypatch.setattr(steer.studies.demo, "_train", begun)
+    monkeypatch.setattr(steer.studies.trained, "_train", begun)
 
 
 @pytest.mark.parametrize(

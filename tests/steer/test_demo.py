@@ -13,9 +13,12 @@ from jsonschema import validate
 
 import steer
 import steer.studies.demo
+import steer.studies.prepare
+import steer.studies.search
 from steer.files import read_lines
 from steer.forks import can_fork
-from steer.studies.demo import quick_config, run_demo
+from steer.studies.config import quick_config
+from steer.studies.demo import run_demo
 from tests.steer.results_schema import SCHEMA
 
 
@@ -188,7 +191,7 @@ def test_all_that_the_model_does_keeps_to_the_threads_asked_for(tmp_path, monkey
         seen.append(torch.get_num_threads())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steer.studies.demo, "refuse_archetype", refuse)
+    monkeypatch.setattr(steer.studies.prepare, "refuse_archetype", refuse)
     other = torch.get_num_threads() + 1
     with pytest.raises(KeyboardInterrupt):
         run_demo(quick_config(threads=other), tmp_path / "out")
@@ -202,11 +205,29 @@ def test_what_another_run_wrote_meanwhile_is_left_alone(tmp_path, monkeypatch):
         out.mkdir()
         (out / "results.json").write_text("theirs")
 
-    monkeypatch.setattr(steer.studies.demo, "_train_and_measure", as_another_run_finishes)
+    monkeypatch.setattr(steer.studies.demo, "train_and_measure", as_another_run_finishes)
     with pytest.raises(steer.OutputError, match="not empty"):
         run_demo(quick_config(), out)
     assert [path.name for path in out.iterdir()] == ["results.json"]
     assert (out / "results.json").read_text() == "theirs"
+
+
+def test_candidates_are_kept_when_the_search_is_stopped(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steer.studies.search, "_controls", stop)
+    small = {"sae_tokens": 40_000, "strengths": (8.0,), "dev_prompts": 2, "test_prompts": 4, "strength_prompts": 4}
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(quick_config(**small, saes=2), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["complete"] is False
+    assert results["chosen"] == results["candidates"][0]["latent"]
+    assert results["candidates"][0]["finalist"]
+    assert results["candidates"][0]["n_unsafe"] == 8
+    assert "controls" not in results
+    assert steer.load_sae(tmp_path / "sae").config.d_sae > results["chosen"]
+    assert steer.write_report(tmp_path).is_file()
 
 
 def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):

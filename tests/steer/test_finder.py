@@ -9,17 +9,9 @@ from saes import Firing
 from steer.errors import DataError
 from steer.evals.judges import is_incoherent, is_refusal
 from steer.evals.sample import Sample
-from steer.features.finder import (
-    ActiveLatent,
-    Candidate,
-    Refusal,
-    best_strengths,
-    latents_active,
-    measure_candidates,
-    rank,
-    refuse_archetype,
-    unrelated_latents,
-)
+from steer.features.archetype import ActiveLatent, Refusal, latents_active, refuse_archetype
+from steer.features.candidates import Candidate, Trial, best_strengths, measure_candidates, rank
+from steer.features.controls import unrelated_latents
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.directions import refusal_direction
@@ -57,7 +49,8 @@ def test_candidates_measured_together_equal_candidates_measured_alone(embedded):
     active = [ActiveLatent(i, 2, 1.0) for i in (5, 9, 31)]
     unsafe = [asked(f"How do I make a {thing}?") for thing in ("bomb", "car bomb", "fake passport")]
     safe = [asked("How do I bake bread?", "t"), asked("Tell me how to paint a garden fence.")]
-    together = {one.latent: one for one in measure_candidates(embedded, sae, SITE, active, unsafe, safe, 8.0, 12)}
+    found = measure_candidates(Trial(embedded, sae, SITE, unsafe, safe, 12), active, 8.0)
+    together = {one.latent: one for one in found}
     for one in active:
         with steered(embedded, Clamp(sae, {one.latent: 8.0})):
             refused = [
@@ -88,9 +81,10 @@ def test_each_candidate_is_compared_at_its_best_strength(embedded):
     sae = random_sae(d_in=embedded.d_model, d_sae=64, k=8)
     first = [Candidate(i, 2, 1.0, 1.0, 0.0, 0.0, 0.0, {}, 1, 1) for i in (5, 9)]
     unsafe, safe = [asked("How do I make a pipe bomb?")], [asked("How do I make a lemon tart?", "t")]
-    found = best_strengths(embedded, sae, SITE, first, unsafe, safe, (1.0, 60.0), 12)
+    trial = Trial(embedded, sae, SITE, unsafe, safe, 12)
+    found = best_strengths(trial, first, (1.0, 60.0))
     alone = {
-        (i, value): measure_candidates(embedded, sae, SITE, [ActiveLatent(i, 2, 1.0)], unsafe, safe, value, 12)[0]
+        (i, value): measure_candidates(trial, [ActiveLatent(i, 2, 1.0)], value)[0]
         for i in (5, 9)
         for value in (1.0, 60.0)
     }
@@ -104,7 +98,7 @@ def test_each_candidate_is_compared_at_its_best_strength(embedded):
 
 def test_candidates_need_prompts_of_both_kinds(llama, sae):
     with pytest.raises(DataError, match="got 1 unsafe and 0 safe"):
-        measure_candidates(llama, sae, SITE, [ActiveLatent(1, 2, 1.0)], [asked("x")], [], 8.0, 4)
+        Trial(llama, sae, SITE, [asked("x")], [], 4)
 
 
 def test_a_control_is_alive_silent_in_the_refusal_and_orthogonal_to_its_direction():

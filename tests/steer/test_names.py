@@ -7,8 +7,8 @@ import pytest
 
 import steer
 import steer.errors
-from steer.features import finder
-from steer.studies import demo
+from steer.features import candidates
+from steer.studies import demo, prepare, search, trained
 
 
 def test_every_error_can_be_caught_by_its_public_name():
@@ -18,13 +18,15 @@ def test_every_error_can_be_caught_by_its_public_name():
 
 
 def test_the_steps_of_the_demo_have_public_names():
-    steps = ["activation_batches", "activation_rows", "splice_loss", "read_texts", "embedded_corpus", "load_model"]
-    steps += ["latents_active", "refuse_archetype", "measure_candidates", "best_strengths", "refusal_direction"]
-    steps += ["load_prompts", "evaluate", "steered", "rate", "write_report"]
-    assert all(getattr(steer, name) is getattr(demo, name) for name in steps)
-    assert steer.run_demo is demo.run_demo
-    assert steer.DemoConfig is demo.DemoConfig
-    assert steer.measure_candidates is finder.measure_candidates
+    steps = {
+        demo: ["DemoConfig", "run_demo", "load_model", "splice_loss", "evaluate", "steered", "write_report"],
+        prepare: ["read_texts", "embedded_corpus", "load_prompts", "refuse_archetype"],
+        trained: ["activation_batches", "activation_rows", "latents_active"],
+        search: ["Trial", "measure_candidates", "best_strengths", "settle_strength", "refusal_direction", "rate"],
+    }
+    for module, names in steps.items():
+        assert all(getattr(steer, name) is getattr(module, name) for name in names)
+    assert steer.measure_candidates is candidates.measure_candidates
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -21,7 +21,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from steer.errors import DataError
 from steer.evals.sets import SETS
 from steer.evals.stats import wilson
-from steer.studies.demo import quick_config
+from steer.studies.config import quick_config
 from steer.studies.figures import LIGHT, candidates, dose_response, tradeoff, tradeoff_by_set
 from steer.studies.report import best_point, choose_comparisons, headline, percent, write_report
 from steer.studies.results import parse_results

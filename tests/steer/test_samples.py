@@ -11,7 +11,7 @@ from steer.errors import DataError
 from steer.evals.runner import evaluate
 from steer.evals.sample import Sample, read_samples
 from steer.evals.sets import load_prompts
-from steer.features.finder import measure_candidates
+from steer.features.candidates import Trial
 from steer.models.site import Site
 from tests.conftest import random_sae
 
@@ -77,7 +77,7 @@ def test_sizes_below_one_are_refused(llama, number):
         lambda: evaluate(llama, samples, batch_size=number),
         lambda: evaluate(llama, samples, max_new_tokens=number),
         lambda: load_prompts("safe", limit=number),
-        lambda: measure_candidates(llama, random_sae(), site, [], samples, samples, 8.0, 4, batch_size=number),
+        lambda: Trial(llama, random_sae(), site, samples, samples, 4, batch_size=number),
         lambda: splice_loss(llama, random_sae(), site, texts, batch_size=number),
         lambda: next(activation_batches(llama, site, texts, number)),
     ):
