@@ -17,6 +17,7 @@ from steer.models.model import LanguageModel
 EMBEDDED = "embedded"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _HUB_ID = re.compile(r"(?!.*(?:--|\.\.))(?=.{1,96}$)\w[\w.-]*(?:/\w[\w.-]*)?", re.ASCII)  # the hub's own rule
+_PATIENCE = 20.0  # seconds for the hub's first answer
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d{1,9})\.")
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
@@ -89,6 +90,7 @@ class _NotReadError(Exception):
 def _ask_hub(source: str, dtype: Any, revision: str | None, note: Callable[[str], None] | None) -> tuple[Any, Any]:
     if note:
         note(f"asking the hub for {source}, which is not in the local cache ...")
+    _find_on_hub(source, revision)
     try:
         return _read(source, dtype, revision, local=False)
     except _NotReadError as error:
@@ -96,6 +98,26 @@ def _ask_hub(source: str, dtype: Any, revision: str | None, note: Callable[[str]
             f"The model {source!r} is neither a local folder nor `{EMBEDDED}`, and the hub did not give it ({error}). "
             "Check the name, the network, and HF_TOKEN for gated models."
         ) from error.__cause__
+
+
+def _find_on_hub(source: str, revision: str | None) -> None:
+    """Ask for the model's page once: transformers asks for each file again and again before it gives up."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    missing = f"The model {source!r} is neither a local folder nor `{EMBEDDED}`, and"
+    try:
+        HfApi().model_info(source, revision=revision, timeout=_PATIENCE)
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{source} has no revision {revision!r} on the hub. Check it.") from error
+    except GatedRepoError as error:
+        raise ModelError(f"{source} is gated: ask for access on its page, and give your token in HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{missing} the hub has no model of that name, or it is private. Check the name, and HF_TOKEN."
+        ) from error
+    except Exception as error:  # the HTTP library below raises errors of many kinds
+        raise ModelError(f"{missing} the hub cannot be reached ({_one_line(error)}). Check the network.") from error
 
 
 def _read(source: str, dtype: Any, revision: str | None, local: bool) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 import steer.models.load
@@ -13,6 +14,7 @@ from steer.errors import DataError, ModelError
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
 from tests.conftest import byte_tokenizer, tiny_model
+from tests.steer.fake_hub import serving
 
 untyped_load = inspect.unwrap(load_model)  # as it is without the run-time type checks of the tests
 
@@ -139,10 +141,8 @@ def test_devices_and_dtypes_that_cannot_be_used():
 
 
 @pytest.fixture
-def hub(saved, monkeypatch):
+def hub(saved, monkeypatch, tmp_path):
     """A hub that is switched on and has ``owner/name``; what is asked of it, and whether from the cache."""
-    from huggingface_hub import constants
-
     asked = []
     real = steer.models.load._read
 
@@ -153,9 +153,10 @@ def hub(saved, monkeypatch):
         return real(str(saved), dtype, revision, local=True)
 
     cached: list[bool] = []
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(steer.models.load, "_read", read)
-    return asked, cached
+    with serving(monkeypatch, tmp_path / "cache") as hub:
+        hub.repos |= {"owner/name": {}, "owner/other": {}}
+        yield asked, cached
 
 
 def test_the_hub_is_asked_after_the_cache_and_the_user_is_told(hub):
@@ -171,8 +172,6 @@ def test_the_hub_is_asked_after_the_cache_and_the_user_is_told(hub):
 
 
 def test_the_hub_is_not_asked_where_it_is_switched_off(hub, monkeypatch):
-    from huggingface_hub import constants
-
     asked, _ = hub
     with pytest.raises(ModelError, match=r"with the hub switched off it cannot be loaded .*not there"):
         load_model("owner/name", offline=True)
@@ -185,6 +184,18 @@ def test_the_hub_is_not_asked_where_it_is_switched_off(hub, monkeypatch):
 def test_what_the_hub_lacks_is_an_error_of_ours(hub):
     with pytest.raises(ModelError, match=r"the hub did not give it \(tokenizer: not there\).*HF_TOKEN"):
         load_model("owner/other")
+
+
+def test_a_model_that_the_hub_does_not_have_is_asked_for_once(hub, monkeypatch):
+    asked, _ = hub
+    with pytest.raises(ModelError, match=r"the hub has no model of that name, or it is private.*HF_TOKEN"):
+        load_model("owner/nothing")
+    with pytest.raises(ModelError, match="owner/name has no revision 'v9' on the hub"):
+        load_model("owner/name", revision="v9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"the hub cannot be reached \(.*Check the network"):
+        load_model("owner/name")
+    assert asked == ["cache"] * 3, "transformers, which asks again and again, was not let near it"
 
 
 def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(llama):
