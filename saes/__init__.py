@@ -1,4 +1,7 @@
-"""Sparse autoencoders over plain tensors. Depends on torch, numpy, safetensors and einops; knows no language model."""
+"""Sparse autoencoders over plain tensors. Needs torch, numpy and safetensors; knows no language model.
+
+Where they are installed, jaxtyping gives the shapes of arguments, and triton the kernels on a GPU.
+"""
 
 from saes.codes import SparseCodes
 from saes.config import SAEConfig, TrainConfig
@@ -9,7 +12,7 @@ from saes.formats import load, save
 from saes.measure import Quality, measure
 from saes.metrics.block import Placed
 from saes.metrics.sparsity import Firing
-from saes.run import RunConfig
+from saes.run_config import RunConfig
 from saes.sae import SAE
 from saes.train import TrainRecord, fit
 

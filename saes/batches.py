@@ -1,8 +1,10 @@
-"""What a batch of activations must be, wherever one comes in."""
+"""What a batch of activations must be, wherever one comes in, and what all batches of a stream have in common."""
+
+from collections.abc import Mapping
 
 import torch
 
-from saes.errors import ShapeError
+from saes.errors import ConfigError, ShapeError
 from saes.shapes import Float, Tensor
 
 
@@ -10,11 +12,15 @@ def as_activations(x: object, d_in: int, tokens: int | None = None) -> Float[Ten
     """A batch in float32, detached; with ``tokens`` it must have that many rows.
 
     Raises:
-        ShapeError: it is no real tensor of shape [token, d_in], or holds NaN or infinite values.
+        ShapeError: it is no dense tensor of floating-point numbers of shape [token, d_in], or holds NaN or infinite
+            values.
     """
-    if not isinstance(x, Tensor) or x.is_complex():
-        got = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ShapeError(f"A batch of activations must be a tensor of real numbers, got {got}.")
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
+        got = f"a tensor of {x.dtype} ({x.layout})" if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(
+            f"A batch of activations must be a dense tensor of floating-point numbers, got {got}. "
+            "Convert it where it is made: torch.as_tensor(x, dtype=torch.float32)."
+        )
     rows = "token" if tokens is None else tokens
     if x.ndim != 2 or x.shape[1] != d_in or tokens not in (None, len(x)):
         raise ShapeError(
@@ -29,3 +35,60 @@ def as_activations(x: object, d_in: int, tokens: int | None = None) -> Float[Ten
             "Check the model's weights and its dtype (float16 overflows easily)."
         )
     return x
+
+
+class Alike:
+    """Sees that the batches of a stream are on one device, and those of one site in one dtype, as the first one is.
+
+    A stream that changes is a mistake further up, and casting would hide it: values lose bits, or a whole run its pace.
+    """
+
+    def __init__(self, dtypes: dict[str, str] | None = None) -> None:
+        self.dtypes = dict(dtypes or {})
+        """As torch writes them, by site; where there is one site, its name is empty."""
+        self._device: torch.device | None = None
+
+    def require(self, x: object, site: str = "") -> None:
+        """Look at a batch; what is no tensor is left to ``as_activations``.
+
+        Raises:
+            ShapeError: its device or dtype is another than that of the first.
+        """
+        if not isinstance(x, Tensor):
+            return
+        device, dtype = self._device or x.device, self.dtypes.setdefault(site, str(x.dtype))
+        self._device = device
+        if x.device != device:
+            raise ShapeError(
+                f"All activations of a stream are on one device: got {x.device}, expected {device}, as the first were. "
+                "Move the batches to one."
+            )
+        if str(x.dtype) != dtype:
+            raise ShapeError(
+                f"All activations of a stream have one dtype: got {x.dtype}{f' at {site}' if site else ''}, expected "
+                f"{dtype}, as the first had. Convert them where they are made."
+            )
+
+
+def ended_early(there: int, total_tokens: int, batch_tokens: int) -> str:
+    """The message about a stream that ends before the training does; ``there`` is what it gave, in tokens."""
+    return (
+        f"The activations ended early: there were {there:,} tokens that count, but total_tokens is {total_tokens:,} in "
+        f"batches of {batch_tokens:,}. Give more text, read it again (`steer train --repeat`), or lower total_tokens "
+        "(and batch_tokens)."
+    )
+
+
+def require_iterable(batches: object) -> None:
+    """See that something can be read as a stream at all.
+
+    Raises:
+        ConfigError: it cannot be iterated over, or what comes out would be no batches (of text, or of one dict).
+    """
+    if isinstance(batches, str | bytes | Mapping) or not (
+        hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    ):
+        raise ConfigError(
+            "batches must be an iterable of tensors [token, d_in] (fit also takes dicts from a site's name to one), "
+            f"got {type(batches).__name__}. Put a single batch into a list: [x]."
+        )

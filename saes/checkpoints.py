@@ -7,6 +7,7 @@ earlier ones and at most a temporary folder. They are named after the step, and 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from saes.errors import FormatError
 
 MANIFEST = "manifest.json"
 PREFIX, TEMPORARY, DAMAGED = "step-", ".tmp-", "damaged-"
-CHUNK_BYTES = 2**22
+NAME = re.compile(PREFIX + r"\d{12,}")
 Facts = dict[str, Any]
 
 
@@ -74,8 +75,8 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
-    return sorted((one for one in folder.glob(f"{PREFIX}*") if one.is_dir()), reverse=True)
+    """The checkpoints in a folder, the newest first. What somebody else has put there, such as a copy, is none."""
+    return sorted((one for one in folder.glob(f"{PREFIX}*") if NAME.fullmatch(one.name) and one.is_dir()), reverse=True)
 
 
 def verify(path: Path, part: int = 0, parts: int = 1) -> None:
@@ -88,19 +89,19 @@ def verify(path: Path, part: int = 0, parts: int = 1) -> None:
     try:
         data = json.loads(manifest.read_text(encoding="utf-8"))
         listed, digest = data["files"], data["sha256"]
+        facts = {path / name: (int(one["bytes"]), str(one["sha256"])) for name, one in listed.items()}
     except OSError as error:
         raise FormatError(f"{manifest} cannot be read ({error}). The checkpoint is not whole.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{manifest} has been altered or cut off: {error}.") from error
     if _digest_of(listed) != digest:
         raise FormatError(f"{manifest} has been altered: its digest is not that of its contents.")
-    for name, facts in list(listed.items())[part::parts]:
-        file = path / name
+    for file, (expected, sha256) in list(facts.items())[part::parts]:
         try:
             size = file.stat().st_size
-            if size != facts["bytes"]:
-                raise FormatError(f"{file} has been cut off or altered: {size} bytes, expected {facts['bytes']}.")
-            if _digest(file) != facts["sha256"]:
+            if size != expected:
+                raise FormatError(f"{file} has been cut off or altered: {size} bytes, expected {expected}.")
+            if digest_of_file(file) != sha256:
                 raise FormatError(f"{file} has been altered: its SHA-256 is not the one in {MANIFEST}.")
         except OSError as error:
             raise FormatError(f"{file} cannot be read ({error}). The checkpoint is not whole.") from error
@@ -120,7 +121,10 @@ def tidy(folder: Path, keep: int | None = None) -> None:
         for old in checkpoints(folder)[keep:] if keep else []:
             os.rename(old, folder / f"{TEMPORARY}old-{old.name}")  # a kill while it is removed leaves no half of it
         for left in folder.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(left)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def to_disk(path: Path) -> None:
@@ -136,15 +140,13 @@ def to_disk(path: Path) -> None:
 
 def facts_of(path: Path) -> Facts:
     """Size and digest of a file."""
-    return {"bytes": path.stat().st_size, "sha256": _digest(path)}
+    return {"bytes": path.stat().st_size, "sha256": digest_of_file(path)}
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as ``sha256sum`` prints it."""
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_of(listed: Any) -> str:

@@ -128,7 +128,8 @@ class SAEConfig:
 
     def _check_prefixes(self) -> None:
         _require(
-            isinstance(self.prefixes, tuple) and all(isinstance(one, int) for one in self.prefixes),
+            isinstance(self.prefixes, tuple)
+            and all(isinstance(one, int) and not isinstance(one, bool) for one in self.prefixes),
             f"prefixes must be a tuple of whole numbers, got {self.prefixes!r}.",
         )
         if self.prefixes:

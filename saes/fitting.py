@@ -4,13 +4,13 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from saes.batches import as_activations
+from saes.batches import Alike, as_activations
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, DivergedError, ShapeError
@@ -75,6 +75,7 @@ class Fitting:
         self._last = (self._started, 0)
         """When the last line of the log was made, and the tokens seen then."""
         self._pending: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
+        self._alike = Alike()
 
     @property
     def steps_done(self) -> int:
@@ -83,8 +84,8 @@ class Fitting:
             return self._pending[0]["training"]["steps_done"]
         return self._training.steps_done if self._training else 0
 
-    def advance(self, batch: Batch) -> TrainRecord | None:
-        """Train on one batch; gives a line of the log where one is due.
+    def advance(self, batch: object) -> TrainRecord | None:
+        """Train on one batch (a ``Batch``, once it is seen to be one); gives a line of the log where one is due.
 
         Raises:
             ConfigError: the batch lacks a site that the SAE reads or writes.
@@ -157,12 +158,14 @@ class Fitting:
                 name: tensor for name, tensor in weights.items() if folded[name].data_ptr() != tensor.data_ptr()
             },
             "seconds": time.perf_counter() - self._started,
+            "dtypes": self._alike.dtypes,
         }
 
     def restore(self, state: Mapping[str, Any], folded: Mapping[str, Tensor]) -> None:
         """Go on from a ``state`` and the weights of ``folded`` of that time."""
         self._training, self._pending = None, (state, folded)
         self._started = time.perf_counter() - state["seconds"]
+        self._alike = Alike(state.get("dtypes"))  # earlier releases did not keep them
         self._read_scale, self._written_scale = Scale(*state["read_scale"]), Scale(*state["written_scale"])
 
     def _in_training(self, first: tuple[Tensor, Tensor] | None) -> Training:
@@ -195,11 +198,12 @@ class Fitting:
         self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)
         return training
 
-    def _given(self, batch: Batch) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+    def _given(self, batch: object) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What this rank's stream gives for the SAE to read and to write, the same tensor in an autoencoder."""
         config, tokens = self.config, self.share
         given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
-        _require_device(given, self._training.sae.W_dec.device if self._training else None)
+        for x, site in zip(given, (config.site, config.site_out or config.site), strict=True):
+            self._alike.require(x, site or "")
         x = y = as_activations(given[0], config.d_in, tokens)
         if config.site_out is not None:
             y = as_activations(given[1], config.width_out, tokens)
@@ -241,7 +245,7 @@ def _check_k(config: SAEConfig, train: TrainConfig) -> None:
         )
 
 
-def _at(batch: Batch, site: str | None, config: SAEConfig) -> Any:
+def _at(batch: object, site: str | None, config: SAEConfig) -> Any:
     """The activations of a batch at a site."""
     if not isinstance(batch, Mapping):
         if config.site_out is not None:
@@ -259,15 +263,6 @@ def _at(batch: Batch, site: str | None, config: SAEConfig) -> Any:
             "Name one of them in the SAE's config, or read that site."
         )
     return by_name[site]
-
-
-def _require_device(tensors: Sequence[object], device: torch.device | None) -> None:
-    devices = [tensor.device for tensor in tensors if isinstance(tensor, Tensor)] + ([device] if device else [])
-    if len(set(devices)) > 1:
-        raise ShapeError(
-            f"An SAE and all that it is trained on are on one device: got activations on {devices[0]}, then on "
-            f"{devices[-1] if devices[0] != devices[-1] else devices[1]}. Move the batches to one."
-        )
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from saes.batches import require_iterable
 from saes.errors import ConfigError, ShapeError
 from saes.metrics.block import Batch, blocks_of
 from saes.metrics.likeness import LikenessSums
@@ -71,9 +72,12 @@ def measure(sae: SAE, batches: Iterable[Batch], block_tokens: int = BLOCK_TOKENS
     same tokens into other batches changes no bit, another order only the three metrics of blocks.
 
     Raises:
-        ShapeError: no tokens were given, or a batch is not of shape [token, d_in], or not finite.
-        ConfigError: the SAE is a transcoder, whose reconstruction is of other activations than it reads.
+        ShapeError: no tokens were given, or a batch is not of shape [token, d_in], not finite, or of another dtype or
+            device than the first.
+        ConfigError: the SAE is a transcoder, whose reconstruction is of other activations than it reads; or ``batches``
+            is no iterable.
     """
+    require_iterable(batches)
     if sae.config.is_transcoder:
         raise ConfigError("A transcoder writes other activations than it reads, and only autoencoders are measured.")
     variance, likeness, positions = FvuSums(block_tokens), LikenessSums(), PositionSums()

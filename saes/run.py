@@ -5,85 +5,35 @@ log.jsonl                 one line a record
 checkpoints/step-.../     the newest few; each with sae-0/, sae-1/, ... which ``saes.load`` reads, the rest of the
                           state, and a manifest with the digest of every file
 sae-0/, sae-1/, ...       the trained SAEs, when the run is done (or under other names, if the config says so)
+
+Here the folder is opened, gone on from, saved and finished. Whose it is, and its lock: ``run_claim``; the log:
+``run_log``; what is in a checkpoint: ``snapshot``; that it is whole: ``checkpoints``.
 """
 
 import dataclasses
-import errno
-import json
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import torch
 
-from saes.checkpoints import (
-    Facts,
-    checkpoint_name,
-    checkpoints,
-    new_checkpoint,
-    set_aside,
-    tidy,
-    to_disk,
-    verify,
-    writing,
-)
+from saes.checkpoints import Facts, checkpoint_name, checkpoints, new_checkpoint, set_aside, tidy, verify, writing
 from saes.distributed.reshard import write_whole
 from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, FormatError
 from saes.fitting import Fitting, TrainRecord
 from saes.formats import native
+from saes.run_claim import check_settings, claim, locked, settings_of
+from saes.run_config import CHECKPOINTS, LOG, RunConfig
+from saes.run_log import RunLog
 from saes.sae import SAE
-from saes.snapshot import Log, read_parts, shards_of, summary, write_part
+from saes.snapshot import LogState, read_parts, shards_of, summary, write_part
+
+__all__ = ["RunFolder"]
 
 T = TypeVar("T")
-VERSION = 1
-SETTINGS, LOG, LOCK, CHECKPOINTS = "run.json", "log.jsonl", ".lock", "checkpoints"
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Where a training run is kept, and when. None of it changes what is trained."""
-
-    folder: str | Path
-    """The run folder. One that holds a run with the same settings is gone on with from its newest checkpoint."""
-    save_every_steps: int | None = 1000
-    """Steps between two checkpoints; None: they are not counted. There is always one at the end."""
-    save_every_seconds: float | None = None
-    """Seconds between two checkpoints, if that comes first; None: they are not counted."""
-    keep: int = 2
-    """Newest checkpoints to keep."""
-    stop_after_steps: int | None = None
-    """Steps of this call after which it saves and returns; None: it trains to the end."""
-    stop_after_seconds: float | None = None
-    """Seconds of this call after which it saves and returns, when the step is done; None: it trains to the end."""
-    use_older: bool = False
-    """If the newest checkpoint is damaged, set it aside and go on from the newest good one instead of refusing."""
-    stop: Callable[[], bool] | None = None
-    """Asked after every step; where it says true, it saves and returns."""
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """What else decides what is trained (the model, the text, ...), as JSON data. It is kept with the settings: a
-    folder with another is refused, and each SAE's training summary holds what its TrainConfig does not."""
-    names: tuple[str, ...] = ()
-    """Folders of the trained SAEs in the run folder, one for each; (): ``sae-0``, ``sae-1``, ..."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("save_every_steps", 1), ("stop_after_steps", 1), ("keep", 1)):
-            value = getattr(self, name)
-            if value is None and name != "keep":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-        for name in ("save_every_seconds", "stop_after_seconds"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 <= value < float("inf")):
-                raise ConfigError(f"{name} must be a number of at least 0, or None: got {value!r}.")
-        plain = all(isinstance(one, str) and one and Path(one).name == one for one in self.names)
-        if not plain or len(set(self.names)) < len(self.names):
-            raise ConfigError(f"names must be different names of folders in the run folder, got {self.names!r}.")
 
 
 class RunFolder:
@@ -103,7 +53,7 @@ class RunFolder:
         """The newest good checkpoint."""
         self._newest: list[dict[str, Any]] = [{} for _ in fittings]
         """The newest line of the log for each SAE."""
-        self._log: IO[bytes] | None = None
+        self._log: RunLog | None = None
         """The first process keeps it."""
         self._lock: IO[bytes] | None = None
         if not callable(getattr(batches, "state", None)) or not callable(getattr(batches, "restore", None)):
@@ -112,8 +62,9 @@ class RunFolder:
                 "and restore(state). Give such a stream, or train without a run folder."
             )
         try:
-            self._by_first(self._claim)
-            world.together(self._check_settings)
+            asked = settings_of(fittings, config.about)
+            self._by_first(lambda: self._claim(asked))
+            world.together(lambda: check_settings(self.folder, asked))
             log_bytes = self._resume()
             self._by_first(lambda: self._open_log(log_bytes))
         except BaseException:
@@ -130,12 +81,8 @@ class RunFolder:
     def record(self, record: TrainRecord) -> None:
         """Write a line of the log."""
         self._newest[record.sae] = dataclasses.asdict(record)
-        if not self._log:
-            return
-        with writing(self.folder / LOG):
-            line = (json.dumps(self._newest[record.sae]) + "\n").encode()
-            if self._log.write(line) != len(line):
-                raise OSError(errno.ENOSPC, "only a part of a line was written")
+        if self._log:
+            self._log.append(self._newest[record.sae])
 
     def after_step(self, last: int) -> bool:
         """Save if it is time to; whether to stop here."""
@@ -160,11 +107,7 @@ class RunFolder:
         Raises:
             FormatError: it cannot be written; then nothing of it is left.
         """
-        world, log_bytes = self.world, 0
-        if self._log:
-            with writing(self.folder / LOG):
-                os.fsync(self._log.fileno())
-                log_bytes = self._log.tell()
+        world, log_bytes = self.world, self._log.to_disk() if self._log else 0
         folder, known = self.folder / CHECKPOINTS, dict[str, Facts]()
         with ExitStack() as stack:
             new = new_checkpoint(folder, self.steps_done, known)
@@ -200,7 +143,7 @@ class RunFolder:
         return self.world.together(lambda: work() if self.world.rank == 0 else None)
 
     def _write(self, temporary: Path, log_bytes: int) -> dict[str, Facts]:
-        log = Log(log_bytes, self._newest)
+        log = LogState(log_bytes, self._newest)
         with writing(temporary):
             return write_part(temporary, self.fittings, self.batches, log, self.config.about, self.world)
 
@@ -212,61 +155,19 @@ class RunFolder:
             assert self.saved is not None, "there is a checkpoint of the last step"
             write_whole(shards_of(self.saved / f"sae-{fitting.number}"), whole)
 
+    def _claim(self, asked: Any) -> None:
+        self._lock = locked(self.folder)
+        claim(self.folder, asked)
+        for one in self.fittings:
+            place = self.folder / self._name(one)
+            if place.exists() and not place.is_dir():
+                raise ConfigError(
+                    f"{place} is a file where a trained SAE is to lie. Remove it, or choose another folder."
+                )
+
     def _open_log(self, log_bytes: int) -> None:
-        with writing(self.folder / LOG):
-            self._log = (self.folder / LOG).open("ab", buffering=0)
-            if self._log.tell() > log_bytes:
-                self._log.truncate(log_bytes)  # what the next steps will write again
-
-    def _locked(self) -> IO[bytes]:
-        """Keep other programs from training here; the system opens the lock again when this one ends or is killed."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / LOCK).open("wb")
-        try:
-            import fcntl
-        except ImportError:  # Windows has none
-            return lock
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise FormatError(f"{self.folder / LOCK} cannot be locked ({error}). Choose another folder.") from error
-            raise ConfigError(
-                f"Another program is training in {self.folder}. Wait, or choose another folder."
-            ) from None
-        return lock
-
-    def _claim(self) -> None:
-        """Make the folder this run's, if it is nobody's."""
-        self._lock = self._locked()
-        path, asked = self.folder / SETTINGS, _settings(self.fittings, self.config.about)
-        with writing(self.folder):
-            if not path.exists():
-                if any(not one.name.startswith(".") for one in self.folder.iterdir()):
-                    raise ConfigError(
-                        f"{self.folder} is not empty and holds no run ({SETTINGS}). Choose another folder."
-                    )
-                temporary = self.folder / f".{SETTINGS}.{os.getpid()}"
-                temporary.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-                to_disk(temporary)
-                os.replace(temporary, path)
-                to_disk(self.folder)
-
-    def _check_settings(self) -> None:
-        """See that the folder is this run's."""
-        path, asked = self.folder / SETTINGS, _settings(self.fittings, self.config.about)
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise FormatError(f"{path} cannot be read ({error}). Choose another folder.") from error
-        if different := _difference(there, asked):
-            place, theirs, ours = different
-            raise ConfigError(
-                f"{self.folder} holds a run with other settings: {place} is {theirs!r} there, and {ours!r} was asked "
-                "for. Go on with the same settings, or choose another folder."
-            )
+        tokens = self.steps_done * self.fittings[0].train.batch_tokens
+        self._log = RunLog(self.folder / LOG, log_bytes, tokens)
 
     def _resume(self) -> int:
         """Put everything where the newest checkpoint says, if there is one; the length of the log at that time."""
@@ -285,26 +186,8 @@ class RunFolder:
                 self._by_first(lambda path=path: set_aside(path))
                 continue
             read = lambda path=path: read_parts(path, self.fittings, self.batches, world)  # noqa: E731
-            log: Log = world.together(read)
+            log: LogState = world.together(read)
             self._newest, self.saved = log.newest, path
             self._by_first(lambda: tidy(folder, self.config.keep))  # a kill may have come before this
             return log.bytes
         return 0
-
-
-def _settings(fittings: Sequence[Fitting], about: Mapping[str, Any]) -> Any:
-    """The settings as JSON gives them back."""
-    saes = [{"config": dataclasses.asdict(one.config), "train": dataclasses.asdict(one.train)} for one in fittings]
-    known = {"format": "saes-run", "version": VERSION, **({"about": dict(about)} if about else {}), "saes": saes}
-    return json.loads(json.dumps(known))
-
-
-def _difference(there: Any, asked: Any, place: str = "") -> tuple[str, Any, Any] | None:
-    """Where two trees differ first, and what is there in each."""
-    if isinstance(there, Mapping) and isinstance(asked, Mapping):
-        steps: Any = [(f"{place}.{key}".lstrip("."), there.get(key), asked.get(key)) for key in {**there, **asked}]
-    elif isinstance(there, list) and isinstance(asked, list) and len(there) == len(asked):
-        steps = [(f"{place}[{number}]", *pair) for number, pair in enumerate(zip(there, asked, strict=True))]
-    else:
-        return None if there == asked and type(there) is type(asked) else (place, there, asked)
-    return next(filter(None, (_difference(a, b, where) for where, a, b in steps)), None)

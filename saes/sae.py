@@ -11,6 +11,7 @@ from saes.codes import SparseCodes
 from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
 from saes.normalise import Normalised, normalise
+from saes.seeds import derived
 from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
 
@@ -189,12 +190,16 @@ def tensor_shapes(config: SAEConfig, latents: range | None = None) -> dict[str, 
 
 
 def _drawn(config: SAEConfig, seed: int, latents: range) -> dict[str, Tensor]:
-    """Weights to start training from: random decoder rows of norm 1, zeros elsewhere."""
-    d_sae, d_out = config.d_sae, config.width_out
-    rows = _random_rows(d_sae, d_out, seed, latents)
-    # tied at the start: fewer dead latents (appendix A.1)
-    tied = rows.clone() if d_out == config.d_in else _random_rows(d_sae, config.d_in, seed + 1, latents)
-    drawn = {"W_dec": rows, "W_enc": tied.T}  # a view: in memory one row for each latent, as the training step reads it
+    """Weights to start training from: random decoder rows of norm 1, zeros elsewhere.
+
+    An autoencoder's encoder is tied to its decoder at the start, which leaves fewer dead latents (appendix A.1). A
+    transcoder writes other activations than it reads, so that a direction of its output says nothing of its input, also
+    where both have one width: its encoder is drawn on its own (as in sparsify, which does not tie it either).
+    """
+    d_sae = config.d_sae
+    rows = _random_rows(d_sae, config.width_out, seed, latents)
+    read = _random_rows(d_sae, config.d_in, derived(seed, "W_enc"), latents) if config.is_transcoder else rows.clone()
+    drawn = {"W_dec": rows, "W_enc": read.T}  # a view: in memory one row for each latent, as the training step reads it
     return {
         name: drawn[name] if name in drawn else torch.zeros(side)
         for name, side in tensor_shapes(config, latents).items()

@@ -1,7 +1,7 @@
 """Shape annotations: jaxtyping where it is installed, plain tensors where it is not.
 
-``saes`` depends on torch, numpy, safetensors and einops only, so jaxtyping is optional here; under pytest the
-annotations are checked at run time. Axis words: ``token`` (a row of activations), ``d_in``, ``d_sae``, ``k``.
+``saes`` needs torch, numpy and safetensors alone, so jaxtyping is optional here; under pytest the annotations are
+checked at run time. Axis words: ``token`` (a row of activations), ``d_in``, ``d_sae``, ``k``.
 """
 
 from typing import TYPE_CHECKING, Any

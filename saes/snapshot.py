@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from saes.checkpoints import Facts, facts_of
@@ -22,13 +23,15 @@ from saes.distributed.world import World
 from saes.errors import ConfigError, FormatError
 from saes.fitting import Fitting
 from saes.formats import native
+from saes.run_claim import difference
 from saes.tree import join, split
 
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)  # RuntimeError: torch's
 STATE, TENSORS, STREAM = "state.json", "state.safetensors", "stream.json"
 
 
 @dataclass(frozen=True)
-class Log:
+class LogState:
     """How far the log of the training is."""
 
     bytes: int
@@ -38,7 +41,7 @@ class Log:
 
 
 def write_part(
-    folder: Path, fittings: Sequence[Fitting], batches: Any, log: Log, about: Mapping[str, Any], world: World
+    folder: Path, fittings: Sequence[Fitting], batches: Any, log: LogState, about: Mapping[str, Any], world: World
 ) -> dict[str, Facts]:
     """Write this process's files; their sizes and digests by name. ``about`` is told with each SAE.
 
@@ -59,14 +62,16 @@ def write_part(
     return {path.relative_to(folder).as_posix(): facts_of(path) for path in written}
 
 
-def read_parts(path: Path, fittings: Sequence[Fitting], batches: Any, world: World) -> Log:
+def read_parts(path: Path, fittings: Sequence[Fitting], batches: Any, world: World) -> LogState:
     """Put everything where a checkpoint says; how far the log was at that time.
 
     Raises:
         ConfigError: it was written by another number of processes, and the stream cannot be divided anew.
-        FormatError: it cannot be read.
+        FormatError: it cannot be read, or is of another run.
     """
     with reading(path):
+        for one in fittings:
+            _require_of(path / f"sae-{one.number}" / native.CONFIG, one)
         shards = _parts_of(path, STATE)
         mine, ours = world.latents.rank, world.latents.size
         first, last = mine * shards // ours, -(-(mine + 1) * shards // ours)  # those that have latents of ours
@@ -78,8 +83,8 @@ def read_parts(path: Path, fittings: Sequence[Fitting], batches: Any, world: Wor
                 parts.append(Part(range(shard * width, (shard + 1) * width), state["fittings"][number], folded))
             one.restore(*of_latents(parts, one.latents))
         whole = states[0] if 0 in states else _read_tree(path, STATE, 0, shards)
-        log = Log(int(whole["log_bytes"]), whole["newest"])
-    _restore_stream(path, whole, batches, world)  # what it says of a state that is not its own is the stream's to say
+        log = LogState(int(whole["log_bytes"]), whole["newest"])
+    _restore_stream(path, whole, batches, world)
     return log
 
 
@@ -101,19 +106,63 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what does not fit in a checkpoint that is whole into an error of ours.
 
     Raises:
-        FormatError: it was written by another release.
+        FormatError: it is damaged, or was written by another release.
     """
     try:
         yield
     except (ConfigError, FormatError):
         raise
-    except (OSError, ValueError, KeyError) as error:
-        raise FormatError(f"{path} cannot be read ({error}). It was written by another release.") from error
+    except (OSError, SafetensorError, *MALFORMED) as error:
+        raise FormatError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). It is damaged, or was written by another "
+            "release: remove it to go on from the one before."
+        ) from error
+
+
+@contextmanager
+def restoring(path: Path, batches: object) -> Iterator[None]:
+    """Turn what a stream makes of a state that is not its own into an error of ours.
+
+    What the stream says on purpose, as a ValueError of its own kind, is left as it is.
+
+    Raises:
+        FormatError: the state does not fit.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise _unfit(path, batches, error) from error
+    except MALFORMED as error:
+        raise _unfit(path, batches, error) from error
+
+
+def _unfit(path: Path, batches: object, error: Exception) -> FormatError:
+    return FormatError(
+        f"The {type(batches).__name__} cannot go on from what {path} holds of it ({type(error).__name__}: {error}). "
+        "Give the stream that the run was begun with, or choose another folder."
+    )
+
+
+def _require_of(path: Path, fitting: Fitting) -> None:
+    """See that a checkpoint's SAE is the one that is trained here, and was trained in the same way."""
+    there = json.loads(path.read_text(encoding="utf-8"))
+    asked = {**dataclasses.asdict(fitting.config), "training": dataclasses.asdict(fitting.train)}
+    del asked["input_scale"]  # comes of the first batch
+    found = {name: there.get(name) for name in asked}
+    found["training"] = {name: there["training"].get(name) for name in asked["training"]}
+    if different := difference(found, json.loads(json.dumps(asked))):
+        place, theirs, ours = different
+        raise FormatError(
+            f"{path} is of another run: {place} is {theirs!r} there, and {ours!r} here. Remove the checkpoint "
+            f"{path.parent.parent}, and put back the one of this run."
+        )
 
 
 def _write_sae(folder: Path, fitting: Fitting, told: dict[str, Any], world: World) -> Iterator[Path]:
     config, weights = fitting.folded()
-    contents = native.contents(config, weights, told)
+    contents = native.contents(config, weights, told, whole=world.latents.alone)
     if world.latents.rank:
         del contents[native.CONFIG]  # the first writes it
     place = folder / f"sae-{fitting.number}"
@@ -149,19 +198,20 @@ def _restore_stream(path: Path, state: Mapping[str, Any], batches: Any, world: W
         with reading(path):
             kept = [_read_tree(path, STREAM, *each) for each in _each(_parts_of(path, STREAM))]
     same = len(kept) == world.size
-    torch.set_rng_state(kept[world.rank if same else 0]["random"])
-    states = [one["stream"] for one in kept]
-    if callable(getattr(batches, "restore_from", None)):
-        batches.restore_from(states)
-    elif same:
-        batches.restore(states[world.rank])
-    elif all(one is None for one in states[1:]):
-        batches.restore(states[0])
-    else:
+    with reading(path):
+        random, states = kept[world.rank if same else 0]["random"], [one["stream"] for one in kept]
+        torch.set_rng_state(random)
+    divided = callable(getattr(batches, "restore_from", None))
+    if not divided and not same and any(one is not None for one in states[1:]):
         raise ConfigError(
             f"{path} was written by {len(states)} processes, each with a stream of its own, and there are {world.size} "
             "now. Start as many, or give streams that can be divided anew (saes.Slices, saes.Parts)."
         )
+    with restoring(path, batches):
+        if divided:
+            batches.restore_from(states)
+        else:
+            batches.restore(states[world.rank if same else 0])
 
 
 def shards_of(folder: Path) -> list[Path]:

@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from typing import overload
+from functools import partial
+from typing import TypeVar, overload
 
 import torch
 
+from saes.batches import ended_early, require_iterable
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, DivergedError, ShapeError, WorldError
 from saes.fitting import Batch, Fitting, TrainRecord
-from saes.run import RunConfig, RunFolder
+from saes.run import RunFolder
+from saes.run_config import RunConfig
 from saes.sae import SAE
 
 __all__ = ["Batch", "TrainRecord", "fit"]
+
+T = TypeVar("T")
 
 
 @overload
@@ -72,12 +77,15 @@ def fit(
             SAE of its own latents alone, and the whole one is in the run folder.
 
     Raises:
-        ConfigError: the settings do not fit together, a batch lacks a site, or the run folder holds another run.
-        ShapeError: a batch has the wrong shape, holds NaN or infinite values or no variance, or the stream ends early.
+        ConfigError: the settings do not fit together, an argument is of another kind, a batch lacks a site, or the run
+            folder holds another run.
+        ShapeError: a batch has the wrong shape, is of another dtype or device than the first, holds NaN or infinite
+            values or no variance, or the stream ends early.
         DivergedError: the loss is not finite. The last checkpoint stays.
         FormatError: the run folder cannot be read or written, or its newest checkpoint is damaged.
         WorldError: another process is gone, or does not answer in time. What one process raises, all do.
     """
+    _require_kinds(batches, on_record, run, world)
     fittings = _fittings(config, train, world)
     if run is None and not world.latents.alone:
         raise ConfigError(
@@ -87,9 +95,9 @@ def fit(
     folder = None if run is None else RunFolder(run, fittings, batches, world)
     with nullcontext() if folder is None else closing(folder), _kept_named(folder):
         done = 0 if folder is None else folder.steps_done
-        stream: Iterator[Batch] = iter(batches)
+        stream: Iterator[object] = iter(batches)
         while done < last:
-            batch = world.together(lambda: _next(stream, last, fittings[0].train.batch_tokens))
+            batch = world.together(partial(_next, stream, done, fittings))
             for record in _advanced(fittings, batch):
                 if folder:
                     folder.record(record)
@@ -104,11 +112,10 @@ def fit(
     return saes[0] if isinstance(config, SAEConfig) else saes
 
 
-def _fittings(
-    config: SAEConfig | Sequence[SAEConfig], train: TrainConfig | Sequence[TrainConfig], world: World
-) -> list[Fitting]:
-    configs = [config] if isinstance(config, SAEConfig) else list(config)
-    trains = [train] * len(configs) if isinstance(train, TrainConfig) else list(train)
+def _fittings(config: object, train: object, world: World) -> list[Fitting]:
+    configs, trains = _listed(config, SAEConfig, "config"), _listed(train, TrainConfig, "train")
+    if isinstance(train, TrainConfig):
+        trains *= len(configs)
     if not configs or len(configs) != len(trains):
         raise ConfigError(f"Each SAE has its TrainConfig, or all have one: got {len(configs)} SAEs and {len(trains)}.")
     sizes = sorted({one.batch_tokens for one in trains})
@@ -128,7 +135,7 @@ def _kept_named(folder: RunFolder | None) -> Iterator[None]:
         raise type(error)(f"{error} The last good checkpoint is {folder.saved}.") from error
 
 
-def _advanced(fittings: Sequence[Fitting], batch: Batch) -> Iterator[TrainRecord]:
+def _advanced(fittings: Sequence[Fitting], batch: object) -> Iterator[TrainRecord]:
     """One step of each SAE that is not done yet."""
     for one in fittings:
         if one.steps_done < one.train.steps:
@@ -142,11 +149,33 @@ def _advanced(fittings: Sequence[Fitting], batch: Batch) -> Iterator[TrainRecord
                 yield record
 
 
-def _next(stream: Iterator[Batch], steps: int, batch_tokens: int) -> Batch:
+def _next(stream: Iterator[object], done: int, fittings: Sequence[Fitting]) -> object:
     try:
         return next(stream)
     except StopIteration:
-        raise ShapeError(
-            f"The stream of activations ended before {steps} batches of {batch_tokens} tokens. "
-            "Give more text or lower total_tokens."
-        ) from None
+        size, wanted = fittings[0].train.batch_tokens, max(one.train.total_tokens for one in fittings)
+        raise ShapeError(ended_early(done * size, wanted, size)) from None
+
+
+def _require_kinds(batches: object, on_record: object, run: object, world: object) -> None:
+    """See that each argument is of its kind, before a file is touched."""
+    require_iterable(batches)
+    if on_record is not None and not callable(on_record):
+        raise ConfigError(f"on_record must be a function that takes a TrainRecord, or None: got {on_record!r}.")
+    if not isinstance(run, RunConfig | None):
+        raise ConfigError(f"run must be a RunConfig or None, got {run!r}. A folder is given by RunConfig(folder).")
+    if not isinstance(world, World):
+        raise ConfigError(f"world must be a World, got {world!r}. World.from_env gives it; one process needs none.")
+
+
+def _listed(given: object, kind: type[T], name: str) -> list[T]:
+    """One or several settings as a list.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    found: list[T] = list(given) if isinstance(given, Sequence) else [given]  # type: ignore[list-item]  # seen next
+    for one in found:
+        if not isinstance(one, kind):
+            raise ConfigError(f"{name} must be a {kind.__name__} or a list of them, got {type(one).__name__}.")
+    return found

@@ -1,10 +1,11 @@
 """The latents of one rank, from checkpoints that were divided in another way; and the whole SAE, as one file."""
 
+import hashlib
 import json
 import os
 import shutil
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,13 @@ def write_whole(shards: Sequence[Path], folder: Path) -> None:
             start = stop
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
+        digest = hashlib.sha256()
         with (temporary / native.WEIGHTS).open("wb") as out:
-            out.write(struct.pack("<Q", len(text)) + text)
-            for name in shapes:
-                for chunk in _chunks(name, files, shapes[name]):
-                    out.write(memoryview(chunk.contiguous().numpy()).cast("B"))
-        (temporary / native.CONFIG).write_text(config, encoding="utf-8")
+            for data in _contents(struct.pack("<Q", len(text)) + text, shapes, files):
+                out.write(data)
+                digest.update(data)
+        whole = native.with_digest(config, digest.hexdigest())
+        (temporary / native.CONFIG).write_text(whole, encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
@@ -105,6 +107,14 @@ def _whole_shape(name: str, shapes: Sequence[list[int]]) -> list[int]:
         axis = 1 if name == "W_enc" else 0
         shape[axis] = sum(one[axis] for one in shapes)
     return shape
+
+
+def _contents(header: bytes, shapes: Mapping[str, list[int]], files: Sequence[Any]) -> Iterator[bytes | memoryview]:
+    """A safetensors file in pieces."""
+    yield header
+    for name, shape in shapes.items():
+        for chunk in _chunks(name, files, shape):
+            yield memoryview(chunk.contiguous().numpy()).cast("B")
 
 
 def _chunks(name: str, files: Sequence[Any], shape: list[int]) -> Any:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from saes.batches import Alike
 from saes.distributed.world import ONE, World
-from saes.errors import ConfigError
+from saes.errors import ConfigError, ShapeError
 from saes.shapes import Tensor
 
 Batch = Tensor | Mapping[Any, Tensor]
@@ -27,7 +28,7 @@ class Slices:
     def __iter__(self) -> "Slices":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         if self._iterator is None:
             self._iterator = iter(self.batches)
         return _mapped(self._slice, next(self._iterator))
@@ -44,7 +45,9 @@ class Slices:
         """Go on from the states of all processes of an earlier run, however many they were."""
         self.restore(states[0])
 
-    def _slice(self, x: Tensor) -> Tensor:
+    def _slice(self, x: object) -> object:
+        if not isinstance(x, Tensor):
+            return x  # which ``fit`` refuses
         rows = self.world.share(len(x))
         return x[self.world.rank * rows : (self.world.rank + 1) * rows]
 
@@ -78,8 +81,8 @@ class Parts:
             self._iterators = [iter(one) for one in self.parts.values()]
         batches = [next(one) for one in self._iterators]
         if isinstance(batches[0], Mapping):
-            return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-        return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])
+            return {key: _joined([batch[key] for batch in batches]) for key in batches[0]}
+        return _joined(batches)
 
     def state(self) -> dict[str, Any]:
         """Where each part of this process stands, by its number."""
@@ -101,7 +104,18 @@ class Parts:
         self.restore({part: state for one in states for part, state in one.items()})
 
 
-def _mapped(function: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+def _joined(parts: Sequence[Any]) -> Tensor:
+    alike = Alike()
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise ShapeError(
+                f"A batch of activations must be a tensor, got {type(part).__name__} from a part of the stream."
+            )
+        alike.require(part)  # which joining would cast
+    return torch.cat(list(parts))
+
+
+def _mapped(function: Callable[[object], object], batch: object) -> object:
     if isinstance(batch, Mapping):
         return {key: function(tensor) for key, tensor in batch.items()}
     return function(batch)

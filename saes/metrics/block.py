@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saes.batches import as_activations
+from saes.batches import Alike, as_activations
 from saes.codes import SparseCodes
 from saes.errors import ShapeError
 from saes.sae import SAE
@@ -49,14 +49,15 @@ def blocks_of(sae: SAE, batches: Iterable[object], block_tokens: int) -> Iterato
     The blocks, and with them every bit of the results, are the same however the tokens are cut into batches.
 
     Raises:
-        ShapeError: a batch is not of shape [token, d_in], is not finite, or only some of the batches have places; or
-            ``block_tokens`` is below 1.
+        ShapeError: a batch is not of shape [token, d_in], is not finite, is of another dtype or device than the first,
+            or only some of the batches have places; or ``block_tokens`` is below 1.
     """
     if block_tokens < 1:
         raise ShapeError(f"block_tokens must be a whole number of at least 1, got {block_tokens!r}.")
     waiting: list[Placed | Tensor] = []
-    kinds = set()
+    kinds, alike = set(), Alike()
     for batch in batches:
+        alike.require(batch.x if isinstance(batch, Placed) else batch)
         waiting.append(_checked(batch, sae.config.d_in))
         kinds.add(isinstance(waiting[-1], Placed))
         if len(kinds) > 1:

@@ -8,6 +8,7 @@ import torch
 
 from saes.optimisers.adam import LR, adam_step
 from saes.optimisers.update import State, Update
+from saes.seeds import derived
 from saes.shapes import Tensor
 
 __all__ = ["LR", "state", "update_"]
@@ -22,7 +23,7 @@ def state(p: Tensor) -> State:
 
 def update_(p: Tensor, grad: Tensor, state: State, update: Update, project: bool) -> None:
     """See ``Optimiser``."""
-    generator = torch.Generator(p.device).manual_seed((update.seed * 2**32 + update.number) % 2**63)
+    generator = torch.Generator(p.device).manual_seed(derived(update.seed, "rounding", update.number))
     rows = max(1, CHUNK_ELEMENTS // max(1, p[0].numel()))
     parts = zip(p.split(rows), grad.split(rows), state["mean"].split(rows), state["square"].split(rows), strict=True)
     for weight, slope, mean, square in parts:

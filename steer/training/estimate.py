@@ -12,7 +12,7 @@ import torch
 
 from saes.config import SAEConfig, TrainConfig
 from saes.optimisers import OPTIMISERS
-from saes.run import CHECKPOINTS, LOG, SETTINGS
+from saes.run_config import CHECKPOINTS, LOG, SETTINGS
 from saes.sae import SAE, tensor_shapes
 from saes.step import step
 from saes.training import Training

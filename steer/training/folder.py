@@ -8,12 +8,13 @@ from typing import Any
 
 from saes.checkpoints import DAMAGED, TEMPORARY, checkpoints
 from saes.formats import native
-from saes.run import CHECKPOINTS, LOG, SETTINGS
+from saes.run_config import CHECKPOINTS, LOG, SETTINGS
 from steer.errors import OutputError
 from steer.files import check_output, claimed, remove, writing
 from steer.training.config import TrainingConfig, first_difference
 
 TENSORBOARD, WANDB, WANDB_ID = "tensorboard", "wandb", "wandb.json"
+SHOWN = 12  # names in a message
 
 
 def holds_run(folder: Path) -> bool:
@@ -40,7 +41,7 @@ def check_folder(config: TrainingConfig, overwrite: bool) -> None:
     others = sorted(_others(folder))
     if others and not there:
         raise OutputError(f"{folder} is not empty and holds no run: {_first(others)}. Choose another folder.")
-    if others and overwrite:
+    if overwrite and (others := others or sorted(_inside(folder))):
         raise OutputError(
             f"--overwrite removes what a run has written, and {folder} holds more: {_first(others)}. Move that, or "
             "choose another folder."
@@ -69,7 +70,8 @@ def clear(folder: Path) -> None:
                 shutil.rmtree(old)
         for sae in _sae_folders(folder):
             for name in (native.WEIGHTS, native.CONFIG):
-                remove(sae / name)
+                for old in (sae / name, *_unfinished(sae, name)):
+                    remove(old)
             _remove_empty(sae)
         for kind in (TEMPORARY, DAMAGED):
             for left in (folder / CHECKPOINTS).glob(f"{kind}*"):
@@ -90,7 +92,18 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 def _sae_folders(folder: Path) -> list[Path]:
-    return [path for path in (folder / "sae", *folder.glob("sae-*")) if (path / native.CONFIG).is_file()]
+    """Folders of trained SAEs, also those that a kill has left half-written."""
+    files = (native.CONFIG, native.WEIGHTS)
+    return [
+        path
+        for path in (folder / "sae", *folder.glob("sae-*"))
+        if any((path / name).is_file() or _unfinished(path, name) for name in files)
+    ]
+
+
+def _unfinished(folder: Path, name: str) -> list[Path]:
+    """What a kill has left of a file under its temporary name, which ends with the number of the process."""
+    return [path for path in folder.glob(f".{name}.*") if path.suffix[1:].isdigit()]
 
 
 def _others(folder: Path) -> set[str]:
@@ -102,8 +115,23 @@ def _others(folder: Path) -> set[str]:
     return found - ours if holds_run(folder) else found
 
 
+def _inside(folder: Path) -> set[str]:
+    """What would stay in a run's own folders if the run were removed, so that no other could begin there."""
+    own = {path.name for path in checkpoints(folder / CHECKPOINTS)}
+    found = {
+        f"{CHECKPOINTS}/{path.name}"
+        for path in (folder / CHECKPOINTS).glob("*")
+        if path.name not in own and not path.name.startswith((TEMPORARY, DAMAGED))
+    }
+    for sae in _sae_folders(folder):
+        names = {path.name for path in sae.iterdir()} - {native.CONFIG, native.WEIGHTS}
+        names -= {path.name for name in (native.CONFIG, native.WEIGHTS) for path in _unfinished(sae, name)}
+        found |= {f"{sae.name}/{name}" for name in names}
+    return found
+
+
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _remove_empty(folder: Path) -> None:

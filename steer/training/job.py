@@ -12,7 +12,7 @@ import saes
 from saes import RunConfig, ShapeError, TrainRecord, World
 from saes.distributed.world import ONE
 from saes.fitting import Fitting
-from saes.run import LOG
+from saes.run_config import LOG
 from steer.errors import DataError
 from steer.files import read_lines
 from steer.progress import Progress, Silent
@@ -165,7 +165,8 @@ def _each(values: Any) -> str:
 def result_of(config: TrainingConfig, plan: Plan) -> TrainingResult:
     """What a run folder holds."""
     folder = Path(config.out)
-    newest: dict[int, dict[str, Any]] = {line["sae"]: line for line in read_lines(folder / LOG, missing_ok=True)}
+    lines = (line for line in read_lines(folder / LOG, missing_ok=True) if "sae" in line)  # a note has none
+    newest: dict[int, dict[str, Any]] = {line["sae"]: line for line in lines}
     tokens = steps_saved(folder) * config.batch_tokens
     found = []
     for number, (name, sae, trained) in enumerate(zip(plan.names, plan.saes, plan.trains, strict=True)):

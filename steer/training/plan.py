@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 
 from saes.config import SAEConfig, TrainConfig
-from saes.run import RunConfig
+from saes.run_config import RunConfig
 from steer.activations.batch import StreamConfig
 from steer.activations.policy import TokenPolicy
 from steer.activations.reading import Reading

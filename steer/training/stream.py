@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saes.batches import as_activations
+from saes.batches import as_activations, ended_early
 from saes.errors import ShapeError
 from steer.activations.batch import Batch
 from steer.activations.identity import revision
@@ -90,11 +90,7 @@ class CountedStream:
             return next(self.inner)
         except StopIteration:
             there = self._served + self.inner.left_tokens
-            raise DataError(
-                f"The activations ended early: there were {there:,} tokens that count, but total_tokens is "
-                f"{self._wanted:,} in batches of {self.batch_tokens:,}. Give more text, read it again with --repeat, "
-                "or lower --total-tokens (and --batch-tokens)."
-            ) from None
+            raise DataError(ended_early(there, self._wanted, self.batch_tokens)) from None
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,9 @@ def main(root: Path) -> None:
                 found["kills"].append(code)
             assert forked(command(folder))[0] == 0
             found[folder.name] = outcome(folder) == outcome(root / "whole")
+        folder = root / "told"
+        found["told to end"] = forked(command(folder), partial(reached, folder, 5), signal.SIGTERM)
+        assert len(list((folder / "checkpoints").glob("step-*/manifest.json"))) >= 1
         folder = root / "interrupted"
         found["interrupted"] = forked(command(folder), partial(reached, folder, 5), signal.SIGINT)
         found["saved"] = len(list((folder / "checkpoints").glob("step-*/manifest.json")))

@@ -185,9 +185,10 @@ def test_killed_or_interrupted_at_any_moment_it_goes_on_to_the_same_bits(tmp_pat
     assert found["kills"].count(-9) >= 3
     assert all(found[f"killed-{wanted}"] for wanted in (1, 25))
     assert found["lines"] == 2 * 31
-    code, said = found["interrupted"]
-    assert code == 130
-    assert "The same command goes on from there" in " ".join(said.split())
+    for how, expected in (("interrupted", 130), ("told to end", 143)):
+        code, said = found[how]
+        assert code == expected
+        assert "The same command goes on from there" in " ".join(said.split())
     assert found["saved"] >= 1
     assert found["unfinished"]
     assert found["continued"]

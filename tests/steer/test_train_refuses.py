@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 
 import pytest
 import torch
@@ -142,3 +143,76 @@ def test_a_loss_that_is_not_finite_keeps_the_log(capsys, data, tmp_path):
     given = small(data / "model", data / "a.jsonl", tmp_path / "run", lr=1e30, measure_every_steps=1, warmup_frac=0)
     assert "The loss became" in refused(capsys, *given)
     assert (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.fixture
+def begun(capsys, data, tmp_path):
+    """A run of five of twenty steps: the command that goes on with it."""
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run")
+    assert run([*given, "--stop-after-steps", "5"]) == 0
+    capsys.readouterr()
+    return given
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "spoilt"])
+def test_a_damaged_log_ends_no_run(capsys, begun, tmp_path, damage):
+    log = tmp_path / "run" / "log.jsonl"
+    if damage == "removed":
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes()[:-9] + (b"\n\xff\n" if damage == "spoilt" else b""))
+    assert run([*begun, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["done"]
+    assert told["saes"][0]["fvu"] > 0
+    assert log.read_text().count('"note": "Lines are missing above') == 1
+
+
+def test_copies_among_the_checkpoints_are_passed_over(capsys, begun, tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    shutil.copytree(checkpoints / "step-000000000005", checkpoints / "step-000000000005 (copy)")
+    (checkpoints / "step-old").mkdir()
+    assert run(begun) == 0
+    sae = tmp_path / "run" / "sae"
+    (sae / "README.md").write_text("mine")
+    capsys.readouterr()
+    message = refused(capsys, *begun, "--overwrite")
+    assert "holds more: checkpoints/step-000000000005 (copy), checkpoints/step-old, sae/README.md. Move" in message
+    assert (sae / "sae.safetensors").exists(), "what cannot begin removes nothing"
+
+
+def test_an_sae_that_a_kill_left_half_written_is_a_runs_to_remove(capsys, begun, tmp_path):
+    """Between the renames of its two files, or before the first of them."""
+    sae = tmp_path / "run" / "sae"
+    assert run(begun) == 0
+    for left in ({"sae.safetensors"}, {".sae.safetensors.4711", ".config.json.4711"}):
+        for path in sae.iterdir():
+            path.unlink()
+        for name in left:
+            (sae / name).write_text("half")
+        assert run([*begun, "--overwrite", "--stop-after-steps", "3"]) == 0
+        assert not sae.exists()
+        assert run(begun) == 0
+    assert sorted(path.name for path in sae.iterdir()) == ["config.json", "sae.safetensors"]
+
+
+def test_what_is_in_the_way_is_listed(capsys, data, tmp_path):
+    for number in range(14):
+        (tmp_path / f"note-{number:02}.txt").write_text("mine")
+    message = refused(capsys, *small(data / "model", data / "a.jsonl", tmp_path))
+    assert "holds no run: note-00.txt, note-01.txt, " in message
+    assert message.count("note-") == 12
+    assert "and 2 more" in message
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "checkpoints"])
+def test_a_folder_or_file_in_the_place_of_another_is_one_message(capsys, begun, tmp_path, name):
+    place = tmp_path / "run" / name
+    if place.is_dir():
+        shutil.rmtree(place)
+        place.write_text("a file")
+    else:
+        place.unlink()
+        place.mkdir()
+    assert f"{name} cannot be written" in refused(capsys, *begun)
+    assert place.exists()

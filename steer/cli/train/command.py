@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from steer.cli.interrupts import INTERRUPTED, importing
+from steer.cli.interrupts import importing
 from steer.cli.train import options as o
 
 
@@ -119,14 +119,14 @@ def train(
             if first:
                 print_estimate(estimate(settings, overwrite, terminal), as_json)
             return
-        with Interrupts(first) as interrupts:
+        with Interrupts(first, world.all.alone) as interrupts:
             result = run(settings, overwrite, terminal, interrupts.stop, world)
     if interrupts.asked and not result.done:
         terminal.note(
             f"interrupted: {result.folder} holds a checkpoint after {result.tokens:,} of {settings.total_tokens:,} "
             "tokens. The same command goes on from there."
         )
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(interrupts.exit_code)
     if first:
         print_result(result, as_json)
     if not result.done:
