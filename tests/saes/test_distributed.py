@@ -38,11 +38,11 @@ CASES: dict[str, tuple[SAEConfig, dict]] = {
         {"jumprelu_threshold": 2.0, "dead_after_tokens": 64},
     ),
     "relu": (SAEConfig(WIDTH, 64, site="a", activation="relu"), {"outlier_norm": 1.4}),
-    "matryoshka relu transcoder, some latents dead": (
+    "matryoshka relu transcoder": (
         SAEConfig(
             WIDTH, 64, site="a", site_out="b", skip=True, subtract_b_dec=False, activation="relu", prefixes=(24, 64)
         ),
-        {"dead_after_tokens": 64, "l1_weight": 3.0, "lr": 1e-2},
+        {"dead_after_tokens": 64},
     ),
 }
 COUNTED = [name for name, (config, _) in CASES.items() if config.k is not None]
