@@ -29,7 +29,7 @@ from saes.step import step
 SIZES = (Size(512, 768, 6144, 32), Size(300, 1000, 5001, 64))  # of the checks; the second fits no block
 TINY_SIZES = (Size(6, 10, 30, 3),)
 SHAPES: tuple[Shape, ...] = ((3072, 24576, 32, 8192), (4096, 131072, 64, 8192))
-TINY_SHAPES: tuple[Shape, ...] = ((12, 40, 3, 8), (8, 64, 4, 8))
+TINY_SHAPES: tuple[Shape, ...] = ((6, 16, 2, 4), (8, 24, 3, 4))
 RING_TOKENS, RING_WIDTH, RING_BATCH = 262_144, 4096, 8192
 
 
@@ -47,11 +47,11 @@ def waits(device: torch.device, tiny: bool) -> dict[str, Any]:
     """Steps between two looks with torch told to refuse whatever waits for the GPU."""
     d_in, d_sae, k, tokens = TINY_SHAPES[0] if tiny else (768, 6144, 32, 2048)
     stream = planted_batches(tokens, d_in, device)
-    training = train(SAEConfig(d_in, d_sae, k), stream, 30, "fast")
+    training = train(SAEConfig(d_in, d_sae, k), stream, 1 if tiny else 30, "fast")
     training.silent_tokens[::10] = 10**9
     assert training.most_dead, "AuxK has latents to revive"
     training.look_every = 10**6
-    batches = [next(stream) for _ in range(5)]
+    batches = [next(stream) for _ in range(2 if tiny else 20)]
     step(training, batches[0], 1e-4)
     before = training.steps_done
     refused = None
