@@ -15,9 +15,9 @@ from saes.shapes import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class AuxK:
-    """The loss, and its gradients with respect to the weights of the n dead latents."""
+    """The loss, and its gradients with respect to the weights of n latents, among which are the dead ones."""
 
-    loss: float
+    loss: Float[Tensor, ""]
     dead: Int[Tensor, " n"]
     decoder: Float[Tensor, "n d_out"]
     encoder: Float[Tensor, "n d_in"]
@@ -40,13 +40,14 @@ def auxk(
     decoder: Float[Tensor, "n d_out"],
     centred: Float[Tensor, "token d_in"],
     residual: Float[Tensor, "token d_out"],
-    scale: float,
+    scale: Float[Tensor, ""],
     k: int,
     kernels: ModuleType,
 ) -> AuxK:
     """``scale`` times the squared error of the ``k`` strongest dead latents on the residual, and its gradients.
 
-    ``encoder``, ``bias`` and ``decoder`` are the rows of the dead latents; ``centred`` is what the encoder reads.
+    ``encoder``, ``bias`` and ``decoder`` are the rows of the dead latents; ``centred`` is what the encoder reads. A
+    latent with a bias of -inf is never active, and its gradients are 0 (see ``Training.dead_places``).
     """
     pre = torch.mm(centred, encoder.T).add_(bias)
     if k < len(dead):
@@ -54,7 +55,7 @@ def auxk(
         pre = torch.zeros_like(pre).scatter_(-1, places, values)
     acts = pre.relu_()
     error = torch.mm(acts, decoder).sub_(residual)
-    loss = scale * torch.linalg.vector_norm(error).item() ** 2
+    loss = scale * torch.linalg.vector_norm(error).double().square()
     g = error.mul_(2 * scale)
     grads = torch.mm(g, decoder.T).mul_(acts > 0)  # a latent at zero has no gradient: the ReLU is flat there
     return AuxK(

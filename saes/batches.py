@@ -8,8 +8,10 @@ from saes.errors import ConfigError, ShapeError
 from saes.shapes import Float, Tensor
 
 
-def as_activations(x: object, d_in: int, tokens: int | None = None) -> Float[Tensor, "token d_in"]:
+def as_activations(x: object, d_in: int, tokens: int | None = None, look: bool = True) -> Float[Tensor, "token d_in"]:
     """A batch in float32, detached; with ``tokens`` it must have that many rows.
+
+    Without ``look`` its values are not looked at, which waits for a GPU.
 
     Raises:
         ShapeError: it is no dense tensor of floating-point numbers of shape [token, d_in], or holds NaN or infinite
@@ -28,7 +30,7 @@ def as_activations(x: object, d_in: int, tokens: int | None = None) -> Float[Ten
             "Put a single batch into a list: [x]."
         )
     x = x.detach().float()
-    if not torch.isfinite(x).all():
+    if look and not torch.isfinite(x).all():
         bad = (~torch.isfinite(x)).any(-1).sum().item()
         raise ShapeError(
             f"Activations must be finite: {bad} of {len(x)} tokens of a batch hold NaN or infinite values. "

@@ -13,7 +13,8 @@ import torch
 from saes.batches import Alike, as_activations
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
-from saes.errors import ConfigError, DivergedError, ShapeError
+from saes.errors import ConfigError, DivergedError
+from saes.losses import require_variance
 from saes.normalise import normalise
 from saes.optimisers import OPTIMISERS
 from saes.sae import SAE
@@ -60,11 +61,6 @@ class Fitting:
 
     def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0, world: World = ONE) -> None:
         _check_k(config, train)
-        if config.activation not in ("topk", "batch_topk") and not world.latents.alone:
-            raise ConfigError(
-                f"Latents of {config.activation} cannot be divided over processes, those of topk and batch_topk can. "
-                "Let the processes share the batches instead (latent_shards=1)."
-            )
         self.config, self.train, self.number, self.world = config, train, number, world
         self.latents, self.share = world.shard(config.d_sae), world.share(train.batch_tokens)
         lr = default_lr(config.d_sae, OPTIMISERS[train.optimiser].LR)
@@ -87,24 +83,25 @@ class Fitting:
     def advance(self, batch: object) -> TrainRecord | None:
         """Train on one batch (a ``Batch``, once it is seen to be one); gives a line of the log where one is due.
 
+        What a batch and the loss hold is looked at whenever ``Training.looks``: on a CPU at every step.
+
         Raises:
             ConfigError: the batch lacks a site that the SAE reads or writes.
             ShapeError: it has the wrong shape, holds NaN or infinite values, or no variance.
             DivergedError: the loss, or its gradient, is not finite.
         """
-        x, y = self._tokens(*self.world.together(lambda: self._given(batch)))
+        looks = self._training is None or self._training.looks
+        x, y = self._tokens(*self.world.together(lambda: self._given(batch, looks)), looks)
         training, train = self._in_training((x, y)), self.train
         number = training.steps_done
         lr = self._peak * lr_factor(number, train.steps, train.warmup_frac, train.decay_frac, train.lr_schedule)
         k = training.k if self.config.k is not None else None
         read = self._read_scale.apply(x)
         facts = step(training, read, lr, read if y is x else self._written_scale.apply(y))
-        if not math.isfinite(facts.loss):
-            raise DivergedError(
-                f"The loss became {facts.loss} at step {number} ({number * train.batch_tokens} tokens). "
-                "Lower the learning rate or look at the activations for outliers."
-            )
-        if number % train.measure_every_steps and number != train.steps - 1:
+        told = number % train.measure_every_steps == 0 or number == train.steps - 1
+        if looks or told:
+            self._require_finite(facts.loss, number)
+        if not told:
             return None
         now, tokens = time.perf_counter(), (number + 1) * train.batch_tokens
         (before, tokens_before), self._last = self._last, (now, tokens)
@@ -127,8 +124,12 @@ class Fitting:
 
         Encoder and decoder are linear up to the ReLU. So where input and output have one scale, only biases and
         thresholds carry it; a transcoder's encoder and skip carry the quotient of the two.
+
+        Raises:
+            DivergedError: a loss was not finite since somebody looked: then the weights are worth nothing.
         """
         training = self._in_training(None)
+        self._require_finite(training.ill.item(), training.steps_done - 1)
         weights = {name: tensor.detach() for name, tensor in training.sae.state_dict().items()}
         for name in weights.keys() & {"b_enc", "b_dec", "threshold"}:
             weights[name] = self._written_scale.undo(weights[name])
@@ -198,19 +199,30 @@ class Fitting:
         self._last = (time.perf_counter(), training.steps_done * self.train.batch_tokens)
         return training
 
-    def _given(self, batch: object) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
+    def _require_finite(self, loss: float, number: int) -> None:
+        if math.isfinite(loss):
+            return
+        every = self._training.look_every if self._training else 1
+        when = f"at step {number}" if every == 1 else f"at step {number} or one of the {every - 1} before"
+        raise DivergedError(
+            f"The loss became {loss} {when} ({number * self.train.batch_tokens} tokens). "
+            "Lower the learning rate or look at the activations for outliers"
+            + ("." if every == 1 else ", NaN and infinite values.")
+        )
+
+    def _given(self, batch: object, looks: bool) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What this rank's stream gives for the SAE to read and to write, the same tensor in an autoencoder."""
         config, tokens = self.config, self.share
         given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
         for x, site in zip(given, (config.site, config.site_out or config.site), strict=True):
             self._alike.require(x, site or "")
-        x = y = as_activations(given[0], config.d_in, tokens)
+        x = y = as_activations(given[0], config.d_in, tokens, looks)
         if config.site_out is not None:
-            y = as_activations(given[1], config.width_out, tokens)
+            y = as_activations(given[1], config.width_out, tokens, looks)
         return x, y
 
     def _tokens(
-        self, x: Float[Tensor, "_ d_in"], y: Float[Tensor, "_ d_out"]
+        self, x: Float[Tensor, "_ d_in"], y: Float[Tensor, "_ d_out"], looks: bool
     ) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What the SAE reads and what it shall write, not scaled yet.
 
@@ -219,10 +231,9 @@ class Fitting:
         config, ranks = self.config, self.world.data
         rows = self.world.latents.rows(x)
         x, y = rows, rows if y is x else self.world.latents.rows(y)
-        for one in (x, y):
+        for one in (x, y) if looks else ():
             ends = torch.aminmax(one, dim=0)
-            if (ranks.max_(ends.max) == -ranks.max_(-ends.min)).all():
-                raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
+            require_variance(not (ranks.max_(ends.max) == -ranks.max_(-ends.min)).all())
         if self.train.outlier_norm is not None:
             keep = ordinary(x, self.train.outlier_norm, ranks)
             kept = x[keep]

@@ -18,37 +18,45 @@ def fvu(x: Float[Tensor, "token d_in"], x_hat: Float[Tensor, "token d_in"]) -> F
     return (x_hat - x).square().sum() / (x - x.mean(0)).square().sum()
 
 
-Summed = Callable[[Tensor], float]
+Summed = Callable[[Tensor], float | Tensor]
 
 
-def spread(x: Float[Tensor, "token d"], ranks: Group = ALONE, summed: Summed | None = None) -> float:
-    """Sum of squares around the mean of a batch, whose tokens may be divided over ``ranks``.
+def spread(x: Float[Tensor, "token d"], ranks: Group = ALONE, summed: Summed | None = None) -> Float[Tensor, ""]:
+    """Sum of squares around the mean of a batch, whose tokens may be divided over ``ranks``; a number in float64.
 
     Each rank sums around the mean of its own tokens; the distances between these means make up what is missing
     (Chan, Golub & LeVeque 1983, eq. 2.1), in float64. So one sum over the ranks is enough.
     ``summed`` is a faster way for a rank that is alone (``saes.kernels``).
     """
     if ranks.alone:
-        return summed(x) if summed else (x - x.mean(0)).square().sum().item()
+        found = summed(x) if summed else (x - x.mean(0)).square().sum()
+        return torch.as_tensor(found, dtype=torch.float64, device=x.device)
     count, own = len(x), x.double().mean(0) if len(x) else x.new_zeros(x.shape[1], dtype=torch.float64)
     inside = (x - own.to(x.dtype)).double().square().sum()
-    sums = torch.cat([torch.stack([own.new_tensor(count), inside + count * own.square().sum()]), count * own])
+    sums = torch.cat([torch.stack([own.new_full((), count), inside + count * own.square().sum()]), count * own])
     tokens, squares, total = ranks.sum_(sums).split([1, 1, x.shape[1]])
-    return (squares - total.square().sum() / tokens).item()
+    return (squares - total.square().sum() / tokens).squeeze(0)
 
 
-def variance_of(x: Float[Tensor, "token d_in"], ranks: Group = ALONE, summed: Summed | None = None) -> float:
+def variance_of(
+    x: Float[Tensor, "token d_in"], ranks: Group = ALONE, summed: Summed | None = None
+) -> Float[Tensor, ""]:
     """Sum of squares around the batch mean, by which an FVU is divided; NaN if it is not finite.
 
-    See ``spread`` for the rest.
+    See ``spread`` for the rest. Whoever reads it refuses a 0 (``require_variance``): reading waits for a GPU.
+    """
+    variance = spread(x, ranks, summed)
+    return torch.where(variance < math.inf, variance, math.nan)  # dividing by infinity would give a perfect FVU
+
+
+def require_variance(variance: float) -> None:
+    """See that a batch has some.
 
     Raises:
         ShapeError: it is 0.
     """
-    variance = spread(x, ranks, summed)
     if variance == 0:
         raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
-    return variance if variance < math.inf else math.nan  # dividing by infinity would give a perfect FVU
 
 
 def auxk(
@@ -57,19 +65,19 @@ def auxk(
     dead: Bool[Tensor, " d_sae"],
     W_dec: Float[Tensor, "d_sae d_in"],
     k_aux: int,
-    variance: float | None = None,
+    variance: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """The AuxK loss: how badly the ``k_aux`` strongest dead latents reconstruct the residual of the live ones.
+
+    It is 0 where none is dead. Nothing in it depends on how many are, so a GPU need not be waited for.
 
     ``residual`` is detached here, so that only the dead latents learn from it; the decoder bias is not added a
     second time. Normalised by the residual's own variance (Gao et al., arXiv 2406.04093, appendix A.2), or by
     ``variance``, where these are some of the tokens of a batch.
     """
-    n_dead = int(dead.sum())
-    if n_dead == 0:
-        return residual.new_zeros(())
     target = residual.detach()
-    dead_pre = torch.where(dead, pre, torch.zeros_like(pre))
-    values, indices = dead_pre.topk(min(k_aux, n_dead), dim=-1, sorted=False)
-    dense = torch.zeros_like(pre).scatter(-1, indices, values)
-    return fvu(target, dense @ W_dec) if variance is None else (dense @ W_dec - target).square().sum() / variance
+    dead_pre = torch.where(dead, pre, torch.zeros_like(pre))  # the living may fill up the k_aux, with zeros
+    values, indices = dead_pre.topk(min(k_aux, pre.shape[-1]), dim=-1, sorted=False)
+    made = torch.zeros_like(pre).scatter(-1, indices, values) @ W_dec
+    loss = fvu(target, made) if variance is None else (made - target).square().sum() / variance
+    return torch.where(dead.any(), loss, torch.zeros_like(loss))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from saes.distributed.group import ALONE, Group
-from saes.distributed.select import kth_largest, packed
+from saes.distributed.select import kth_largest, most_active, packed
 from saes.shapes import Float, Int, Tensor
 
 Selected = tuple[Int[Tensor, "*token k"], Float[Tensor, "*token k"]]
@@ -37,16 +37,18 @@ def batch_topk(
     topk: Callable[[Tensor, int], Selected] = topk,
     tokens: int | None = None,
     ranks: Group = ALONE,
-) -> tuple[Selected, float | None]:
+) -> tuple[Selected, Float[Tensor, ""]]:
     """The ``k * tokens`` largest of a whole batch, and the least of them (training only; arXiv 2412.06410, eq. 5).
 
-    Negative pre-activations count as zero, and zeros are not active; the least is None if nothing is. Ties with the
+    Negative pre-activations count as zero, and zeros are not active; the least is inf if nothing is. Ties with the
     least are all kept, so that the choice does not depend on their order. Tokens with fewer active latents than others
     are filled up with zeros. Inference uses a fixed threshold instead: the average of the least over training.
 
     ``topk`` finds the largest of each token. The largest of the batch are among them, unless a token has more of its
     own than were looked at; then more are. Where a batch's tokens or latents are divided over ``ranks``, these are the
     largest of all of them, and ``tokens`` is their number on all ranks.
+
+    How many the busiest token has decides how much is computed, so a GPU is waited for once in every turn.
     """
     width = pre.shape[1]
     total = k * (len(pre) if tokens is None else tokens)
@@ -55,12 +57,13 @@ def batch_topk(
         indices, values = topk(pre, looked_at)
         values = values.relu()
         least = kth_largest(values.view(1, -1), total, ranks)[0, 0]
-        last = values.amin(-1)
-        more = looked_at < width and bool(((last >= least) & (last > 0)).any())
-        if not ranks.largest(more):
+        kept = torch.where(values < least, torch.zeros_like(values), values)  # NaN stays, and shows in the loss
+        last, active = values.amin(-1), kept > 0
+        missed = ranks.max_(((last >= least) & (last > 0)).any().int())
+        more, most = torch.stack([missed, most_active(active).int()]).tolist()
+        if looked_at == width or not more:
             break
         looked_at = min(width, 2 * looked_at)
-    kept = torch.where(values < least, torch.zeros_like(values), values)  # NaN stays, and shows in the loss
-    active = kept > 0
-    lowest = -ranks.largest(-kept[active].min().item() if active.any() else -math.inf)
-    return packed(indices, kept), lowest if lowest < math.inf else None
+    # a batch may have no tokens left, and then has no smallest value
+    lowest = torch.where(active, kept, math.inf).amin() if kept.numel() else kept.new_full((), math.inf)
+    return packed(indices, kept, most), -ranks.max_(-lowest)

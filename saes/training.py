@@ -1,5 +1,6 @@
 """An SAE in training: everything that a step changes, and that a checkpoint holds."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from saes.shapes import Bool, Float, Int, Tensor
 PER_LATENT = ("W_dec", "W_enc", "b_enc", "threshold")  # weights with a row for each latent, as the optimiser sees them
 ALIGNED = 64  # floats: parts of the buffer begin where vector instructions like to
 LEAST_DECAY = 0.99  # of the mean that becomes the threshold of batch_topk: it is that of about a hundred steps
+LOOK_STEPS = 25  # at most, on a device that has to be waited for
+LOOKS = 10  # at least, in the time after which a silent latent counts as dead
 
 
 @dataclass
@@ -34,8 +37,13 @@ class Training:
     """Tokens since each latent last fired."""
     moments: dict[str, State] = field(init=False)
     """What the optimiser keeps of each weight."""
-    least: tuple[float, float] = (0.0, 0.0)
-    """Of the least values that ``batch_topk`` kept: their sum, and that of their weights, both decaying."""
+    least: Float[Tensor, "2"] = field(init=False)
+    """Of the least values that ``batch_topk`` kept: their sum, and that of their weights, both decaying; in float64."""
+    look_every: int = field(init=False)
+    """Steps between two at which the CPU looks at what the device has found; the others it only queues."""
+    ill: Float[Tensor, ""] = field(init=False)
+    """0, or NaN once a loss or gradient was not finite and the step was made without looking; in float64."""
+    _most_dead: int | None = field(init=False, default=None)
     grads: WeightGrads = field(init=False)
     """Memory for gradients that lasts from step to step."""
     memory: Memory = field(init=False, default_factory=dict)
@@ -49,7 +57,12 @@ class Training:
         sae = self.sae
         if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
-        self.silent_tokens = torch.zeros(len(sae.latents), dtype=torch.long, device=sae.W_dec.device)
+        device = sae.W_dec.device
+        self.silent_tokens = torch.zeros(len(sae.latents), dtype=torch.long, device=device)
+        self.least = torch.zeros(2, dtype=torch.float64, device=device)
+        self.ill = torch.zeros((), dtype=torch.float64, device=device)
+        rarely = max(1, min(LOOK_STEPS, self.config.dead_tokens // (LOOKS * self.config.batch_tokens)))
+        self.look_every = 1 if device.type == "cpu" else rarely
         parts = {name: p.shape for name, p in weights(sae).items()}
         parts |= dict.fromkeys(("radial", "fired"), self.silent_tokens.shape)
         sizes = [-(-shape.numel() // ALIGNED) * ALIGNED for shape in parts.values()]
@@ -80,9 +93,37 @@ class Training:
         return self.sae.latents
 
     @property
+    def looks(self) -> bool:
+        """Whether the CPU waits at this step for what the device finds."""
+        return self.steps_done % self.look_every == 0
+
+    @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have been silent for so many tokens that they count as dead."""
         return self.silent_tokens > self.config.dead_tokens
+
+    @property
+    def most_dead(self) -> int:
+        """How many latents can be dead at this step; where every step looks, how many are.
+
+        Silence grows by a batch's tokens a step, so a look tells which latents can be dead before the next one.
+        """
+        if self._most_dead is None or self.looks:
+            ahead = (self.look_every - 1) * self.config.batch_tokens
+            self._most_dead = int((self.silent_tokens > self.config.dead_tokens - ahead).sum())
+        return self._most_dead
+
+    def dead_places(self) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+        """The dead latents in ``most_dead`` places, rising; what added to a pre-activation silences unused places.
+
+        It is -inf for them, and 0 for the others. Unlike ``nonzero`` this does not wait for the number of dead latents.
+        """
+        n, dead = self.most_dead, self.dead
+        into = torch.where(dead, dead.cumsum(0) - 1, n).clamp_max(n)  # place n is for the living, and is dropped
+        every = torch.arange(len(dead), device=dead.device)
+        places = every.new_zeros(n + 1).scatter_(0, into, every)[:n]
+        unused = torch.arange(n, device=dead.device) >= dead.sum()
+        return places, torch.zeros_like(unused, dtype=self.sae.W_dec.dtype).masked_fill_(unused, -math.inf)
 
     def pre_activations(self, read: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The encoder's product, before the ReLU, in float32 (computed in bfloat16 if the config says so)."""
@@ -97,15 +138,16 @@ class Training:
             return len(x) * self.world.data.size
         return int(self.world.data.total(len(x)))
 
-    def count(self, tokens: int, fired: Bool[Tensor, " d_sae"], least: float | None) -> None:
-        """Count a step that has been made: its tokens, the latents that fired, the least value kept."""
+    def count(self, tokens: int, fired: Bool[Tensor, " d_sae"], least: Float[Tensor, ""] | None) -> None:
+        """Count a step that has been made: its tokens, the latents that fired, the least value kept (inf: none)."""
         self.silent_tokens += tokens
-        self.silent_tokens[fired] = 0
+        self.silent_tokens.masked_fill_(fired, 0)
         self.steps_done += 1
         if least is not None:
-            total, weight = self.least
-            self.least = (LEAST_DECAY * total + least, LEAST_DECAY * weight + 1)
-            self.sae.threshold.fill_(self.least[0] / self.least[1])
+            some, one = least < math.inf, torch.ones_like(self.ill)
+            self.least = torch.where(some, LEAST_DECAY * self.least + torch.stack([least.double(), one]), self.least)
+            mean = (self.least[0] / self.least[1]).to(self.sae.threshold.dtype)
+            self.sae.threshold.copy_(torch.where(some, mean, self.sae.threshold))
 
     def state(self) -> dict[str, Any]:
         """Everything but the weights, as JSON data and tensors (not copied)."""
@@ -113,13 +155,13 @@ class Training:
             "steps_done": self.steps_done,
             "silent_tokens": self.silent_tokens,
             "moments": self.moments,
-            "least": list(self.least),
+            "least": self.least.tolist(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state``; the weights are put in place by the caller."""
         self.steps_done = state["steps_done"]
-        self.least = (state["least"][0], state["least"][1])
+        self.least = torch.tensor(state["least"], dtype=torch.float64, device=self.least.device)
         self.silent_tokens.copy_(state["silent_tokens"])
         for name, parts in self.moments.items():
             for part, tensor in parts.items():

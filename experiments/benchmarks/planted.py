@@ -43,10 +43,10 @@ def embedded_batches(tokens: int) -> Iterator[Tensor]:
         yield x * scale
 
 
-def train(config: SAEConfig, batches: Iterator[Tensor], steps: int) -> Training:
+def train(config: SAEConfig, batches: Iterator[Tensor], steps: int, selection: Selection = "exact") -> Training:
     """An SAE trained for so many batches, with all that a next step needs."""
     x = next(batches)
-    settings = TrainConfig((steps + 1) * len(x), len(x), dead_after_tokens=20 * len(x))
+    settings = TrainConfig((steps + 1) * len(x), len(x), dead_after_tokens=20 * len(x), selection=selection)
     sae = SAE(config).to(x.device)
     sae.b_dec.data.copy_(x.mean(0))
     training = Training(sae, settings)

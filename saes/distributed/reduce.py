@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from saes.gradients.gradients import Gradients
+from saes.shapes import Float, Tensor
 from saes.training import PER_LATENT, Training
 
 
@@ -22,12 +23,12 @@ def summed(training: Training, made: Gradients) -> Gradients:
     return dataclasses.replace(made, of=of, radial=parts["radial"], fired=parts["fired"] > 0, squares=None)
 
 
-def gradient_norm(training: Training, made: Gradients) -> float:
-    """Norm of the whole gradient, less the part that the projection of the decoder takes away."""
+def gradient_norm(training: Training, made: Gradients) -> Float[Tensor, ""]:
+    """Norm of the whole gradient, less the part that the projection of the decoder takes away; in float64."""
     large = () if made.squares is None else ("W_dec", "W_enc")  # these need not be read again
-    squares = {n: torch.linalg.vector_norm(grad).item() ** 2 for n, grad in made.of.items() if n not in large}
-    known = 0.0 if made.squares is None else made.squares.double().sum().item()
-    own = known + sum(squares[n] for n in squares if n in PER_LATENT) - made.radial.square().sum().item()
+    squares = {n: torch.linalg.vector_norm(grad).double().square() for n, grad in made.of.items() if n not in large}
+    own = sum(squares[n] for n in squares if n in PER_LATENT)
+    own = (own if made.squares is None else made.squares.double().sum() + own) - made.radial.square().sum().double()
     shared = sum(squares[n] for n in squares if n not in PER_LATENT)
     # the radial part comes from other sums than the norms, so that rounding can leave less than nothing
-    return max(0.0, training.world.latents.total(own) + shared) ** 0.5
+    return (training.world.latents.sum_(own) + shared).clamp_min(0).sqrt()

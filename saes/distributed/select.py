@@ -28,15 +28,21 @@ def topk_of_shards(
     counts = shards.gather(torch.stack([tied.sum(-1), (values > least).sum(-1)]).int())  # [shard, 2, token]
     room = k - counts[:, 1].sum(0) - counts[: shards.rank, 0].sum(0)
     kept = ~(values <= least) | (tied if bool((counts[shards.rank, 0] <= room).all()) else _lowest(tied, indices, room))
-    return packed(indices, torch.where(kept, values, torch.zeros_like(values)))
+    chosen = torch.where(kept, values, torch.zeros_like(values))
+    return packed(indices, chosen, int(most_active(chosen > 0)))
+
+
+def most_active(active: Bool[Tensor, "token c"]) -> Int[Tensor, ""]:
+    """The number of active latents of the token that has most."""
+    counts = active.sum(-1)
+    return counts.amax() if len(counts) else counts.new_zeros(())
 
 
 def packed(
-    indices: Int[Tensor, "token c"], values: Float[Tensor, "token c"]
+    indices: Int[Tensor, "token c"], values: Float[Tensor, "token c"], most: int
 ) -> tuple[Int[Tensor, "token n"], Float[Tensor, "token n"]]:
-    """The active latents of each token, in as many columns as the token with most of them needs; zeros fill up."""
-    most = max(1, int((values > 0).sum(-1).max())) if values.numel() else 1
-    values, places = values.topk(most, dim=-1, sorted=False)
+    """The active latents of each token in ``most`` columns, which no token exceeds (at least one); zeros fill up."""
+    values, places = values.topk(max(1, most), dim=-1, sorted=False)
     return indices.gather(-1, places), values
 
 

@@ -10,12 +10,9 @@ __all__ = ["Gradients", "StepFacts", "gradients"]
 
 
 def gradients(training: Training, x: Float[Tensor, "token d_in"], target: Float[Tensor, "token d_out"]) -> Gradients:
-    """The losses of a batch and their gradients; nothing is changed.
+    """The losses of a batch and their gradients; nothing is changed but memory that lasts from step to step.
 
-    A loss that is not finite comes without gradients.
-
-    Raises:
-        ShapeError: all of ``target`` is equal.
+    Where the loss is not finite, or all of ``target`` is equal (``facts.variance`` is 0), the gradients mean nothing.
     """
     counted = training.sae.config.activation in ("topk", "batch_topk")
     return (sparse_gradients if counted else dense_gradients)(training, x, target)

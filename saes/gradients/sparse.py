@@ -37,7 +37,7 @@ class Term:
     """Gradient with respect to the values, zero where the ReLU is flat: a latent at zero learns nothing."""
     g: Float[Tensor, "token d_out"]
     """Gradient with respect to their reconstruction."""
-    loss: float
+    loss: Float[Tensor, ""]
     """By its weight."""
     biased: bool
     """Whether the bias (and the linear map of a skip transcoder) is part of the reconstruction."""
@@ -72,11 +72,13 @@ def sparse_gradients(
         terms += _auxk_of_shards(training, kernels, pre, residual)
 
     active = values > 0
-    loss = sum(term.loss for term in terms) + (aux.loss if aux else 0.0)
-    facts = facts_of_all(world, main.loss, loss, active.sum().item(), tokens)
-    fired = torch.zeros_like(training.silent_tokens, dtype=torch.bool)
-    fired[indices[active]] = True
-    of = _summed(training, kernels, terms, aux, x, read) if facts.loss < float("inf") else {}
+    loss = sum((term.loss for term in terms[1:]), main.loss)
+    loss = loss + aux.loss if aux else loss
+    facts = facts_of_all(world, main.loss, loss, active.sum(), tokens, variance)
+    width = len(training.latents)  # a place for the pairs that are not active, which is dropped
+    fired = torch.zeros(width + 1, dtype=torch.bool, device=x.device)
+    fired = fired.scatter_(0, torch.where(active, indices, width).flatten(), True)[:width]
+    of = _summed(training, kernels, terms, aux, x, read)
     return Gradients(facts, of, training.grads.radial, fired, tokens, least, training.grads.squares)
 
 
@@ -87,7 +89,7 @@ def _selected(
     pre: Float[Tensor, "token d_sae"] | None,
     k: int,
     tokens: int,
-) -> tuple[Selected, float | None]:
+) -> tuple[Selected, Float[Tensor, ""] | None]:
     """The active latents of each token, none negative, and the least value kept by ``batch_topk``."""
     sae = training.sae
     if pre is None:
@@ -118,15 +120,15 @@ def _term(
     kernels: ModuleType,
     active: Selected,
     goal: Float[Tensor, "token d_out"],
-    weight: float,
-    variance: float,
+    weight: float | Float[Tensor, ""],
+    variance: Float[Tensor, ""],
     biased: bool = True,
 ) -> Term:
     """The reconstruction of ``goal``; its loss is ``weight`` times the squared error over ``variance``."""
     indices, values = active
     bias = training.sae.b_dec.data if biased else None
     made = _reconstructed(training, kernels, active, bias, goal, 2 * weight / variance)
-    loss = weight * made.squares.sum().item() / variance
+    loss = weight * made.squares.sum() / variance
     return Term(indices, values, made.grads * (values > 0), made.g, loss, biased)
 
 
@@ -136,7 +138,7 @@ def _reconstructed(
     active: Selected,
     bias: Float[Tensor, " d_out"] | None,
     goal: Float[Tensor, "token d_out"],
-    scale: float,
+    scale: Float[Tensor, ""],
 ) -> Reconstruction:
     """See ``saes.kernels.eager.reconstruct``; the reconstruction is that of all shards."""
     (indices, values), W_dec, shards = active, training.sae.W_dec.data, training.world.latents
@@ -155,34 +157,33 @@ def _auxk(
     residual: Float[Tensor, "token d_out"],
 ) -> AuxK | None:
     """The weighted AuxK loss and its gradients (``saes.losses.auxk``), if there is one and latents are not divided."""
-    weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
-    if not len(dead) or not weight:
+    weight, sae = training.config.auxk_weight, training.sae
+    if not weight or not training.most_dead:
         return None
-    sae = training.sae
+    dead, silence = training.dead_places()
     variance = spread(residual, training.world.data, kernels.variance)
-    if variance == 0:  # the living leave nothing to reconstruct
-        return None
-    rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead], sae.W_dec.data[dead])
+    scale = torch.where(variance == 0, 0.0, weight / variance)  # the living may leave nothing to reconstruct
+    rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead] + silence, sae.W_dec.data[dead])
     most = min(max(1, sae.config.d_in // 2), len(dead))
-    return auxk(dead, *rows, read, residual, weight / variance, most, kernels)
+    return auxk(dead, *rows, read, residual, scale, most, kernels)
 
 
 def _auxk_of_shards(
     training: Training, kernels: ModuleType, pre: Float[Tensor, "token d_sae"], residual: Float[Tensor, "token d_out"]
 ) -> list[Term]:
     """The same where latents are divided: each shard has so few of a token's active ones that sparse sums are less."""
-    weight, dead = training.config.auxk_weight, training.dead.nonzero().squeeze(-1)
-    if not weight:
+    weight, shards, most_dead = training.config.auxk_weight, training.world.latents, training.most_dead
+    k_aux = min(max(1, training.sae.config.d_in // 2), int(shards.total(most_dead))) if weight else 0
+    if not k_aux:
         return []
-    shards = training.world.latents
-    k_aux = min(max(1, training.sae.config.d_in // 2), int(shards.total(len(dead))))
-    variance = spread(residual, training.world.data, kernels.variance) if k_aux else 0.0
-    if not variance:  # none is dead, or the living leave nothing to reconstruct
-        return []
-    most = min(k_aux, int(shards.largest(len(dead))))
-    places, values = _largest(training, kernels, pre[:, dead], k_aux, most)
+    dead, silence = training.dead_places()
+    variance = spread(residual, training.world.data, kernels.variance)
+    most = min(k_aux, int(shards.largest(most_dead)))
+    places, values = _largest(training, kernels, pre[:, dead].add_(silence), k_aux, most)
     own = dead[places] if len(dead) else places  # a shard without dead latents has zeros only
-    return [_term(training, kernels, (own, values), residual, weight, variance, biased=False)]
+    nothing = variance == 0  # the living may leave nothing to reconstruct
+    fraction = (weight * (~nothing).double(), torch.where(nothing, 1.0, variance))
+    return [_term(training, kernels, (own, values), residual, *fraction, biased=False)]
 
 
 def _summed(

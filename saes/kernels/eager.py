@@ -104,9 +104,9 @@ def kept(
     return found
 
 
-def variance(x: Float[Tensor, "token d_in"]) -> float:
-    """Sum of squared deviations from the mean over tokens."""
-    return (x - x.mean(0)).square().sum().item()
+def variance(x: Float[Tensor, "token d_in"]) -> float | Float[Tensor, ""]:
+    """Sum of squared deviations from the mean over tokens; where a GPU would have to be waited for, as a tensor."""
+    return (x - x.mean(0)).square().sum()
 
 
 def dots(
@@ -151,9 +151,8 @@ def weight_grads(
     """
     d_sae = len(into.bias)
     flat = indices.flatten()
-    order = flat.argsort(stable=True)
-    counts = torch.bincount(flat, minlength=d_sae)
-    starts = counts.cumsum(0) - counts
+    latents, order = flat.sort(stable=True)
+    starts = torch.searchsorted(latents, torch.arange(d_sae, device=flat.device))  # to count would wait for a GPU
     tokens = order // indices.shape[1]
 
     def summed(table: Tensor, weights: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
-from saes.shapes import Tensor
+from saes.shapes import Float, Tensor
 
 State = dict[str, Tensor]
 """What an optimiser keeps of one weight, by name."""
@@ -19,8 +19,8 @@ class Update:
     lr: float
     number: int
     """Of the step, from 1."""
-    clip: float
-    """What the gradients are multiplied by first."""
+    clip: float | Float[Tensor, ""]
+    """What the gradients are multiplied by first. A tensor spares a GPU the wait for its own result."""
     seed: int
     """Of whatever is drawn at random, together with the number of the step."""
 

@@ -1,11 +1,16 @@
 """The benchmark of the training step runs, and its contenders do not disturb each other."""
 
+import json
+
+import pytest
 import torch
 
+from experiments.benchmarks import gpu_checks, kernel_checks
 from experiments.benchmarks.contenders import copied, dense, ours
 from experiments.benchmarks.planted import planted_batches, recalls, train
 from experiments.benchmarks.sae_step import compare, growth
 from saes.config import SAEConfig
+from saes.kernels import eager
 
 SHAPE = (16, 128, 4, 64)
 CPU = torch.device("cpu")
@@ -32,3 +37,36 @@ def test_contenders_start_from_one_sae_and_leave_it_alone():
     again = copied(trained, trained.config)
     assert torch.equal(again.sae.W_enc, trained.sae.W_enc)
     assert recalls(trained, x)["proven"] == 1
+
+
+def test_what_is_to_be_measured_on_a_gpu_runs_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu_checks", "--tiny", "--device", "cpu", "--rounds", "1", "--train-steps", "2",
+                                     "--out", str(tmp_path / "gpu.json")])  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        gpu_checks.main()
+    assert ended.value.code == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["checks"]["failed"] == []
+    names = {one["name"].split(",")[0] for one in found["checks"]["outputs"]}
+    assert {"topk", "encode_topk fast", "reconstruct", "weight_grads", "adam_ with projection", "step"} <= names
+    assert found["waits"]["refused"] is None
+    assert found["ring"]["tokens_per_second"] > 0
+    assert sum(name.startswith("step ") for name in found) == 2
+
+
+def test_a_wrong_kernel_is_seen(monkeypatch):
+    monkeypatch.setenv("SAES_KERNELS", "eager")
+    right = eager.reconstruct
+
+    def wrong(*given):
+        made = right(*given)
+        return eager.Reconstruction(made.g, made.grads * 1.001, made.squares)
+
+    monkeypatch.setattr(eager, "reconstruct", wrong)
+    bad = [one.name for one in kernel_checks.checks(CPU, gpu_checks.TINY_SIZES[0]) if not one.good]
+    assert "reconstruct, grads, float32" in bad
+    assert not any("topk" in name for name in bad)
+
+
+def test_memory_of_the_large_shape_fits_a_gpu():
+    assert [round(gpu_checks.planned_gib(shape)["together"]) for shape in gpu_checks.SHAPES] == [14, 86]

@@ -38,6 +38,12 @@ CASES: dict[str, tuple[SAEConfig, dict]] = {
         {"jumprelu_threshold": 2.0, "dead_after_tokens": 64},
     ),
     "relu": (SAEConfig(WIDTH, 64, site="a", activation="relu"), {"outlier_norm": 1.4}),
+    "matryoshka relu transcoder": (
+        SAEConfig(
+            WIDTH, 64, site="a", site_out="b", skip=True, subtract_b_dec=False, activation="relu", prefixes=(24, 64)
+        ),
+        {"dead_after_tokens": 64},
+    ),
 }
 COUNTED = [name for name, (config, _) in CASES.items() if config.k is not None]
 
@@ -123,7 +129,7 @@ def test_processes_that_share_batches_give_the_curve_of_one(tmp_path, alone):
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items()), "every process has the same bits"
 
 
-@pytest.mark.parametrize(("size", "names"), [(2, COUNTED), (4, COUNTED[:2])])
+@pytest.mark.parametrize(("size", "names"), [(2, list(CASES)), (4, [*COUNTED[:2], "jumprelu, some latents dead"])])
 def test_processes_that_divide_latents_give_the_curve_of_one(tmp_path, alone, size, names):
     """Of two processes each has half of the latents; of four, two pairs share the batches, too."""
     folder = tmp_path / "run"
@@ -338,7 +344,6 @@ def test_what_cannot_be_divided_is_refused(tmp_path):
     run = RunConfig(tmp_path / "run")
     assert "33 latents for 2 shards" in refused(SAEConfig(WIDTH, 33, 3), 64, run)
     assert "got 63 tokens for 2 processes" in refused(SAEConfig(WIDTH, 32, 3), 63, run)
-    assert "Latents of jumprelu cannot be divided" in refused(SAEConfig(WIDTH, 32, activation="jumprelu"), 64, run)
     assert "give run" in refused(SAEConfig(WIDTH, 32, 3), 64)
 
 

@@ -28,7 +28,7 @@ from saes.config import SAEConfig, TrainConfig
 from saes.errors import ConfigError
 from saes.kernels import cpu, eager, kernels_for
 from saes.kernels import triton as kernels
-from saes.kernels.triton import adam, gradients, reconstruction, selection
+from saes.kernels.triton import adam, gradients, reconstruction, rescoring, selection
 from saes.sae import SAE
 from saes.step import Training, step
 
@@ -145,6 +145,19 @@ def test_encoding_selects_as_the_eager_one(selection):
     theirs, order = theirs.sort(-1)
     assert torch.equal(ours.sort(-1).values, theirs)
     close(our_values.gather(-1, ours.argsort(-1)), their_values.gather(-1, order))
+
+
+@runs
+@pytest.mark.parametrize(("rows", "n", "d_sae", "width"), [(3, 5, 9, 7), (2, 1, 1, 1), (2, 20, 33, 50)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_candidates_are_scored_in_float32(monkeypatch, rows, n, d_sae, width, dtype):
+    monkeypatch.setattr(rescoring, "GATHERED_BLOCK", 16 * 8)  # so that wide rows are read in several turns
+    x, table = normal(rows, width, dtype=dtype), normal(d_sae, width, seed=1, dtype=dtype)
+    indices = torch.randint(d_sae, (rows, n), generator=torch.Generator().manual_seed(2)).to(DEVICE)
+    wanted = (table.double()[indices] * x.double().unsqueeze(1)).sum(-1)
+    found = rescoring.dots(x, table, indices)
+    close(found, wanted)
+    assert found.dtype == torch.float32
 
 
 # --- reconstruct
@@ -394,6 +407,7 @@ def test_every_kernel_compiles_for_hopper(monkeypatch):
     tokens, d, d_sae, k = 8192, 4096, 131072, 64
     x, W_dec, pre = (tensor(*shape, dtype=torch.bfloat16) for shape in ((tokens, d), (d_sae, d), (tokens, d_sae)))
     indices, values = kernels.topk(pre, k)
+    rescoring.dots(tensor(tokens, d), tensor(d_sae, d), tensor(tokens, k + 32, dtype=torch.long))
     made = kernels.reconstruct(indices, values, W_dec, tensor(d), x, 0.1)
     kernels.reconstruct(tensor(tokens, d // 2, dtype=torch.long), tensor(tokens, d // 2), W_dec, None, x, 0.1)
     into = eager.WeightGrads(*(tensor(d_sae, d) for _ in range(2)), *(tensor(d_sae) for _ in range(3)))
@@ -401,7 +415,7 @@ def test_every_kernel_compiles_for_hopper(monkeypatch):
     for project in (True, False):
         weights = [tensor(d_sae, d) for _ in range(4)]
         kernels.adam_(*weights, eager.AdamStep(0.01, 0.9, 0.99, 1e-8, 1), project)
-    modules = (adam, gradients, reconstruction, selection)
+    modules = (adam, gradients, reconstruction, rescoring, selection)
     entries = {name for module in modules for name, one in vars(module).items() if isinstance(one, JITFunction)}
     helpers = {"_key", "_keys", "_place", "_decoder_rows", "_weighted_sum"}
     assert compiled.keys() == entries - helpers

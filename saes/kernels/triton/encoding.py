@@ -3,7 +3,8 @@
 import torch
 
 from saes.config import Selection
-from saes.kernels.eager import SPARE, Memory, dots, kept
+from saes.kernels.eager import SPARE, Memory, kept
+from saes.kernels.triton.rescoring import dots
 from saes.kernels.triton.selection import topk
 from saes.shapes import Float, Int, Tensor
 
