@@ -8,7 +8,7 @@ import torch
 
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
-from saes.errors import ConfigError, DivergedError, ShapeError, WorldError
+from saes.errors import ConfigError, DivergedError, ShapeError, WorldError, said_by_all
 from saes.fitting import Batch, Fitting, TrainRecord
 from saes.run import RunConfig, RunFolder
 from saes.sae import SAE
@@ -134,8 +134,10 @@ def _advanced(fittings: Sequence[Fitting], batch: Batch) -> Iterator[TrainRecord
         if one.steps_done < one.train.steps:
             try:
                 record = one.advance(batch)
-            except DivergedError as error:
-                if len(fittings) == 1:
+            except (DivergedError, ShapeError) as error:
+                if not one.world.all.alone:
+                    said_by_all(error)  # it is about the whole batch
+                if len(fittings) == 1 or not isinstance(error, DivergedError):
                     raise
                 raise DivergedError(f"SAE {one.number}: {error}") from error
             if record:
