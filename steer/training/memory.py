@@ -3,13 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
+from saes.kernels.eager import CHUNK_ELEMENTS
 from saes.optimisers import OPTIMISERS
 from saes.sae import tensor_shapes
+from steer.models.model import LanguageModel
 from steer.training.config import TrainingConfig
 from steer.training.stream import Opened
 
@@ -20,6 +23,8 @@ BFLOAT16_COPIES = 1.5  # the product in bfloat16, and once more in float32
 DEAD_SHARE = 0.1  # of the latents, for AuxK: how many will be dead is not known before
 AUXK_COPIES = 5  # of the pre-activations of dead latents
 PAIR = 12  # bytes of an active latent: its number and its value
+INNER_COPIES, OUTER_COPIES = 3, 6  # of a pass, as wide as the model's inner layer and as the model, held at once
+FILE_COPIES = 2  # of an SAE: its tensors as bytes, and the file that is made of them
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def memory_parts(config: TrainingConfig, run: Opened, world: World = ONE) -> lis
         total = sum(p.numel() * p.element_size() for p in weights)
         found.append(Part("model", total, f"{sum(p.numel() for p in weights):,} weights, {total:,} bytes"))
     for name, sae, train in zip(plan.names, plan.saes, plan.trains, strict=True):
-        found += _sae_parts(name, *share_of(sae, train, world))
+        found += _sae_parts(name, *share_of(sae, train, world), divided=not world.latents.alone)
     row = sites * width * dtype.itemsize
     per_row = f"{sites} sites x {width} x {dtype.itemsize} bytes"
     if run.source is not None:
@@ -60,6 +65,8 @@ def memory_parts(config: TrainingConfig, run: Opened, world: World = ONE) -> lis
         ahead = config.ahead + 1 + (not world.all.alone)  # one more is that of another process
         how = f"{ahead} of {config.forward_tokens:,} tokens x {per_row}"
         found.append(Part("passes ahead", ahead * config.forward_tokens * row, how))
+        if run.lm is not None:
+            found.append(_pass_part(run.lm, config.forward_tokens, dtype.itemsize))
         found.append(Part("copy of the ring", ring * row, "while it is written", "checkpoint"))
     found.append(Part("batch", batch * row, f"{batch:,} tokens x {per_row}"))
     return found
@@ -93,7 +100,16 @@ def moment_bytes(sae: SAEConfig, train: TrainConfig) -> int:
     return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state.values())
 
 
-def _sae_parts(name: str, sae: SAEConfig, train: TrainConfig) -> list[Part]:
+def _pass_part(lm: LanguageModel, tokens: int, itemsize: int) -> Part:
+    """What the layers hold while one computes, if attention is not written out (``sdpa``)."""
+    settings: Any = lm.model.config
+    inner = getattr(settings.get_text_config(), "intermediate_size", None) or 4 * lm.d_model  # GPT-2 names none
+    each = INNER_COPIES * inner + OUTER_COPIES * lm.d_model
+    how = f"{tokens:,} tokens x ({INNER_COPIES} x {inner} + {OUTER_COPIES} x {lm.d_model}) x {itemsize} bytes"
+    return Part("pass under way", tokens * each * itemsize, how)
+
+
+def _sae_parts(name: str, sae: SAEConfig, train: TrainConfig, divided: bool) -> list[Part]:
     weights, moments, tokens = weight_bytes(sae), moment_bytes(sae, train), train.batch_tokens
     count = weights // FLOAT32
     dense = sae.activation in DENSE_COPIES
@@ -115,21 +131,24 @@ def _sae_parts(name: str, sae: SAEConfig, train: TrainConfig) -> list[Part]:
             "always" if not dense else "step",
         ),
         Part(f"{name}: batch, scaled", 6 * rows, "6 (input, target, residual, ...) of the batch in float32", "step"),
-        *_auxk_parts(name, sae, train),
-        Part(f"{name}: files in memory", weights, "while they are written", "checkpoint"),
+        *_auxk_parts(name, sae, train, divided),
+        Part(f"{name}: file in memory", FILE_COPIES * weights, f"{FILE_COPIES} x its weights", "checkpoint"),
     ]
 
 
-def _auxk_parts(name: str, sae: SAEConfig, train: TrainConfig) -> list[Part]:
+def _auxk_parts(name: str, sae: SAEConfig, train: TrainConfig, divided: bool) -> list[Part]:
     """What AuxK takes where ``DEAD_SHARE`` of the latents are dead; none can be in a run that is too short."""
     if not train.auxk_weight or train.dead_tokens >= train.total_tokens:
         return []
     dead, tokens = math.ceil(DEAD_SHARE * sae.d_sae), train.batch_tokens
     active = min(max(1, sae.d_in // 2), dead)
     columns = tokens * dead * FLOAT32 * AUXK_COPIES
-    rows = 2 * dead * (sae.d_in + sae.width_out) * FLOAT32
+    width = sae.d_in + sae.width_out
+    rows = (
+        min(CHUNK_ELEMENTS, tokens * active * width) if divided else 2 * dead * width
+    )  # its sums are sparse, or dense
     how = (
         f"{tokens:,} tokens x {dead:,} dead latents ({DEAD_SHARE:.0%}) x 4 bytes x {AUXK_COPIES}, {active:,} active of "
         "them, their rows"
     )
-    return [Part(f"{name}: AuxK", columns + tokens * active * PAIR + rows, how, "step")]
+    return [Part(f"{name}: AuxK", columns + tokens * active * PAIR + rows * FLOAT32, how, "step")]

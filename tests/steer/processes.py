@@ -31,6 +31,7 @@ def commands(
 ) -> list[Ended]:
     """Run the command line on ``size`` processes; process ``kill`` is killed as soon as ``until`` says so."""
     folder.mkdir(parents=True, exist_ok=True)
+    _threads_ended()  # a fork beside a thread that computes may wait for a lock of its for ever
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -42,6 +43,12 @@ def commands(
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     told = [[(folder / f"{rank}.{name}").read_text() for name in ("out", "err")] for rank in range(size)]
     return [Ended(code, *one) for code, one in zip(codes, told, strict=True)]
+
+
+def _threads_ended() -> None:
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
 
 
 def _forked(rank: int, size: int, port: str, folder: Path, arguments: list[str]) -> int:
@@ -65,8 +72,6 @@ def _forked(rank: int, size: int, port: str, folder: Path, arguments: list[str])
                 code = run(arguments)
             except BaseException:
                 traceback.print_exc()
-            for thread in threading.enumerate():  # as when a program ends
-                if thread is not threading.current_thread() and not thread.daemon:
-                    thread.join()
+            _threads_ended()  # as when a program ends
     finally:
         os._exit(code)

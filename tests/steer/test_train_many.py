@@ -13,6 +13,7 @@ import torch
 
 import saes
 from steer.cli.app import run
+from steer.models.model import LanguageModel
 from tests.steer.processes import commands
 from tests.steer.training_data import SMALL, small, write_model, write_text
 
@@ -168,8 +169,24 @@ def test_a_dry_run_tells_what_each_process_holds(capsys, data, tmp_path):
     assert of_two["sae-d64: pre-activations"] == of_shard["sae-d64: pre-activations"] == 4 * 1.25 * 16 * 64
     assert parts["sae-d64: AuxK"] > of_two["sae-d64: AuxK"]
     assert parts["ring"] == of_two["ring"] == of_shard["ring"]
-    assert divided["bytes"] < one["bytes"]
+    assert divided["bytes"] < shared["bytes"]
     assert divided["files"] == one["files"]
     assert run([*command(data, tmp_path / "run"), "--ranks", "2"]) == 2
     assert "--ranks goes with --dry-run" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_each_process_runs_the_model_on_its_share_of_the_text(data, tmp_path, monkeypatch):
+    read = LanguageModel.activations
+
+    def counted(lm, tokens, sites):
+        with (tmp_path / os.environ.get("RANK", "alone")).open("a") as file:
+            file.write(f"{int(tokens.mask.sum())}\n")
+        return read(lm, tokens, sites)
+
+    monkeypatch.setattr(LanguageModel, "activations", counted)
+    assert run(command(data, tmp_path / "one")) == 0
+    assert [one.code for one in commands(2, tmp_path / "said", command(data, tmp_path / "two"))] == [0, 0]
+    whole, *shares = (sum(map(int, (tmp_path / who).read_text().split())) for who in ("alone", "0", "1"))
+    assert sum(shares) == whole
+    assert max(shares) < 0.6 * whole
