@@ -10,6 +10,11 @@
 A message says what was wrong, what was got, what was expected, and what to do about it.
 """
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+_BY_ALL = "Every process of the run has raised this."
+
 
 class SaesError(Exception):
     """Base of every error that ``saes`` raises on purpose."""
@@ -33,3 +38,15 @@ class DivergedError(SaesError):
 
 class WorldError(SaesError):
     """Another process of a distributed run is gone, or does not answer."""
+
+
+def by_all(error: BaseException) -> bool:
+    """Whether every process of a run has raised this error, so that one of them need tell it."""
+    return _BY_ALL in getattr(error, "__notes__", ()) or (error.__cause__ is not None and by_all(error.__cause__))
+
+
+def said_by_all(error: E) -> E:
+    """The error, marked as one that every process raises: a note that a traceback shows."""
+    if not by_all(error):
+        error.add_note(_BY_ALL)
+    return error

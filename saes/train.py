@@ -10,7 +10,7 @@ import torch
 from saes.batches import ended_early, require_iterable
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
-from saes.errors import ConfigError, DivergedError, ShapeError, WorldError
+from saes.errors import ConfigError, DivergedError, ShapeError, WorldError, said_by_all
 from saes.fitting import Batch, Fitting, TrainRecord
 from saes.run import RunFolder
 from saes.run_config import RunConfig
@@ -141,8 +141,10 @@ def _advanced(fittings: Sequence[Fitting], batch: object) -> Iterator[TrainRecor
         if one.steps_done < one.train.steps:
             try:
                 record = one.advance(batch)
-            except DivergedError as error:
-                if len(fittings) == 1:
+            except (DivergedError, ShapeError) as error:
+                if not one.world.all.alone:
+                    said_by_all(error)  # it is about the whole batch
+                if len(fittings) == 1 or not isinstance(error, DivergedError):
                     raise
                 raise DivergedError(f"SAE {one.number}: {error}") from error
             if record:

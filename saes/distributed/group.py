@@ -76,6 +76,14 @@ class Group:
         """What rank 0 of the group gives; what the others give is not looked at."""
         return value if self.alone else self.objects(value if self.rank == 0 else None)[0]
 
+    def from_one_(self, x: Tensor, owner: int) -> Tensor:
+        """Replace the contiguous ``x`` by that of rank ``owner`` of the group, of one shape and dtype, bit for bit."""
+        if not self.alone and x.numel():
+            with self._answered():
+                source = dist.get_global_rank(self.handle, owner)
+                dist.broadcast(x.view(torch.uint8), source, group=self.handle)  # gloo does not know every dtype
+        return x
+
     def _reduced_(self, x: Tensor, operation: Any) -> Tensor:
         if not self.alone:
             with self._answered():

@@ -15,7 +15,16 @@ import torch
 import torch.distributed as dist
 
 from saes.distributed.group import ALONE, Group
-from saes.errors import ConfigError, DivergedError, FormatError, SaesError, ShapeError, WorldError
+from saes.errors import (
+    ConfigError,
+    DivergedError,
+    FormatError,
+    SaesError,
+    ShapeError,
+    WorldError,
+    by_all,
+    said_by_all,
+)
 
 T = TypeVar("T")
 TIMEOUT_S = 300.0
@@ -93,10 +102,7 @@ class World:
             ConfigError: the ranks cannot be divided into ``latent_shards``, or the timeout is not positive.
             WorldError: the ranks do not find each other within ``timeout_s``.
         """
-        if not isinstance(latent_shards, int) or latent_shards < 1 or size % latent_shards:
-            raise ConfigError(
-                f"latent_shards must divide the number of processes: got {latent_shards} shards on {size} processes."
-            )
+        _require_shards(size, latent_shards)
         if not 0 < timeout_s < float("inf"):
             raise ConfigError(f"timeout_s must be a positive number of seconds, got {timeout_s!r}.")
         if backend not in (None, "nccl", "gloo"):
@@ -126,6 +132,16 @@ class World:
             Group(rank % latent_shards, latent_shards, latents, timeout_s) if latent_shards > 1 else ALONE,
             device,
         )
+
+    @classmethod
+    def on_paper(cls, size: int, latent_shards: int = 1) -> "World":
+        """The first of so many ranks, to reckon how work is divided over them. They cannot exchange anything.
+
+        Raises:
+            ConfigError: the ranks cannot be divided into ``latent_shards``.
+        """
+        _require_shards(size, latent_shards)
+        return cls(Group(0, size), Group(0, size // latent_shards), Group(0, latent_shards))
 
     def __enter__(self) -> "World":
         return self
@@ -166,7 +182,8 @@ class World:
     def together(self, work: Callable[[], T]) -> T:
         """What ``work`` gives on this rank; if it raises on any rank, every rank raises an error of the same kind.
 
-        So a rank that meets bad input does not leave the others waiting. Each call exchanges one number.
+        So a rank that meets bad input does not leave the others waiting. Each call exchanges one number. The work may
+        hold such calls itself.
         """
         if self.all.alone:
             return work()
@@ -176,14 +193,23 @@ class World:
         except WorldError:
             raise  # the ranks no longer reach each other
         except Exception as raised:
+            if by_all(raised):
+                raise  # the ranks have exchanged it already
             error = raised
         if not self.all.largest(float(error is not None)):
             return done
         every = self.all.objects(error and (type(error).__name__, str(error)))
         if error:
-            raise error
+            raise said_by_all(error)
         rank, (kind, message) = next((rank, one) for rank, one in enumerate(every) if one)
-        raise KINDS.get(kind, WorldError)(f"Process {rank} of {self.size}: {message}")
+        raise said_by_all(KINDS.get(kind, WorldError)(f"Process {rank} of {self.size}: {message}"))
+
+
+def _require_shards(size: int, latent_shards: int) -> None:
+    if not isinstance(latent_shards, int) or latent_shards < 1 or size % latent_shards:
+        raise ConfigError(
+            f"latent_shards must divide the number of processes: got {latent_shards} shards on {size} processes."
+        )
 
 
 ONE = World()

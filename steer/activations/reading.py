@@ -51,6 +51,9 @@ class Reading:
 Block = Float[Tensor, "site token d_model"]
 """Activations of the tokens of one pass that count, in the order of ``Reading.all_sites``."""
 
+Made = tuple[Block | int, Position]
+"""What a pass of the model gives, and the position after it; the number of its tokens if another process makes it."""
+
 _WAIT = 0.01  # seconds between looks at whether edits are off
 
 START: Position = {"epoch": 0, "rows": None, "window": 0, "passes": 0, "norms": None}
@@ -65,7 +68,29 @@ def blocks(
     edits: Sequence[Attachment] = (),
     stop: Stop | None = None,
 ) -> Iterator[tuple[Block, Position]]:
-    """The activations of one pass after another, each with the position after it.
+    """The activations of one pass after another, each with the position after it: ``model_passes`` without outliers.
+
+    Raises:
+        DataError: the source cannot be read, no token of it counts, or the model is edited.
+        SiteError: the model lacks a site.
+    """
+    made = model_passes(lm, source, reading, start, endless, edits, stop=stop)
+    whole = ((block, at) for block, at in made if not isinstance(block, int))  # all are made here
+    return without_outliers(whole, reading.policy.max_norm_ratio, start)
+
+
+def model_passes(
+    lm: LanguageModel,
+    source: Source,
+    reading: Reading,
+    start: Position = START,
+    endless: bool = True,
+    edits: Sequence[Attachment] = (),
+    turn: int = 0,
+    turns: int = 1,
+    stop: Stop | None = None,
+) -> Iterator[Made]:
+    """One pass of the model after another; of every ``turns`` of them, only number ``turn`` is made here.
 
     Rows are taken in windows; in a window, rows of similar length share a pass, and the passes come in a random order
     that depends on the number of the window alone. A position names the window and how many of its passes are done, so
@@ -81,7 +106,7 @@ def blocks(
     rules = Rules.of(reading.policy, lm)
     for site in reading.all_sites:
         lm.layout.module(site)  # a site that is not there shows now
-    at = start
+    at, done = start, 0
     while True:
         found = at["rows"] is not None
         rows = token_rows(lm, source, rules, at["rows"])
@@ -89,16 +114,13 @@ def blocks(
             passes = _passes([row for row, _ in window], reading.forward_tokens, at["window"])
             after = {**at, "rows": window[-1][1], "window": at["window"] + 1, "passes": 0}
             for number, batch in enumerate(passes[at["passes"] :], start=at["passes"] + 1):
-                block = _block(lm, batch, reading.all_sites, edits, stop)
-                if block is None:
+                ours = done % turns == turn
+                made = _block(lm, batch, reading.all_sites, edits, stop) if ours else sum(sum(r.counts) for r in batch)
+                if made is None:
                     return
-                norms = at["norms"]
-                if reading.policy.max_norm_ratio is not None:
-                    norms = norms or _median_norms(block)
-                    block = block[:, _ordinary(block, norms, reading.policy.max_norm_ratio)]
-                found = True
-                at = {**after, "norms": norms} if number == len(passes) else {**at, "passes": number, "norms": norms}
-                yield block, at
+                found, done = True, done + 1
+                at = after if number == len(passes) else {**at, "passes": number}
+                yield made, at
             if not passes:
                 at = after
         if not found:
@@ -109,6 +131,23 @@ def blocks(
         if not endless:
             return
         at = {**at, "epoch": at["epoch"] + 1, "rows": None}
+
+
+def without_outliers(
+    made: Iterator[tuple[Block, Position]], max_norm_ratio: float | None, start: Position = START
+) -> Iterator[tuple[Block, Position]]:
+    """Blocks less the tokens that ``TokenPolicy.max_norm_ratio`` leaves out; their positions keep the first medians.
+
+    Raises:
+        DataError: those medians are not finite.
+    """
+    norms = start["norms"]
+    for block, at in made:
+        if max_norm_ratio is None:
+            yield block, at
+            continue
+        norms = norms or _median_norms(block)
+        yield block[:, _ordinary(block, norms, max_norm_ratio)], {**at, "norms": norms}
 
 
 def by_length(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:

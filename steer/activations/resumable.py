@@ -7,10 +7,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from saes import World
+from saes.distributed.world import ONE
 from steer.activations.ahead import Ahead
 from steer.activations.batch import Batch, StreamConfig, one_site
+from steer.activations.dealt import shared
 from steer.activations.identity import identity, require_same
-from steer.activations.reading import START, Block, Reading, blocks, edited_error
+from steer.activations.reading import START, Block, Made, Reading, edited_error, model_passes, without_outliers
 from steer.activations.ring import ShuffleRing
 from steer.activations.sources.source import Position, Source
 from steer.activations.tap import Tap, fill
@@ -27,15 +30,20 @@ class ActivationStream:
     The ring is filled once; every batch takes random slots of it, and the tokens that come next fill those slots. The
     batches depend on nothing but the model, the source, the reading, the batch and ring sizes and the seed. A batch
     that was handed out is not written to again.
+
+    Of the processes of a ``world``, each makes its share of the passes of the model, and all get the batches that one
+    process would have, bit for bit, if they ask in step. The state is the same on all of them, and on any number.
     """
 
-    def __init__(self, lm: LanguageModel, source: Source, reading: Reading, config: StreamConfig) -> None:
-        self.lm, self.source, self.reading, self.config = lm, source, reading, config
+    def __init__(
+        self, lm: LanguageModel, source: Source, reading: Reading, config: StreamConfig, world: World = ONE
+    ) -> None:
+        self.lm, self.source, self.reading, self.config, self.world = lm, source, reading, config, world
         self._edits = list(lm.attachments)
         self._position: Position | None = None
         """Where ``_rows`` begins when it is opened; None: at the beginning."""
         self._rows: Tap | None = None
-        self._ahead: Ahead[tuple[Block, Position]] | None = None
+        self._ahead: Ahead[Made] | None = None
         self._ring: ShuffleRing | None = None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -48,6 +56,7 @@ class ActivationStream:
             DataError: the source cannot be read, no token of it counts, or the model is
                 edited otherwise than it was when the stream was opened.
             SiteError: the model lacks a site.
+            WorldError: another process is gone, or does not answer in time.
         """
         if self.lm.attachments != self._edits:
             raise edited_error()
@@ -124,11 +133,13 @@ class ActivationStream:
         fill(self._ring, self._rows)
 
     def _opened(self) -> Tap:
-        start = self._position["before"] if self._position else START
-        make = partial(blocks, self.lm, self.source, self.reading, start, self.config.endless, self._edits)
+        start, ranks = self._position["before"] if self._position else START, self.world.all
+        whose = (start, self.config.endless, self._edits, ranks.rank, ranks.size)
+        make = partial(model_passes, self.lm, self.source, self.reading, *whose)
         if self.config.ahead:
-            self._ahead = Ahead(make, self.config.ahead)
-        return Tap(self._ahead or make(), self._position)
+            self._ahead = Ahead(make, self.config.ahead * ranks.size)  # as many of its own, between those of others
+        made = shared(self._ahead or make(), self.world, self.lm.device)
+        return Tap(without_outliers(made, self.reading.policy.max_norm_ratio, start), self._position)
 
     def _new_ring(self, rows: Block) -> ShuffleRing:
         device = self.config.device or self.lm.device

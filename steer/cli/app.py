@@ -1,9 +1,12 @@
 """The ``steer`` command, and how errors end it. Imports nothing heavy, so that Ctrl-C is seen to from the start.
 
-Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was asked, 130 interrupted.
+Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was asked, 130 interrupted. Of several
+processes that torchrun has started, all have the same exit code, and the first tells what all would.
 """
 
+import os
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
 from steer.cli.interrupts import INTERRUPTED, importing
@@ -17,22 +20,31 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Our own errors become one message, never a traceback."""
+    first = is_first(os.environ)
     try:
         with importing():
             import typer
 
             from steer.cli.commands import app
-        typer.main.get_command(app).main(args=arguments, prog_name="steer")
+        code = typer.main.get_command(app).main(args=arguments, prog_name="steer", standalone_mode=first)
     except SystemExit as end:  # how typer ends: 0, 2 for usage, 130 for Ctrl-C
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:  # outside of what typer watches
         return INTERRUPTED
     except Exception as error:
+        if not first and isinstance(used_wrongly := getattr(error, "exit_code", None), int):
+            return used_wrongly  # every process has the same command line, and typer tells what is wrong in the first
         if not _is_ours(error):
             raise
-        typer.echo(f"steer: {error}", err=True)
+        if first or not _first_tells(error):
+            typer.echo(f"steer: {error}", err=True)
         return 2
-    return 0
+    return code if isinstance(code, int) else 0  # of the processes that are not the first: how else typer ends
+
+
+def is_first(env: Mapping[str, str]) -> bool:
+    """Whether this process is the first of those that torchrun has started, or is alone."""
+    return "WORLD_SIZE" not in env or env.get("RANK", "0") in ("", "0")
 
 
 def _is_ours(error: Exception) -> bool:
@@ -40,3 +52,9 @@ def _is_ours(error: Exception) -> bool:
     saes_errors = sys.modules.get("saes.errors")
     ours = (SteerError, saes_errors.SaesError) if saes_errors else (SteerError,)
     return isinstance(error, ours)
+
+
+def _first_tells(error: Exception) -> bool:
+    """Whether the first process tells the same: all have raised it, or it is of the settings, which all have."""
+    saes_errors = sys.modules.get("saes.errors")
+    return saes_errors is not None and (saes_errors.by_all(error) or isinstance(error, saes_errors.ConfigError))

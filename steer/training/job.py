@@ -4,6 +4,7 @@ Check what can be checked, load the model, open the text, look at the first batc
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,8 @@ def train(
     true, a checkpoint is written and the call ends, on all processes.
 
     ``world``: the processes that train together (``saes.World.from_env``), each of which calls this with the same
-    settings. Every one runs the model and reads all of the text; the first alone shows progress, logs and clears. The
-    losses are those of one process.
+    settings. Every one reads all of the text and makes its share of the passes of the model; the first alone shows
+    progress, logs and clears. The losses are those of one process.
 
     Raises:
         ConfigError, DataError: settings that cannot work, text or shards that cannot be used, or too little text.
@@ -88,11 +89,12 @@ def train(
     first, folder = world.rank == 0, Path(config.out)
     progress = (progress if first else None) or Silent()
     config = _on_its_device(config, world)
-    check(config)
     world.share(config.batch_tokens)
+    world.together(lambda: check(config))
     world.together(lambda: _check_place(config, overwrite) if first else None)
     new = world.all.from_first(overwrite or not holds_run(folder))
-    with opened(config, progress) as run:
+    with ExitStack() as stack:
+        run = world.together(lambda: stack.enter_context(opened(config, progress, world)))
         if new:
             with progress.stage("reading the first activations"):
                 world.together(lambda: run.stream.peek(run.origin.d_model))

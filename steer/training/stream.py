@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from saes import World
 from saes.batches import as_activations, ended_early
+from saes.distributed.world import ONE
 from saes.errors import ShapeError
 from steer.activations.batch import Batch
 from steer.activations.identity import revision
@@ -107,8 +109,10 @@ class Opened:
 
 
 @contextmanager
-def opened(config: TrainingConfig, progress: Progress) -> Iterator[Opened]:
+def opened(config: TrainingConfig, progress: Progress, world: World = ONE) -> Iterator[Opened]:
     """Load the model and open the text, or the shards. The stream ends with the block.
+
+    The processes of ``world`` share the passes of the model, and each gets whole batches.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -116,7 +120,7 @@ def opened(config: TrainingConfig, progress: Progress) -> Iterator[Opened]:
         SiteError: the model lacks a site.
     """
     lm = _model(config, progress)
-    run = _of_shards(config, lm) if config.shards else _of_text(config, lm)
+    run = _of_shards(config, lm) if config.shards else _of_text(config, lm, world)
     try:
         if run.lm is None:
             yield run
@@ -151,7 +155,7 @@ def _model(config: TrainingConfig, progress: Progress) -> LanguageModel | None:
         return load_model(name, config.device, config.dtype, config.revision, config.offline, progress.note)
 
 
-def _of_text(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
+def _of_text(config: TrainingConfig, lm: LanguageModel | None, world: World) -> Opened:
     assert lm is not None  # None only with shards
     policy, source = policy_of(config), open_text(config)
     words = in_words(policy, Rules.of(policy, lm).context_size)
@@ -160,7 +164,7 @@ def _of_text(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
     reading = Reading(all_sites(config, plan), policy, config.forward_tokens)
     for site in reading.all_sites:
         lm.layout.module(site)  # a site that is not there shows now
-    inner = ActivationStream(lm, source, reading, stream_config(config))
+    inner = ActivationStream(lm, source, reading, stream_config(config), world)
     return Opened(lm, source, reading, plan, origin, CountedStream(inner, config.total_tokens))
 
 

@@ -302,10 +302,11 @@ def test_options_are_the_fields_of_the_config_with_its_defaults():
     import typer
 
     from steer.cli.commands import app
+    from steer.cli.train.run import CALL
 
     params = {one.name: one for one in typer.main.get_command(app).commands["train"].params}
     fields = TrainingConfig.model_fields
-    assert set(params) == set(fields) | {"config", "dry_run", "overwrite", "as_json", "latent_shards", "timeout"}
+    assert set(params) == set(fields) | set(CALL)
     assert set(KEEPING) <= set(fields)
     for name, field in fields.items():
         told, default = params[name].show_default, field.get_default()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steer.cli.console import shown
+from steer.cli.console import duration, shown
 from steer.training.estimate import Estimate
 from steer.training.job import TrainedSAE, TrainingResult
 
@@ -48,19 +48,23 @@ def print_estimate(found: Estimate, as_json: bool) -> None:
     if as_json:
         _json(dataclasses.asdict(found))
         return
-    memory = _table(f"Memory on {found.device}: about {size(found.bytes)}, without Python and its libraries")
+    many = found.ranks > 1
+    whose = f" of each of {found.ranks} processes ({found.latent_shards} latent shards)" if many else ""
+    memory = _table(f"Memory on {found.device}{whose}: about {size(found.bytes)}, without Python and its libraries")
     for heading in ("part", "bytes", "arithmetic", "when"):
         memory.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
     for part in found.parts:
         memory.add_row(escape(part.name), size(part.bytes), escape(part.how), part.at)
     least, most = found.seconds
-    times = _table(f"Time: {duration(least)} to {duration(most)} (model and SAEs overlap wholly, or not at all)")
+    apart = many * ", without exchange"
+    times = _table(f"Time: {duration(least)} to {duration(most)} (model and SAEs overlap wholly, or not at all){apart}")
     times.add_column("measured")
     times.add_column("", justify="right")
     if found.model_tokens_per_second is not None:
         times.add_row("model, a burst at the beginning of the text", f"{found.model_tokens_per_second:,.0f} tokens/s")
     for number, seconds in enumerate(found.step_seconds):
-        times.add_row(f"SAE {number}, one step on random activations", f"{1000 * seconds:,.1f} ms")
+        share = many * ", its share"
+        times.add_row(f"SAE {number}, one step on random activations{share}", f"{1000 * seconds:,.1f} ms")
     times.add_row("steps to do", f"{found.steps - found.begins_at_step:,} of {found.steps:,}")
     files = _table(f"Files: at most about {size(found.file_bytes)}; {size(found.free_bytes)} are free")
     for heading in ("path", "size", "what"):
@@ -76,14 +80,6 @@ def size(count: int) -> str:
     while number >= 1024 and unit < len(UNITS) - 1:
         number, unit = number / 1024, unit + 1
     return f"{number:,.0f} {UNITS[unit]}" if unit == 0 else f"{number:,.1f} {UNITS[unit]}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a unit that suits."""
-    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _number(value: float | None, form: str) -> str:
