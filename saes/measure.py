@@ -1,5 +1,6 @@
 """What an SAE is worth on held-out activations."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -72,8 +73,8 @@ def measure(sae: SAE, batches: Iterable[Batch], block_tokens: int = BLOCK_TOKENS
     same tokens into other batches changes no bit, another order only the three metrics of blocks.
 
     Raises:
-        ShapeError: no tokens were given, or a batch is not of shape [token, d_in], not finite, or of another dtype or
-            device than the first.
+        ShapeError: no tokens were given, or all are equal, or a batch is not of shape [token, d_in], not finite, or of
+            another dtype or device than the first.
         ConfigError: the SAE is a transcoder, whose reconstruction is of other activations than it reads; or ``batches``
             is no iterable.
     """
@@ -91,6 +92,8 @@ def measure(sae: SAE, batches: Iterable[Batch], block_tokens: int = BLOCK_TOKENS
     if tokens == 0:
         raise ShapeError("No activations to measure on: got 0 tokens. Give at least one batch.")
     fvu, like, l0_counts = variance.result(), likeness.result(), sparsity.l0_counts.tolist()
+    if not fvu.fvu < math.inf:  # NaN too
+        raise ShapeError(f"All {tokens} tokens have equal activations: there is no variance to explain. Give others.")
     quality = Quality(
         tokens=tokens,
         fvu=fvu.fvu,

@@ -12,15 +12,15 @@ SMALL = 20_000_000  # parameters
 
 
 @contextmanager
-def torch_threads(model: nn.Module, asked: int | None = None) -> Iterator[int]:
-    """Run the block with ``asked`` threads; None: one for a small model, as many as torch takes for a larger one.
+def torch_threads(model: nn.Module | None, asked: int | None = None) -> Iterator[int]:
+    """Run the block with ``asked`` threads; None: one for a small model, else as many as torch takes.
 
     Yields the number. The layers of a small model (``SMALL`` parameters) are over before threads have met: two gain
     little on an idle machine, and on a busy one every step waits for the one that was put aside, so that two threads
     are several times slower than one.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(asked or (1 if is_small(model) else before))
+    torch.set_num_threads(asked or (1 if model is not None and is_small(model) else before))
     try:
         yield torch.get_num_threads()
     finally:

@@ -28,7 +28,14 @@ class ShuffleRing:
     ) -> None:
         for name, value in (("slots", slots), ("n_sites", n_sites), ("d_model", d_model)):
             require_whole(name, value, DataError)
-        self._rows = torch.empty(n_sites, slots, d_model, dtype=dtype, device=device)
+        try:
+            self._rows = torch.empty(n_sites, slots, d_model, dtype=dtype, device=device)
+        except RuntimeError as error:  # torch has no other name for it on a CPU
+            size = n_sites * slots * d_model * dtype.itemsize / 2**30
+            raise DataError(
+                f"A ring of {slots:,} tokens takes {size:,.1f} GiB, which cannot be had on {device}. Make it smaller "
+                "(`--ring-tokens`)."
+            ) from error
         self._end = 0
         """Slots from here on are free."""
         self._holes = torch.empty(0, dtype=torch.long)

@@ -53,7 +53,7 @@ def load_model(
         _check_folder(Path(source))
     else:
         _check_hub_id(source)
-    device = _resolve_device(device)
+    device = resolve_device(device)
     torch_dtype = _resolve_dtype(dtype, device)
     try:
         model, tokenizer = _read(source, torch_dtype, revision, local=True)
@@ -249,7 +249,12 @@ def _hub_is_off() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _resolve_device(device: str) -> str:
+def resolve_device(device: str) -> str:
+    """The device that a name stands for; ``auto`` takes CUDA where it is present.
+
+    Raises:
+        ModelError: it cannot be used here.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

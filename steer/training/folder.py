@@ -13,6 +13,7 @@ from steer.errors import OutputError
 from steer.files import check_output, claimed, remove, writing
 from steer.training.config import TrainingConfig, first_difference
 
+REPLACED = ".replaced"  # in a run folder: the run before, until the new one has a checkpoint
 TENSORBOARD, WANDB, WANDB_ID = "tensorboard", "wandb", "wandb.json"
 SHOWN = 12  # names in a message
 
@@ -20,6 +21,17 @@ SHOWN = 12  # names in a message
 def holds_run(folder: Path) -> bool:
     """Whether there is a run in the folder."""
     return (folder / SETTINGS).is_file()
+
+
+def came_to_nothing(folder: Path) -> bool:
+    """Whether the run in the folder ended before its first checkpoint, so that there is nothing to go on from."""
+    kept = folder / CHECKPOINTS
+    return (
+        holds_run(folder)
+        and not steps_saved(folder)
+        and not _sae_folders(folder)
+        and (kept.is_dir() or not kept.exists())
+    )
 
 
 def steps_saved(folder: Path) -> int:
@@ -46,7 +58,8 @@ def check_folder(config: TrainingConfig, overwrite: bool) -> None:
             f"--overwrite removes what a run has written, and {folder} holds more: {_first(others)}. Move that, or "
             "choose another folder."
         )
-    if there and not overwrite and (different := first_difference(_about(folder), config.deciding())):
+    about = _about(folder) if there and not overwrite else {}
+    if about and not came_to_nothing(folder) and (different := first_difference(about, config.deciding())):
         name, theirs, ours = different
         raise OutputError(
             f"{folder} holds a run with other settings: {name} is {json.dumps(theirs)} there, but {json.dumps(ours)} "
@@ -80,6 +93,54 @@ def clear(folder: Path) -> None:
         for name in (LOG, WANDB_ID, SETTINGS):
             remove(folder / name)
     _remove_empty(folder)
+
+
+def set_aside(folder: Path) -> None:
+    """Put the run in the folder where a new one does not meet it, until ``let_go`` or ``put_back``.
+
+    ``run.json`` goes first, so that a kill in between leaves nothing that passes for a run; ``put_back`` mends it.
+
+    Raises:
+        OutputError: something cannot be moved, or another program is training there.
+    """
+    if not holds_run(folder):
+        return
+    with claimed(folder), writing(folder):
+        aside = folder / REPLACED
+        aside.mkdir()
+        owned = (folder / name for name in (SETTINGS, LOG, CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID))
+        for old in (*owned, *_sae_folders(folder)):
+            if old.exists():
+                old.rename(aside / old.name)
+
+
+def put_back(folder: Path) -> None:
+    """Put the run back that ``set_aside`` has put away, in the place of one that has come to nothing.
+
+    Raises:
+        OutputError: something cannot be moved, or another program is training there.
+    """
+    clear(folder)
+    aside = folder / REPLACED
+    if not aside.is_dir():
+        return
+    with claimed(folder), writing(folder):
+        for old in sorted(aside.iterdir(), key=lambda path: path.name == SETTINGS):  # which goes last
+            old.rename(folder / old.name)
+        aside.rmdir()
+
+
+def let_go(folder: Path) -> None:
+    """Remove the run that ``set_aside`` has put away."""
+    with writing(folder):
+        if (folder / REPLACED).is_dir():
+            shutil.rmtree(folder / REPLACED)
+
+
+def mend(folder: Path) -> None:
+    """After a kill: keep the run that was put away, or the one that was to replace it if that has a checkpoint."""
+    if (folder / REPLACED).is_dir():
+        let_go(folder) if steps_saved(folder) else put_back(folder)
 
 
 def _about(folder: Path) -> dict[str, Any]:

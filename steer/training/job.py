@@ -10,15 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import saes
-from saes import RunConfig, ShapeError, TrainRecord, World
+from saes import DivergedError, RunConfig, TrainRecord, World
 from saes.distributed.world import ONE
 from saes.fitting import Fitting
 from saes.run_config import LOG
-from steer.errors import DataError
 from steer.files import read_lines
 from steer.progress import Progress, Silent
 from steer.training.config import TrainingConfig
-from steer.training.folder import check_folder, clear, holds_run, steps_saved
+from steer.training.folder import (
+    came_to_nothing,
+    check_folder,
+    clear,
+    holds_run,
+    let_go,
+    mend,
+    put_back,
+    set_aside,
+    steps_saved,
+)
 from steer.training.loggers import Logging, loggers_of, require_loggers
 from steer.training.plan import Plan, check, run_config
 from steer.training.stream import opened
@@ -71,8 +80,8 @@ def train(
 ) -> TrainingResult:
     """Train the SAEs that ``config`` asks for, on one reading of the text; go on with a run that was stopped.
 
-    ``overwrite`` begins anew instead, once the new run can begin. ``stop`` is asked after every step; where it says
-    true, a checkpoint is written and the call ends, on all processes.
+    ``overwrite`` begins anew instead: the run that is there is removed once the new one has a checkpoint. ``stop`` is
+    asked after every step; where it says true, a checkpoint is written and the call ends, on all processes.
 
     ``world``: the processes that train together (``saes.World.from_env``), each of which calls this with the same
     settings. Every one reads all of the text and makes its share of the passes of the model; the first alone shows
@@ -92,7 +101,7 @@ def train(
     world.share(config.batch_tokens)
     world.together(lambda: check(config))
     world.together(lambda: _check_place(config, overwrite) if first else None)
-    new = world.all.from_first(overwrite or not holds_run(folder))
+    new = world.all.from_first(overwrite or not holds_run(folder) or came_to_nothing(folder))
     with ExitStack() as stack:
         run = world.together(lambda: stack.enter_context(opened(config, progress, world)))
         if new:
@@ -100,20 +109,38 @@ def train(
                 world.together(lambda: run.stream.peek(run.origin.d_model))
         for sae, trained in zip(run.plan.saes, run.plan.trains, strict=True):
             Fitting(sae, trained, world=world)  # what cannot be divided shows before anything is removed
-        kept = run_config(config, run.plan.names, stop)
-        if overwrite:
-            world.together(lambda: clear(folder) if first else None)
+        if new:
+            world.together(lambda: (clear if came_to_nothing(folder) else set_aside)(folder) if first else None)
+        kept = run_config(config, run.plan.names, _letting_go(folder, stop, first) if overwrite else stop)
         try:
             _fit(run.plan, run.stream, progress, config, kept, world)
-        except (DataError, ShapeError, KeyboardInterrupt):
-            if first and new and not steps_saved(folder):
-                clear(folder)
+        except BaseException as error:
+            kept_to_see = isinstance(error, DivergedError) and not overwrite  # its log; the next call removes it
+            if first and new and not steps_saved(folder) and not kept_to_see:
+                put_back(folder)
             raise
+        if first:
+            let_go(folder)
         return result_of(config, run.plan)
+
+
+def _letting_go(folder: Path, stop: Callable[[], bool] | None, first: bool) -> Callable[[], bool]:
+    """``stop``, which is asked after every step, and removes the run before once this one has a checkpoint."""
+    waiting = first
+
+    def asked() -> bool:
+        nonlocal waiting
+        if waiting and steps_saved(folder):
+            let_go(folder)
+            waiting = False
+        return stop is not None and stop()
+
+    return asked
 
 
 def _check_place(config: TrainingConfig, overwrite: bool) -> None:
     require_loggers(config)
+    mend(Path(config.out))
     check_folder(config, overwrite)
 
 

@@ -10,7 +10,9 @@ from saes.run_config import RunConfig
 from steer.activations.batch import StreamConfig
 from steer.activations.policy import TokenPolicy
 from steer.activations.reading import Reading
+from steer.checks import require_whole
 from steer.errors import DataError
+from steer.models.load import resolve_device
 from steer.models.site import Site
 from steer.training.config import K, TrainingConfig, each
 
@@ -76,9 +78,13 @@ def check(config: TrainingConfig) -> None:
     Raises:
         ConfigError: settings that do not fit together.
         DataError: the same, of text and tokens.
+        ModelError: there is no such device.
         SiteError: a name is no site.
     """
     config.require_one_source()
+    require_whole("ring_tokens", config.ring_tokens, DataError)
+    for device in {config.device, config.ring_device or "auto"}:
+        resolve_device(device)
     run_config(config)
     stream_config(config)
     reading = Reading(config.site or "0.resid_post", policy_of(config), config.forward_tokens)

@@ -24,7 +24,7 @@ from steer.activations.sources.opened import HUB
 from steer.activations.sources.source import Columns, Source
 from steer.activations.text import embedded_corpus
 from steer.errors import DataError
-from steer.models.load import EMBEDDED, load_model
+from steer.models.load import EMBEDDED, load_model, resolve_device
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.progress import Progress
@@ -122,11 +122,8 @@ def opened(config: TrainingConfig, progress: Progress, world: World = ONE) -> It
     lm = _model(config, progress)
     run = _of_shards(config, lm) if config.shards else _of_text(config, lm, world)
     try:
-        if run.lm is None:
+        with torch_threads(None if run.lm is None else run.lm.model, config.threads):
             yield run
-        else:
-            with torch_threads(run.lm.model, config.threads):
-                yield run
     finally:
         run.stream.close()
 
@@ -139,6 +136,11 @@ def open_text(config: TrainingConfig) -> Source:
     """
     columns = Columns(config.text_column, config.messages_column)
     if config.dataset:
+        if config.offline:
+            raise DataError(
+                f"The data set {config.dataset} is read from the hub, and the network is not to be used (--offline). "
+                "Give --text with files that you have."
+            )
         name = config.dataset.removeprefix(HUB)
         return HubSource(name, config.subset, config.split, config.dataset_revision, columns)
     files = [local_source(where, columns) for where in config.text or (embedded_corpus(),)]
@@ -188,6 +190,6 @@ def _of_shards(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
     origin = Origin(manifest.d_model, sites, manifest.model, manifest.revision, words)
     plan = plan_of(config, origin)
     reading = Reading(all_sites(config, plan), given, forward_tokens)
-    device = str(lm.device) if lm else None if config.device == "auto" else config.device
+    device = str(lm.device) if lm else resolve_device(config.device)
     inner = ShardSource(config.shards, stream_config(config, device), lm, reading)
     return Opened(lm, None, reading, plan, origin, CountedStream(inner, config.total_tokens))

@@ -61,6 +61,20 @@ def test_json_on_stdout_and_in_a_file(capsys, sae_folder, tiny_folder, text, tmp
     assert "first_letter" in found["absorption"]
 
 
+def test_what_is_there_is_replaced_only_when_asked(capsys, sae_folder, tiny_folder, text, tmp_path):
+    out, link = tmp_path / "found.json", tmp_path / "link.json"
+    out.write_text("mine")
+    link.symlink_to(out)
+    given = ["sae", "eval", sae_folder, "--no-probes", "--model", tiny_folder, "--text", text, "--tokens", "200"]
+    for path in (out, link, text, "/dev/null"):
+        words = refused(capsys, *given, "--out", str(path))
+        assert "--out is there already" in words or "--out names a file" in words
+    assert out.read_text() == "mine"
+    assert run([*given, "--out", str(link), "--overwrite"]) == 0
+    assert json.loads(out.read_text())["tokens"] == 200
+    assert link.is_symlink()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

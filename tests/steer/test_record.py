@@ -15,7 +15,7 @@ from steer.studies.record import RunRecord
 from tests.conftest import random_sae
 
 TRAINING = [TrainRecord(tokens=1, loss=1.0, fvu=0.5, l0=2.0, dead_fraction=0.0, seconds=0.1)]
-QUALITY = dataclasses.replace(saes.measure(random_sae(), [torch.ones(10, 32)])[0], fvu=float("inf"))
+QUALITY = dataclasses.replace(saes.measure(random_sae(), [torch.eye(10, 32)])[0], fvu=float("inf"))
 
 LOSS = SpliceLoss(plain=1.0, spliced=1.5, zeroed=1.0, meaned=1.0, kl=0.5, kl_zeroed=0.5)
 

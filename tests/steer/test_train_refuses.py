@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from steer.cli.app import run
+from steer.training.folder import mend, set_aside
 from tests.conftest import tiny_model
 from tests.steer.activation_data import write_lines
 from tests.steer.training_data import SMALL, options, small, write_model, write_text
@@ -91,6 +92,11 @@ def refused(capsys, *arguments):
         ({"config": "typo.toml"}, "unknown field 'batch_token'. Did you mean batch_tokens?"),
         ({"config": "kind.toml", "batch_tokens": None}, "kind.toml, batch_tokens: Input should be a valid integer"),
         ({"config": "true.json"}, "true.json, grad_clip: Input should be a valid number, got True"),
+        ({"ring_device": "meta"}, "The device 'meta' holds no numbers"),
+        ({"ring_device": "tpu"}, "The device 'tpu' cannot be used"),
+        ({"ring_tokens": 0}, "ring_tokens must be a whole number of at least 1"),
+        ({"ring_tokens": 10**12}, "Make it smaller (`--ring-tokens`)"),
+        ({"dataset": "owner/name", "text": None, "offline": True}, "the network is not to be used (--offline)"),
         ({"config": "choice.toml"}, "choice.toml, activation: Input should be 'topk'"),
     ],
 )
@@ -143,6 +149,41 @@ def test_a_loss_that_is_not_finite_keeps_the_log(capsys, data, tmp_path):
     given = small(data / "model", data / "a.jsonl", tmp_path / "run", lr=1e30, measure_every_steps=1, warmup_frac=0)
     assert "The loss became" in refused(capsys, *given)
     assert (tmp_path / "run" / "log.jsonl").exists()
+    assert run(small(data / "model", data / "a.jsonl", tmp_path / "run")) == 0, "the remedy may be tried"
+
+
+def everything(folder):
+    """All files below a folder, but for locks, with their content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"total_tokens": 32 * 500, "save_every_steps": 1000}, "The activations ended early"),
+        ({"lr": 1e30, "warmup_frac": 0}, "The loss became"),
+        ({"d_sae": 10**12}, "memory"),
+    ],
+)
+def test_a_run_is_replaced_only_once_the_new_one_has_a_checkpoint(capsys, data, tmp_path, more, words):
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run")
+    assert run(given) == 0
+    capsys.readouterr()
+    before = everything(tmp_path / "run")
+    new = small(data / "model", data / "a.jsonl", tmp_path / "run", overwrite=True, **more)
+    assert words in refused(capsys, *new)
+    assert everything(tmp_path / "run") == before
+
+
+def test_a_run_put_aside_by_one_that_was_killed_comes_back(capsys, data, tmp_path):
+    given, folder = small(data / "model", data / "a.jsonl", tmp_path / "run"), tmp_path / "run"
+    assert run([*given, "--stop-after-steps", "5"]) == 0
+    before = everything(folder)
+    set_aside(folder)
+    (folder / "run.json").write_text("{}")  # of the new one
+    mend(folder)
+    assert everything(folder) == before
+    assert run(given) == 0
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="File to write the JSON to.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file if it is there.")] = False,
 ) -> None:
     """Measure an SAE: reconstruction, sparsity, the model's loss with it, probes and absorption.
 
@@ -57,8 +58,8 @@ def evaluate(
         from steer.threads import torch_threads
 
         import_transformers()
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise typer.BadParameter(f"--out names a file in a folder that exists, got {shown(out)}")
+    if out is not None:
+        check_file(out, overwrite)
     terminal, started = Terminal(), time.perf_counter()
     sae = load_sae(source, format=format, k=k, input_scale=input_scale, revision=revision, note=terminal.note)
     place = asked_site(site, sae.config.site)
@@ -72,17 +73,31 @@ def evaluate(
         found = {"source": source, "text": Path(corpus.name).name, "seed": seed}
         found |= evaluate_sae(lm, sae, place, texts, probes, seed, terminal)
     found["seconds"] = round(time.perf_counter() - started, 1)
-    if out is not None:
-        write_json(out, found)
-        terminal.note(f"written to {shown(out)}")
     if as_json:
         typer.echo(json.dumps(found, indent=2))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    console = Console()
-    for table in summary(found):
-        console.print(table)
+        console = Console()
+        for table in summary(found):
+            console.print(table)
+    if out is not None:  # last: if it fails, what was measured has been told
+        write_json(out.resolve(), found)
+        terminal.note(f"written to {shown(out)}")
+
+
+def check_file(out: Path, overwrite: bool) -> None:
+    """See whether a file can be written, before the work is done.
+
+    Raises:
+        typer.BadParameter: its folder is not there, or it is no ordinary file, or one that is there already.
+    """
+    from steer.cli.console import shown
+
+    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
+        raise typer.BadParameter(f"--out names a file in a folder that exists, got {shown(out)}")
+    if out.exists() and not overwrite:
+        raise typer.BadParameter(f"--out is there already: give another name, or --overwrite ({shown(out)})")
 
 
 def asked_site(asked: str | None, trained: str | None) -> Any:
