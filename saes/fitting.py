@@ -14,7 +14,7 @@ from saes.batches import Alike, as_activations
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, DivergedError
-from saes.losses import require_variance
+from saes.losses import all_equal
 from saes.normalise import normalise
 from saes.optimisers import OPTIMISERS
 from saes.sae import SAE
@@ -60,7 +60,7 @@ class Fitting:
     """An SAE that is being trained, from raw batches; of several ranks, each has one, and gives its share of them."""
 
     def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0, world: World = ONE) -> None:
-        _check_k(config, train)
+        _check_together(config, train)
         self.config, self.train, self.number, self.world = config, train, number, world
         self.latents, self.share = world.shard(config.d_sae), world.share(train.batch_tokens)
         lr = default_lr(config.d_sae, OPTIMISERS[train.optimiser].LR)
@@ -233,7 +233,8 @@ class Fitting:
         x, y = rows, rows if y is x else self.world.latents.rows(y)
         for one in (x, y) if looks else ():
             ends = torch.aminmax(one, dim=0)
-            require_variance(not (ranks.max_(ends.max) == -ranks.max_(-ends.min)).all())
+            if (ranks.max_(ends.max) == -ranks.max_(-ends.min)).all():
+                raise all_equal()
         if self.train.outlier_norm is not None:
             keep = ordinary(x, self.train.outlier_norm, ranks)
             kept = x[keep]
@@ -243,7 +244,7 @@ class Fitting:
         return x, y
 
 
-def _check_k(config: SAEConfig, train: TrainConfig) -> None:
+def _check_together(config: SAEConfig, train: TrainConfig) -> None:
     if train.k_start is not None and (config.k is None or not config.k <= train.k_start <= config.d_sae):
         raise ConfigError(
             f"k_start falls to k, so it lies between k = {config.k} and d_sae = {config.d_sae}: got {train.k_start}. "

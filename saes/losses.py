@@ -56,7 +56,12 @@ def require_variance(variance: float) -> None:
         ShapeError: it is 0.
     """
     if variance == 0:
-        raise ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
+        raise all_equal()
+
+
+def all_equal() -> ShapeError:
+    """The error about a batch without variance."""
+    return ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
 
 
 def auxk(

@@ -29,7 +29,8 @@ class Quality:
     fvu: float
     """Fraction of variance unexplained: total squared error over total variance around the mean of all tokens."""
     fvu_per_batch: float
-    """The same of each block about the block's mean, then the mean over blocks (sparsify; SAELens' training log)."""
+    """The same of each full block about the block's mean, then the mean over blocks (sparsify; SAELens' training log).
+    A shorter last block counts only where there is no full one."""
     fvu_per_batch_centred: float
     """The same with the block's mean error taken off first, so that a constant error is not seen
     (dictionary_learning)."""

@@ -112,7 +112,8 @@ class RunFolder:
         with ExitStack() as stack:
             new = new_checkpoint(folder, self.steps_done, known)
             temporary = Path(world.all.from_first(self._by_first(lambda: str(stack.enter_context(new)))))
-            facts = world.together(lambda: self._write(temporary, log_bytes))
+            stream = world.together(self.batches.state)
+            facts = world.patiently(lambda: self._write(temporary, stream, log_bytes))
             for one in world.all.objects(facts):
                 known.update(one)
             self._by_first(stack.close)
@@ -139,13 +140,13 @@ class RunFolder:
         return summary(fitting, self._newest[fitting.number], self.config.about)
 
     def _by_first(self, work: Callable[[], T]) -> T | None:
-        """Work for the first process alone; if it fails, all do."""
-        return self.world.together(lambda: work() if self.world.rank == 0 else None)
+        """Work for the first process alone, however long it takes; if it fails, all do."""
+        return self.world.patiently(lambda: work() if self.world.rank == 0 else None)
 
-    def _write(self, temporary: Path, log_bytes: int) -> dict[str, Facts]:
+    def _write(self, temporary: Path, stream: Any, log_bytes: int) -> dict[str, Facts]:
         log = LogState(log_bytes, self._newest)
         with writing(temporary):
-            return write_part(temporary, self.fittings, self.batches, log, self.config.about, self.world)
+            return write_part(temporary, self.fittings, stream, log, self.config.about, self.world)
 
     def _write_trained(self, fitting: Fitting, sae: SAE) -> None:
         whole = self.folder / self._name(fitting)
@@ -176,7 +177,7 @@ class RunFolder:
         for name in world.all.from_first([path.name for path in checkpoints(folder)]):
             path = folder / name
             try:
-                world.together(lambda path=path: verify(path, world.rank, world.size))
+                world.patiently(lambda path=path: verify(path, world.rank, world.size))
             except FormatError as error:
                 if not self.config.use_older:
                     raise FormatError(

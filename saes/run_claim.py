@@ -5,10 +5,12 @@ import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import IO, Any
 
 from saes.checkpoints import to_disk, writing
+from saes.config import SAEConfig, TrainConfig
 from saes.errors import ConfigError, FormatError
 from saes.fitting import Fitting
 from saes.run_config import CHECKPOINTS, LOCK, SETTINGS
@@ -33,21 +35,36 @@ def locked(folder: Path) -> IO[bytes]:
         ConfigError: another program is training there.
         FormatError: the folder cannot be written to, or not be locked.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("ab")  # it is empty; one that is a link to something is left as it is
     try:
         import fcntl
     except ImportError:  # Windows has none
-        return lock
+        return _opened(folder)
+    while True:
+        lock = _opened(folder)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(folder / LOCK, lock):
+                return lock
+        except OSError as error:
+            lock.close()
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise FormatError(f"{folder / LOCK} cannot be locked ({error}). Choose another folder.") from error
+            raise ConfigError(f"Another program is training in {folder}. Wait, or choose another folder.") from None
+        lock.close()  # whoever held it has removed it since, and a new one may be somebody's
+
+
+def _opened(folder: Path) -> IO[bytes]:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LOCK).open("ab")  # it is empty; one that is a link to something is left as it is
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file is the one that has the name now."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise FormatError(f"{folder / LOCK} cannot be locked ({error}). Choose another folder.") from error
-        raise ConfigError(f"Another program is training in {folder}. Wait, or choose another folder.") from None
-    return lock
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def claim(folder: Path, settings: Any) -> None:
@@ -87,12 +104,31 @@ def check_settings(folder: Path, asked: Any) -> None:
         raise FormatError(f"{path} cannot be read ({error}). Choose another folder.") from error
     if not isinstance(there, dict) or there.get("format") != FORMAT:
         raise FormatError(f'{path} does not hold the settings of a run ("format": "{FORMAT}"). Choose another folder.')
-    if different := difference(there, asked):
+    if different := difference(_completed(there), asked):
         place, theirs, ours = different
         raise ConfigError(
             f"{folder} holds a run with other settings: {place} is {theirs!r} there, and {ours!r} was asked "
             "for. Go on with the same settings, or choose another folder."
         )
+
+
+def with_defaults(there: Mapping[str, Any], kind: type[SAEConfig] | type[TrainConfig]) -> dict[str, Any]:
+    """Settings as JSON, with the default of each field that an earlier release did not have and so did not write."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.default is not MISSING}
+    return {**json.loads(json.dumps(defaults)), **there}
+
+
+def _completed(there: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run with those of each SAE ``with_defaults``."""
+    saes = there.get("saes")
+    if not isinstance(saes, list) or not all(isinstance(one, dict) for one in saes):
+        return dict(there)
+    kinds = {"config": SAEConfig, "train": TrainConfig}
+
+    def completed(name: str, found: Any) -> Any:
+        return with_defaults(found, kinds[name]) if name in kinds and isinstance(found, dict) else found
+
+    return {**there, "saes": [{name: completed(name, found) for name, found in one.items()} for one in saes]}
 
 
 def difference(there: Any, asked: Any, place: str = "") -> tuple[str, Any, Any] | None:

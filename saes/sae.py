@@ -144,11 +144,6 @@ class SAE(nn.Module):
         """The SAE itself if it is on ``device``, else a copy there."""
         return self if self.W_dec.device == device else copy.deepcopy(self).to(device)
 
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Give every row of ``W_dec`` norm 1."""
-        self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-
     def _check_whole(self) -> None:
         if len(self.latents) != self.config.d_sae:
             raise ShapeError(

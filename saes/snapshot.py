@@ -17,13 +17,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from saes.checkpoints import Facts, facts_of
+from saes.checkpoints import Facts, facts_of, to_disk
+from saes.config import SAEConfig, TrainConfig
 from saes.distributed.reshard import Part, of_latents
 from saes.distributed.world import World
 from saes.errors import ConfigError, FormatError
 from saes.fitting import Fitting
 from saes.formats import native
-from saes.run_claim import difference
+from saes.run_claim import difference, with_defaults
 from saes.tree import join, split
 
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)  # RuntimeError: torch's
@@ -41,24 +42,28 @@ class LogState:
 
 
 def write_part(
-    folder: Path, fittings: Sequence[Fitting], batches: Any, log: LogState, about: Mapping[str, Any], world: World
+    folder: Path, fittings: Sequence[Fitting], stream: Any, log: LogState, about: Mapping[str, Any], world: World
 ) -> dict[str, Facts]:
-    """Write this process's files; their sizes and digests by name. ``about`` is told with each SAE.
+    """Write this process's files and bring them to the disk; their sizes and digests by name.
+
+    ``stream`` is the state of the stream; ``about`` is told with each SAE.
 
     Raises:
         ConfigError: the stream's state is no data that can be kept.
     """
     state: dict[str, Any] = {}
-    stream = {"stream": batches.state(), "random": torch.get_rng_state()}
+    kept = {"stream": stream, "random": torch.get_rng_state()}
     written = []
     if world.data.rank == 0:
         state = {"log_bytes": log.bytes, "newest": log.newest, "fittings": [one.state() for one in fittings]}
-        state |= stream if world.all.alone else {}
+        state |= kept if world.all.alone else {}
         written += _write_tree(folder, STATE, state, world.latents.rank, world.latents.size)
         for one in fittings:
             written += _write_sae(folder, one, summary(one, log.newest[one.number], about), world)
     if not world.all.alone:
-        written += _write_tree(folder, STREAM, stream, world.rank, world.size)
+        written += _write_tree(folder, STREAM, kept, world.rank, world.size)
+    for path in written:
+        to_disk(path)  # by the process that wrote it: no other one can be sure to bring it there
     return {path.relative_to(folder).as_posix(): facts_of(path) for path in written}
 
 
@@ -150,8 +155,9 @@ def _require_of(path: Path, fitting: Fitting) -> None:
     there = json.loads(path.read_text(encoding="utf-8"))
     asked = {**dataclasses.asdict(fitting.config), "training": dataclasses.asdict(fitting.train)}
     del asked["input_scale"]  # comes of the first batch
-    found = {name: there.get(name) for name in asked}
-    found["training"] = {name: there["training"].get(name) for name in asked["training"]}
+    written, trained = with_defaults(there, SAEConfig), with_defaults(there["training"], TrainConfig)
+    found = {name: written.get(name) for name in asked}
+    found["training"] = {name: trained.get(name) for name in asked["training"]}
     if different := difference(found, json.loads(json.dumps(asked))):
         place, theirs, ours = different
         raise FormatError(

@@ -70,7 +70,8 @@ def fit(
         on_record: is given each line of the training log.
         run: where the run is kept, so that it can be stopped, also by a kill, and gone on with exactly: calling again
             with a stream opened anew continues. ``batches`` must then have ``state()``, which gives JSON data and
-            tensors, and ``restore(state)``. torch's global random state is kept, too.
+            tensors, and ``restore(state)``. torch's global random state of the CPU
+            is kept, too.
         world: the processes that train together (``World.from_env``); each calls this, with batches of its own: rank r
             of n gives the r-th n-th of the rows of each batch (``Slices`` and ``Parts`` do so). The losses are those of
             one process. ``on_record`` is called on every rank. Where latents are divided over ranks, each gets back an
@@ -106,10 +107,16 @@ def fit(
             done += 1
             if folder and folder.after_step(last):
                 break
-        saes = [one.finish() for one in fittings]
+        saes = _on_one_device([one.finish() for one in fittings], fittings)
         if folder and done == last:
             folder.finish(saes)
     return saes[0] if isinstance(config, SAEConfig) else saes
+
+
+def _on_one_device(saes: Sequence[SAE], fittings: Sequence[Fitting]) -> list[SAE]:
+    """Those that a checkpoint gave back finished, on the CPU, moved to where the others were trained."""
+    longest = max(fittings, key=lambda one: one.train.steps)  # if any was trained in this call, it was
+    return [sae.to(saes[longest.number].W_dec.device) for sae in saes]
 
 
 def _fittings(config: object, train: object, world: World) -> list[Fitting]:

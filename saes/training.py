@@ -9,6 +9,7 @@ import torch
 
 from saes.config import TrainConfig
 from saes.distributed.world import ONE, World
+from saes.errors import ConfigError
 from saes.kernels.eager import Memory, WeightGrads, kept
 from saes.optimisers import OPTIMISERS, State
 from saes.sae import SAE
@@ -44,6 +45,7 @@ class Training:
     ill: Float[Tensor, ""] = field(init=False)
     """0, or NaN once a loss or gradient was not finite and the step was made without looking; in float64."""
     _most_dead: int | None = field(init=False, default=None)
+    """``most_dead`` as it was at the last look, which decides the shapes of what is computed until the next."""
     grads: WeightGrads = field(init=False)
     """Memory for gradients that lasts from step to step."""
     memory: Memory = field(init=False, default_factory=dict)
@@ -58,6 +60,7 @@ class Training:
         if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
         device = sae.W_dec.device
+        require_trainable_on(device)
         self.silent_tokens = torch.zeros(len(sae.latents), dtype=torch.long, device=device)
         self.least = torch.zeros(2, dtype=torch.float64, device=device)
         self.ill = torch.zeros((), dtype=torch.float64, device=device)
@@ -156,6 +159,7 @@ class Training:
             "silent_tokens": self.silent_tokens,
             "moments": self.moments,
             "least": self.least.tolist(),
+            "most_dead": [self._most_dead, self.look_every],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -163,9 +167,21 @@ class Training:
         self.steps_done = state["steps_done"]
         self.least = torch.tensor(state["least"], dtype=torch.float64, device=self.least.device)
         self.silent_tokens.copy_(state["silent_tokens"])
+        found, every = state.get("most_dead") or (None, None)  # earlier releases did not keep it
+        self._most_dead = found if every == self.look_every else None  # else it is counted anew
         for name, parts in self.moments.items():
             for part, tensor in parts.items():
                 tensor.copy_(state["moments"][name][part])
+
+
+def require_trainable_on(device: torch.device) -> None:
+    """See that sums can be kept in float64 there.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if device.type == "mps":
+        raise ConfigError("SAEs are not trained on mps, which has no float64 for their sums: move the batches to cpu.")
 
 
 def weights(sae: SAE) -> dict[str, Tensor]:

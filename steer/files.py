@@ -110,7 +110,9 @@ LOCK = ".lock"  # in an output folder, while a run writes to it
 def claimed(folder: Path) -> Iterator[None]:
     """Keep other runs from writing to ``folder`` while the block runs; the folder is created if need be.
 
-    The system takes the claim back when a process is killed, so none is ever left behind.
+    The system takes the claim back when a process is killed, so none is ever left behind. The lock file is
+    removed while it is held: whoever has opened it meanwhile sees that it is gone (``filelock`` since 3.21,
+    ``saes.run_claim``).
 
     Raises:
         OutputError: another run writes to it, or see ``writing``.

@@ -78,7 +78,7 @@ def dense(trained: Training, dead: Tensor) -> Step:
         torch.nn.utils.clip_grad_norm_(sae.parameters(), trained.config.grad_clip)
         optimiser.step()
         with torch.no_grad():
-            sae.normalise_decoder()
+            sae.W_dec.div_(sae.W_dec.norm(dim=-1, keepdim=True).clamp_min(1e-12))
             silent.add_(len(x))
             silent[(acts > 0).any(0)] = 0
 

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
-import shutil
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from saes.checkpoints import to_disk, writing
+from saes.checkpoints import digest_of_file, to_disk, writing
 from saes.formats import native
+from saes.formats.files import whole
 from saes.shapes import Tensor
 from saes.training import PER_LATENT
 
@@ -51,7 +50,7 @@ def of_latents(parts: Sequence[Part], wanted: range) -> tuple[dict[str, Any], di
         for name, kept in trainings[0]["moments"].items()
     }
     silent = _cut([one["silent_tokens"] for one in trainings], [one.latents for one in parts], wanted, 0)
-    training = {**trainings[0], "silent_tokens": silent, "moments": moments}
+    training = {**trainings[0], "silent_tokens": silent, "moments": moments, "most_dead": None}
     return {**first, "training": training, "weights": weights([one.state["weights"] for one in parts])}, weights(
         [one.folded for one in parts]
     )
@@ -60,35 +59,71 @@ def of_latents(parts: Sequence[Part], wanted: range) -> tuple[dict[str, Any], di
 def write_whole(shards: Sequence[Path], folder: Path) -> None:
     """Write one SAE from the files of its shards, without holding more than a chunk of it in memory.
 
-    ``folder`` gets the config that lies beside the shards, and appears whole or not at all.
+    ``folder`` gets the config that lies beside the shards. Both files are complete under temporary names before either
+    gets its own, so a failure leaves what was there; other files in the folder are left alone, and weights that are
+    there already are not written again.
+
+    Raises:
+        FormatError: the folder cannot be written to.
     """
     config = (shards[0].parent / native.CONFIG).read_text(encoding="utf-8")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    weights, told = folder / native.WEIGHTS, folder / native.CONFIG
     with writing(folder), ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in shards]
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        temporary.mkdir()
-        names = list(files[0].keys())
-        shapes = {name: _whole_shape(name, [file.get_slice(name).get_shape() for file in files]) for name in names}
-        header: dict[str, Any] = {"__metadata__": {native.CONFIG: config}}
-        start = 0
-        for name, shape in shapes.items():
-            stop = start + 4 * torch.Size(shape).numel()
-            header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
-            start = stop
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        digest = hashlib.sha256()
-        with (temporary / native.WEIGHTS).open("wb") as out:
-            for data in _contents(struct.pack("<Q", len(text)) + text, shapes, files):
-                out.write(data)
-                digest.update(data)
-        whole = native.with_digest(config, digest.hexdigest())
-        (temporary / native.CONFIG).write_text(whole, encoding="utf-8")
-        for path in (*temporary.iterdir(), temporary):
-            to_disk(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(temporary, folder)
+        shapes = {
+            name: _whole_shape(name, [file.get_slice(name).get_shape() for file in files])
+            for name in files[0].keys()  # noqa: SIM118  # it is no dict
+        }
+        header, size = _header(config, shapes)
+        there = digest_of_file(weights) if weights.is_file() and weights.stat().st_size == size else None
+        with whole(told) as new_told, ExitStack() as before:  # the config gets its name after the weights
+            digest = there and _digest(_contents(header, shapes, files))
+            if digest is None or digest != there:
+                digest = _written(_contents(header, shapes, files), before.enter_context(whole(weights)))
+            new_told.write_text(native.with_digest(config, digest), encoding="utf-8")
+            to_disk(new_told)
+        to_disk(folder)
+
+
+def _header(config: str, shapes: Mapping[str, list[int]]) -> tuple[bytes, int]:
+    """The head of a safetensors file of float32 tensors, and the size of the whole file in bytes."""
+    header: dict[str, Any] = {"__metadata__": {native.CONFIG: config}}
+    start = 0
+    for name, shape in shapes.items():
+        stop = start + 4 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, 8 + len(text) + start
+
+
+def _digest(pieces: Iterable[bytes | memoryview]) -> str:
+    found = hashlib.sha256()
+    for data in pieces:
+        found.update(data)
+    return found.hexdigest()
+
+
+def _written(pieces: Iterable[bytes | memoryview], path: Path) -> str:
+    """Write a file and bring it to the disk; its digest."""
+    found = hashlib.sha256()
+    with path.open("wb") as out:
+        for data in pieces:
+            out.write(data)
+            found.update(data)
+    to_disk(path)
+    return found.hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left under temporary names, which end with the number of the process."""
+    for name in (native.WEIGHTS, native.CONFIG):
+        for left in folder.glob(f".{name}.*"):
+            if left.suffix[1:].isdigit() and not left.is_dir():
+                left.unlink()
 
 
 def _cut(tensors: Sequence[Tensor], held: Sequence[range], wanted: range, axis: int) -> Tensor:

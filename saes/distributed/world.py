@@ -6,6 +6,7 @@ torch's own process group.
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -28,6 +29,7 @@ from saes.errors import (
 
 T = TypeVar("T")
 TIMEOUT_S = 300.0
+SLICE_S = 10.0  # at most, between two exchanges of ranks that wait for one at work
 KINDS: dict[str, type[SaesError]] = {
     kind.__name__: kind for kind in (ConfigError, DivergedError, FormatError, ShapeError)
 }
@@ -210,6 +212,21 @@ def _require_shards(size: int, latent_shards: int) -> None:
         raise ConfigError(
             f"latent_shards must divide the number of processes: got {latent_shards} shards on {size} processes."
         )
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """``together`` for work that may take longer than the timeout, such as writing a large SAE.
+
+        The work is done in a thread of its own, and exchanges nothing; meanwhile the ranks tell each other that they
+        are there, several times within the timeout. So a rank that is killed is noticed at once as ever; one whose
+        work never ends is waited for.
+        """
+        if self.all.alone:
+            return work()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(work)
+            while self.all.largest(float(not wait([done], min(self.all.timeout_s / 4, SLICE_S)).done)):
+                pass
+            return self.together(done.result)
 
 
 ONE = World()

@@ -92,8 +92,7 @@ def load(
 
     Raises:
         FormatError: nothing is there, the format is not recognised, or a file is damaged, incomplete, not consistent,
-        or
-            holds what has no exact form here.
+            or holds what has no exact form here.
         ConfigError: there is no format of this name.
     """
     found, given = find(_path(path)), Given(k, input_scale, model, site)

@@ -364,13 +364,13 @@ def write(folder: Path, contents: Mapping[str, bytes]) -> None:
             for name, content in contents.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 # written as bytes, since safetensors' own files can be read by nobody but their owner
-                stack.enter_context(_whole(folder / name)).write_bytes(content)
+                stack.enter_context(whole(folder / name)).write_bytes(content)
     except OSError as error:
         raise FormatError(f"The SAE cannot be written to {folder} ({error}). Choose another folder.") from error
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A temporary name to write to, which becomes ``path`` when the block is done."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -39,12 +39,6 @@ class WeightGrads:
     squares: Float[Tensor, " d_sae"]
     """Sum of squares of each latent's row of the decoder's and of the encoder's."""
 
-    @classmethod
-    def empty(cls, W_dec: Float[Tensor, "d_sae d_out"], W_enc: Float[Tensor, "d_in d_sae"]) -> "WeightGrads":
-        """Memory for the gradients of these weights."""
-        rows = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (W_dec, W_enc.T)]
-        return cls(*rows, *(W_dec.new_empty(len(W_dec)) for _ in range(3)))
-
 
 @dataclass(frozen=True)
 class AdamStep:

@@ -1,4 +1,8 @@
-"""Folders of SAEs that are either whole or absent: written beside their place, checked there, and moved."""
+"""Folders of SAEs that are written beside their place, checked there, and moved.
+
+A new folder or file is whole or absent. In one that is overwritten, files are replaced one by one: a kill in between
+leaves some of them only.
+"""
 
 import os
 import shutil

@@ -11,8 +11,9 @@ from steer.models.model import LanguageModel
 def first_texts(lm: LanguageModel, source: Source, tokens: int | None = None) -> list[list[int]]:
     """Token ids of the first documents of a source that together have ``tokens`` tokens to measure on; None: of all.
 
-    Documents are cut at the model's context, conversations rendered by its chat template, equal ones taken once. A
-    text's first token is not measured on, so a text of n tokens gives n - 1; the last text is cut to fit.
+    Documents are cut at the model's context, or at 1,024 tokens where that is shorter, conversations rendered by its
+    chat template, equal ones taken once. A text's first token is not measured on, so a text of n tokens gives n - 1;
+    the last text is cut to fit.
 
     Raises:
         DataError: the source cannot be read, or holds fewer such tokens.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.errors import ModelError, PlanError
+from steer.errors import ModelError, PlanError, SiteError
 from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass
@@ -99,8 +99,7 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
 def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
     """What is odd though it may be meant: SAEs trained on another model or at another site than they are used on.
 
-    Raises:
-        SiteError: an SAE's record of its site cannot be read.
+    A site that is recorded in a way that cannot be read is another one.
     """
     notes = []
     for one in interventions:
@@ -109,6 +108,12 @@ def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
         trained = one.sae.config
         if trained.model is not None and trained.model != lm.name:
             notes.append(f"the SAE was trained on the model {trained.model!r}, and is used on {lm.name!r}.")
-        if trained.site is not None and Site.parse(trained.site) != one.site:
+        if trained.site is None:
+            continue
+        try:
+            same = Site.parse(trained.site) == one.site
+        except SiteError:
+            same = False
+        if not same:
             notes.append(f"the SAE was trained at {trained.site}, and is used at {one.site}.")
     return notes

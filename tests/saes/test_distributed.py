@@ -14,6 +14,7 @@ import torch
 
 import saes
 from saes import ConfigError, RunConfig, SAEConfig, ShapeError, TrainConfig, World, WorldError
+from saes.distributed.group import Group
 from saes.distributed.select import kth_largest, topk_of_shards
 from saes.fitting import Fitting
 from tests.saes.ranks import ranks
@@ -361,3 +362,28 @@ def test_torchrun_starts_it(tmp_path):
     assert done.returncode == 0, done.stderr
     assert saes.load(tmp_path / "run" / "sae-0").config.d_sae == 64
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_rank_at_work_tells_the_others_that_it_is_there(tmp_path, monkeypatch):
+    """The work ends only when the ranks have exchanged something while it was under way."""
+    monkeypatch.setattr("saes.distributed.world.SLICE_S", 0.01)
+    largest, exchanged = Group.largest, []
+    monkeypatch.setattr(Group, "largest", lambda group, value: exchanged.append(value) or largest(group, value))
+
+    def work(world):
+        def write():
+            while len(exchanged) < 5:
+                time.sleep(0.001)
+            return world.rank
+
+        def fail():
+            raise saes.FormatError("no space")
+
+        found = world.patiently(lambda: write() if world.rank == 0 else None)
+        with pytest.raises(saes.FormatError, match="no space"):
+            world.patiently(lambda: fail() if world.rank == 0 else None)
+        return found, len(exchanged)
+
+    (first, some), (second, others) = ranks(2, tmp_path, work)
+    assert (first, second) == (0, None)
+    assert some == others

@@ -18,7 +18,8 @@ def kernels(request):
 
 
 def empty(d_out=D_OUT):
-    return eager.WeightGrads.empty(torch.empty(D_SAE, d_out), torch.empty(D_IN, D_SAE))
+    shapes = [(D_SAE, d_out), (D_SAE, D_IN), *[(D_SAE,)] * 3]
+    return eager.WeightGrads(*(torch.empty(shape) for shape in shapes))
 
 
 def example(seed=0, d_out=D_OUT):

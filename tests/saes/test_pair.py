@@ -98,6 +98,38 @@ def test_a_run_of_many_processes_writes_the_digest_of_the_whole(tmp_path):
         saes.load(tmp_path / "whole")
 
 
+def test_writing_a_whole_sae_again_leaves_alone_what_is_not_its_own(tmp_path):
+    sae = random_sae(d_sae=96)
+    shards, whole = [_shard(sae, tmp_path, part, 2) for part in range(2)], tmp_path / "whole"
+    write_whole(shards, whole)
+    (whole / "README.md").write_text("a card")
+    (whole / ".sae.safetensors.4711").write_text("of a killed program")
+    before = (whole / "sae.safetensors").stat()
+    write_whole(shards, whole)
+    after = (whole / "sae.safetensors").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), "the same weights stay"
+    assert sorted(path.name for path in whole.iterdir()) == ["README.md", "config.json", "sae.safetensors"]
+    flip(whole / "sae.safetensors", -1)
+    write_whole(shards, whole)
+    assert torch.equal(saes.load(whole).W_dec, sae.W_dec)
+
+
+def test_a_whole_sae_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    old, new = random_sae(d_sae=96), random_sae(d_sae=96)
+    new.W_dec.data.neg_()
+    write_whole([_shard(old, tmp_path, part, 2) for part in range(2)], tmp_path / "whole")
+    shards = [_shard(new, tmp_path, part, 2) for part in range(2)]
+
+    def full(path):
+        raise OSError("no space")
+
+    monkeypatch.setattr("saes.distributed.reshard.to_disk", full)
+    with pytest.raises(saes.FormatError, match="no space"):
+        write_whole(shards, tmp_path / "whole")
+    assert torch.equal(saes.load(tmp_path / "whole").W_dec, old.W_dec)
+    assert len(list((tmp_path / "whole").iterdir())) == 2
+
+
 def _shard(sae, folder, part, parts):
     """As a checkpoint of several processes holds it."""
     width = sae.config.d_sae // parts

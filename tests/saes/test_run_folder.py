@@ -10,6 +10,7 @@ import pytest
 
 import saes
 from saes import ConfigError, FormatError
+from saes.run_claim import locked
 from tests.saes.test_run import CONFIG, TRAIN, Stream, fit, same, steps
 
 NEWEST = "checkpoints/step-000000000003"
@@ -171,3 +172,36 @@ def test_a_manifest_of_another_shape_is_refused(begun):
         (begun / NEWEST / "manifest.json").write_text(json.dumps({"files": files, "sha256": digest}))
         with pytest.raises(FormatError, match=r"manifest\.json has been altered"):
             fit(begun)
+
+
+def test_a_lock_that_was_removed_before_it_is_had_is_no_lock(tmp_path, monkeypatch):
+    """Whoever cleared the folder has removed it, and somebody else may hold a new one."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, path, calls = fcntl.flock, tmp_path / ".lock", []
+
+    def late(file, how):
+        calls.append(file)
+        if len(calls) == 1:
+            path.unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(tmp_path) as lock:
+        assert len(calls) == 2
+        assert os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        with pytest.raises(ConfigError, match="Another program is training"):
+            locked(tmp_path)
+
+
+def test_settings_that_an_earlier_release_did_not_have_count_as_their_defaults(begun):
+    settings = json.loads((begun / "run.json").read_text())
+    del settings["saes"][0]["train"]["auxk_weight"], settings["saes"][0]["config"]["activation"]
+    (begun / "run.json").write_text(json.dumps(settings))
+    path = begun / NEWEST / "sae-0" / "config.json"
+    told = json.loads(path.read_text())
+    del told["training"]["auxk_weight"]
+    path.write_text(json.dumps(told))
+    sealed(begun / NEWEST)
+    assert same(fit(begun), saes.fit(CONFIG, Stream(), TRAIN))
+    with pytest.raises(ConfigError, match="auxk_weight is"):
+        fit(begun, train=dataclasses.replace(TRAIN, auxk_weight=0.5))

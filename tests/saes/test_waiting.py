@@ -18,7 +18,8 @@ from saes.distributed.reduce import gradient_norm
 from saes.fitting import Fitting
 from saes.gradients import gradients
 from saes.step import Training, step
-from saes.training import LOOK_STEPS
+from saes.train import _on_one_device
+from saes.training import LOOK_STEPS, require_trainable_on
 from tests.saes.test_sae import planted
 
 WAITING = {
@@ -263,3 +264,40 @@ def test_a_gradient_that_is_no_number_has_no_norm():
     assert gradient_norm(training, made) > 0
     made.of["b_dec"][0] = torch.nan
     assert gradient_norm(training, made).isnan()
+
+
+def test_what_was_looked_at_last_is_kept_until_the_next_look(monkeypatch):
+    """Else the shapes between two looks would be others after a resumption, and so the bits."""
+    init = Training.__post_init__
+
+    def seldom(training):
+        init(training)
+        training.look_every = 7
+
+    monkeypatch.setattr(Training, "__post_init__", seldom)
+    training, again, older, elsewhere = (Training(saes.SAE(TOPK, 0), TRAIN) for _ in range(4))
+    training.steps_done = 7
+    training.silent_tokens[::2] = 10**6
+    assert training.most_dead == 32
+    training.steps_done = 9
+    training.silent_tokens[:8] = 0
+    state = training.state()
+    again.restore(state)
+    assert again.most_dead == training.most_dead == 32
+    older.restore({name: value for name, value in state.items() if name != "most_dead"})
+    elsewhere.restore({**state, "most_dead": [32, 1]})
+    assert older.most_dead == elsewhere.most_dead == 28
+    again.steps_done = 14
+    assert again.most_dead == 28
+
+
+def test_training_on_a_device_without_float64_is_refused():
+    with pytest.raises(saes.ConfigError, match="not trained on mps"):
+        require_trainable_on(torch.device("mps"))
+
+
+def test_saes_that_were_finished_before_come_back_where_the_others_are():
+    trains = [TRAIN, dataclasses.replace(TRAIN, total_tokens=2 * TRAIN.total_tokens)]
+    fittings = [Fitting(TOPK, train, number) for number, train in enumerate(trains)]
+    there = _on_one_device([saes.SAE(TOPK, 0), saes.SAE(TOPK, 1).to("meta")], fittings)
+    assert [sae.W_dec.device.type for sae in there] == ["meta", "meta"]

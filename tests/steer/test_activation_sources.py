@@ -84,6 +84,10 @@ def test_text_of_dos_and_with_a_mark_in_front_is_read(tmp_path):
     assert [document for document, _ in open_source(tmp_path / "a.txt").documents()] == ["one\r\nmore", "two"]
 
 
+PACKED = gzip.compress(b"".join(b'{"text": "%d"}\n' % (number * number) for number in range(999)))
+FLIPPED = PACKED[:1500] + bytes(255 - byte for byte in PACKED[1500:1510]) + PACKED[1510:]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -91,9 +95,10 @@ def test_text_of_dos_and_with_a_mark_in_front_is_read(tmp_path):
         ("a.jsonl", b"[1]\n", "line 1: expected a JSON object, got list"),
         ("a.txt", b"fine\n\n\xff\xfe\n", "block at line 3: not UTF-8"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 999)[:-12], "cannot be read"),
+        ("a.jsonl.gz", FLIPPED, "cannot be read"),
         ("a.parquet", b"PAR1 and no more", "cannot be read as Parquet"),
     ],
-    ids=["not JSON", "no object", "not UTF-8", "cut off archive", "cut off Parquet"],
+    ids=["not JSON", "no object", "not UTF-8", "cut off archive", "damaged archive", "cut off Parquet"],
 )
 def test_damaged_files_are_refused_with_their_name(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
@@ -147,3 +152,15 @@ def test_a_folder_is_read_in_the_order_of_names_and_other_files_in_it_are_not(tm
     source = open_source(tmp_path)
     assert isinstance(source, FileSource)
     assert [document for document, _ in source.documents()] == ["first", "second"]
+
+
+def test_the_digest_of_a_local_data_set_is_that_of_its_files_and_their_names(tmp_path):
+    folder = tmp_path / "set"
+    for name in ("v1.0", ".git"):
+        (folder / name).mkdir(parents=True)
+    (folder / "v1.0" / "train.jsonl").write_text('{"text": "x"}')
+    digest = HubSource(str(folder)).digest()
+    (folder / ".git" / "index.lock").write_text("of git")
+    assert HubSource(str(folder)).digest() == digest
+    (folder / "v1.0" / "train.jsonl").rename(folder / "v1.0" / "test.jsonl")
+    assert HubSource(str(folder)).digest() != digest

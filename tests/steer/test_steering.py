@@ -170,3 +170,5 @@ def test_use_on_another_model_or_at_another_site_is_told(llama):
     ]
     sae.config = dataclasses.replace(sae.config, model=llama.name, site="blocks.1.hook_resid_post")
     assert mismatches(llama, elsewhere, there) == []
+    sae.config = dataclasses.replace(sae.config, site="layers.3.mlp")  # another library's name, which is not read here
+    assert mismatches(llama, elsewhere) == ["the SAE was trained at layers.3.mlp, and is used at 1.resid_post."]

@@ -51,7 +51,10 @@ class HubSource:
     def digest(self) -> str:
         """Hash of the data set's name, commit and split (the hub's commits do not change), or of a folder's files."""
         folder = Path(self.name)
-        contents = [folder.name, contents_digest(sorted(folder.rglob("*.*")))] if folder.is_dir() else [self.name]
+        contents: list[object] = [self.name]
+        if folder.is_dir():
+            names = _files_in(folder)
+            contents = [folder.name, names, contents_digest(folder / name for name in names)]
         return short_digest([*contents, self.commit, self.subset, self.split, self.columns])
 
     @cached_property
@@ -82,6 +85,12 @@ class HubSource:
             f"The data set {self.name!r} (subset {self.subset}, split {self.split}) cannot be opened: {_short(error)}. "
             "Check the name, the network, and HF_TOKEN for gated data sets."
         )
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Paths of the files below a folder; hidden ones, such as those of git, are no data."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def _short(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -15,13 +16,14 @@ def opened(path: Path, at: int) -> Iterator[BufferedIOBase]:
     """The file from byte ``at`` of its contents; for ``.gz``, whatever comes before is unpacked and passed over.
 
     Raises:
-        DataError: it cannot be opened, or, in the block, cannot be read on (an archive that is cut off, for example).
+        DataError: it cannot be opened, or, in the block, cannot be read on (an archive that is cut off or
+            damaged, for example).
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             file.seek(at)
             yield file
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 

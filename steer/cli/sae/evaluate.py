@@ -116,14 +116,23 @@ def asked_site(asked: str | None, trained: str | None) -> Any:
 
 def mismatches(model: str, site: str, trained_model: str | None, trained_site: str | None) -> list[str]:
     """What is odd though it may be meant."""
-    from steer.models.site import Site
-
     notes = []
     if trained_model is not None and trained_model != model:
         notes.append(f"the SAE was trained on the model {trained_model!r}, and is measured on {model!r}.")
-    if trained_site is not None and str(Site.parse(trained_site)) != site:
+    if trained_site is not None and _site_or_text(trained_site) != site:
         notes.append(f"the SAE was trained at {trained_site}, and is measured at {site}.")
     return notes
+
+
+def _site_or_text(name: str) -> str:
+    """A site's name as it is written here; one that cannot be read as it stands."""
+    from steer.errors import SiteError
+    from steer.models.site import Site
+
+    try:
+        return str(Site.parse(name))
+    except SiteError:
+        return name
 
 
 def summary(found: dict[str, Any]) -> "list[Table]":
