@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from saes.config import Selection
+from saes.pages import in_large_pages
 from saes.shapes import Float, Int, Tensor
 
 CHUNK_ELEMENTS = 2**23  # of a temporary tensor
@@ -98,7 +99,7 @@ def kept(
     """A tensor out of ``memory``, made where there is none of this shape yet; what it holds is undefined."""
     found = None if memory is None else memory.get(name)
     if found is None or found.shape != shape or found.dtype != (dtype or like.dtype):
-        found = like.new_empty(shape, dtype=dtype)
+        found = in_large_pages(like.new_empty(shape, dtype=dtype))
         if memory is not None:
             memory[name] = found
     return found
