@@ -5,8 +5,26 @@ from dataclasses import dataclass
 import torch
 
 from saes.config import Selection
+from saes.kernels.eager_adam import AdamStep, adam_, adam_8bit_, adam_bf16_
 from saes.pages import in_large_pages
 from saes.shapes import Float, Int, Tensor
+
+__all__ = [
+    "AdamStep",
+    "Memory",
+    "Reconstruction",
+    "WeightGrads",
+    "adam_",
+    "adam_8bit_",
+    "adam_bf16_",
+    "dots",
+    "encode_topk",
+    "kept",
+    "reconstruct",
+    "topk",
+    "variance",
+    "weight_grads",
+]
 
 CHUNK_ELEMENTS = 2**23  # of a temporary tensor
 SPARE = 32  # candidates of the fast selection beyond the k that are wanted
@@ -45,20 +63,6 @@ class WeightGrads:
         """Memory for the gradients of these weights."""
         rows = [torch.empty_like(one, memory_format=torch.contiguous_format) for one in (W_dec, W_enc.T)]
         return cls(*rows, *(W_dec.new_empty(len(W_dec)) for _ in range(3)))
-
-
-@dataclass(frozen=True)
-class AdamStep:
-    """The numbers of one step of Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1)."""
-
-    lr: float
-    beta1: float
-    beta2: float
-    eps: float
-    number: int
-    """Of the step, from 1."""
-    clip: float | Float[Tensor, ""] = 1.0
-    """What the gradient is multiplied by first. A tensor spares a GPU the wait for its own result."""
 
 
 def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
@@ -169,20 +173,3 @@ def weight_grads(
     into.bias.index_add_(0, flat, grads.flatten())
     into.radial.index_add_(0, flat, (values * grads).flatten())
     into.squares.copy_(into.decoder.square().sum(-1) + into.encoder.square().sum(-1))
-
-
-def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:
-    """One step of Adam in place on a parameter and its two moments, all of one shape.
-
-    With ``project``, the part of each row's gradient along the row is taken away first, since it would only change the
-    row's norm, and each row has norm 1 afterwards (arXiv 2406.04093, appendix A.1).
-    """
-    if project:
-        grad = grad - (grad * p).sum(-1, keepdim=True) * p
-    grad = grad * step.clip
-    m.lerp_(grad, 1 - step.beta1)
-    v.mul_(step.beta2).addcmul_(grad, grad, value=1 - step.beta2)
-    root = (v / (1 - step.beta2**step.number)).sqrt_().add_(step.eps)
-    p.addcdiv_(m, root, value=-step.lr / (1 - step.beta1**step.number))
-    if project:
-        p.div_(p.norm(dim=-1, keepdim=True).clamp_min(1e-12))

@@ -1,4 +1,4 @@
-// Reconstruction, gradients and Adam on a CPU. Row-major float32 arrays; the eager twins say what each computes.
+// Reconstruction and gradients on a CPU. Row-major float32 arrays; the eager twins say what each computes.
 // Every output element is written by one thread and summed in a fixed order, so results do not depend on the threads.
 
 #include <math.h>
@@ -142,37 +142,6 @@ void weight_grads(const int64_t *indices, const float *values, const float *grad
     free(value_of);
     free(grad_of);
     free(strip);
-}
-
-// Adam on rows of a matrix. With project, the radial part of each gradient row is taken away first and each row has
-// norm 1 afterwards. ``size`` multiplies the gradient (clipping); the corrections are those of Adam's two averages.
-void adam(float *p, const float *grad, float *m, float *v, int64_t rows, int64_t width, float size, float lr, float beta1,
-          float beta2, float eps, float correct1, float correct2, int64_t project) {
-    float rate = lr / correct1, root = 1.0f / sqrtf(correct2);  // divisions are dear
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        float *restrict w = p + row * width, *restrict mean = m + row * width, *restrict square = v + row * width;
-        const float *restrict from = grad + row * width;
-        float radial = 0.0f;
-        if (project) {
-#pragma omp simd reduction(+ : radial)
-            for (int64_t i = 0; i < width; i++) radial += from[i] * w[i];
-        }
-        float norm = 0.0f;
-#pragma omp simd reduction(+ : norm)
-        for (int64_t i = 0; i < width; i++) {
-            float d = size * (from[i] - radial * w[i]);
-            mean[i] = beta1 * mean[i] + (1.0f - beta1) * d;
-            square[i] = beta2 * square[i] + (1.0f - beta2) * d * d;
-            w[i] -= rate * mean[i] / (sqrtf(square[i]) * root + eps);
-            norm += w[i] * w[i];
-        }
-        if (project) {
-            float inverse = 1.0f / fmaxf(sqrtf(norm), 1e-12f);
-#pragma omp simd
-            for (int64_t i = 0; i < width; i++) w[i] *= inverse;
-        }
-    }
 }
 
 // Sum of squared deviations from the mean of each column, in float64.

@@ -77,7 +77,9 @@ Seed = Annotated[str | None, _in(SAES, "Seed of the initial weights.", "0", meta
 
 TotalTokens = Annotated[int | None, _in(TRAIN, "Tokens to train on; needed.")]
 BatchTokens = Annotated[int | None, _in(TRAIN, "Tokens per optimiser step.", "2048")]
-Optimiser = Annotated[str | None, _in(TRAIN, "adam, adam_bf16 (half the state) or signum.", "adam")]
+Optimiser = Annotated[
+    str | None, _in(TRAIN, "adam, adam_bf16 (half the state), adam_8bit (a quarter) or signum.", "adam")
+]
 Lr = Annotated[float | None, _in(TRAIN, "Peak learning rate.", "by the width rule")]
 LrSchedule = Annotated[str | None, _in(TRAIN, "linear, cosine or constant.", "linear")]
 WarmupFrac = Annotated[float | None, _in(TRAIN, "Share of the tokens over which it rises.", "0.05")]
