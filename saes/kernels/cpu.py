@@ -19,9 +19,10 @@ import torch
 
 from saes.config import Selection
 from saes.kernels.eager import AdamStep, Memory, Reconstruction, WeightGrads, kept
+from saes.select import Selected
 from saes.shapes import Float, Int, Tensor, UInt8
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "sparse.c", "adam.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "batch.c", "sparse.c", "adam.c"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c11", "-shared", "-fPIC")
 # the first that the compiler knows; compilers hold back with long registers, which are faster here
 EXTRAS = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ("-fopenmp-simd",), ())
@@ -74,6 +75,33 @@ def encode_topk(
     arrays = [pre, b_enc, x, W_enc.T, norms, slack]
     _call("rescored_topk", arrays, len(x), d_sae, x.shape[1], k, indices, values)
     return indices, values
+
+
+def encode_batch_topk(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    memory: Memory | None = None,
+) -> tuple[Selected, Float[Tensor, ""]]:
+    """See ``eager.encode_batch_topk``."""
+    rows, d_sae = len(x), W_enc.shape[1]
+    pre = kept(memory, "pre", (rows, d_sae), x)
+    torch.mm(x, W_enc, out=pre)  # see encode_topk
+    starts, counts, facts = (torch.empty(n, dtype=torch.long) for n in (rows, rows, 2))
+    edge, least = torch.empty(1), torch.empty(1)
+    room = max(2 * k * rows, len(memory["places"]) if memory and "places" in memory else 0)
+    while True:
+        places, values = kept(memory, "places", (room,), x, torch.int32), kept(memory, "values", (room,), x)
+        found = (places, values, starts, counts)
+        _call("batch_candidates", [pre, b_enc], rows, d_sae, k * rows, room, *found, facts, edge)
+        if facts[0] <= room:
+            break
+        room = int(facts[0])
+    indices = torch.empty(rows, int(facts[1]), dtype=torch.long)
+    kept_values = torch.empty(indices.shape)
+    _call("batch_filled", list(found), edge.item(), *indices.shape, indices, kept_values, least)
+    return (indices, kept_values), least[0]
 
 
 @cache

@@ -1,5 +1,6 @@
 """The kernels in plain torch, on any device. They say what each computes; the other modules are their faster twins."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from saes.config import Selection
 from saes.kernels.eager_adam import AdamStep, adam_, adam_8bit_, adam_bf16_
 from saes.pages import in_large_pages
+from saes.select import Selected, batch_topk
 from saes.shapes import Float, Int, Tensor
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "adam_8bit_",
     "adam_bf16_",
     "dots",
+    "encode_batch_topk",
     "encode_topk",
     "kept",
     "reconstruct",
@@ -95,6 +98,20 @@ def encode_topk(
     scores = b_enc[candidates] + dots(x, W_enc.T, candidates)
     values, places = scores.topk(k, dim=-1, sorted=False)
     return candidates.gather(-1, places), values
+
+
+def encode_batch_topk(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    memory: Memory | None = None,
+    topk: Callable[[Tensor, int], Selected] = topk,
+) -> tuple[Selected, Float[Tensor, ""]]:
+    """The ``k * token`` largest of all of ``x W_enc + b_enc``; see ``saes.select.batch_topk``, and ``encode_topk``."""
+    pre = kept(memory, "pre", (len(x), W_enc.shape[1]), x)
+    torch.addmm(b_enc, x, W_enc, out=pre)
+    return batch_topk(pre, k, topk)
 
 
 def kept(
