@@ -9,7 +9,7 @@ Activation = Literal["topk", "batch_topk", "jumprelu", "relu"]
 InputNorm = Literal["none", "layer_norm", "constant_norm"]
 Selection = Literal["exact", "proven", "fast"]  # see TrainConfig
 LrSchedule = Literal["linear", "cosine", "constant"]
-OptimiserName = Literal["adam", "adam_bf16", "signum"]
+OptimiserName = Literal["adam", "adam_bf16", "adam_8bit", "signum"]
 ComputeDtype = Literal["float32", "bfloat16"]
 BDecInit = Literal["mean", "geometric_median", "zero"]
 
@@ -157,7 +157,7 @@ class TrainConfig:
     decay_frac: float = 0.2
     """Share of the tokens, at the end, over which it falls to zero."""
     optimiser: OptimiserName = "adam"
-    """``adam``; ``adam_bf16`` with half the state; ``signum`` with one average and no second one."""
+    """``adam``; ``adam_bf16`` with half the state; ``adam_8bit`` with a quarter; ``signum`` with one average alone."""
     compute_dtype: ComputeDtype = "float32"
     """Dtype of the encoder's product; weights, sums and gradients are float32 anyway."""
     k_start: int | None = None

@@ -12,6 +12,7 @@ from saes.distributed.world import ONE, World
 from saes.errors import ConfigError
 from saes.kernels.eager import Memory, WeightGrads, kept
 from saes.optimisers import OPTIMISERS, State
+from saes.pages import in_large_pages
 from saes.sae import SAE
 from saes.schedule import k_at, ramp
 from saes.shapes import Bool, Float, Int, Tensor
@@ -69,7 +70,7 @@ class Training:
         parts = {name: p.shape for name, p in weights(sae).items()}
         parts |= dict.fromkeys(("radial", "fired"), self.silent_tokens.shape)
         sizes = [-(-shape.numel() // ALIGNED) * ALIGNED for shape in parts.values()]
-        self.buffer = sae.W_dec.new_zeros(sum(sizes)).detach()
+        self.buffer = in_large_pages(sae.W_dec.new_zeros(sum(sizes)).detach())
         self.in_buffer = {
             name: part[: shape.numel()].view(shape)
             for (name, shape), part in zip(parts.items(), self.buffer.split(sizes), strict=True)
@@ -77,6 +78,8 @@ class Training:
         of = (self.in_buffer[name] for name in ("W_dec", "W_enc", "b_enc", "radial"))
         self.grads = WeightGrads(*of, squares=torch.empty_like(self.in_buffer["radial"]))
         self.moments = {name: OPTIMISERS[self.config.optimiser].state(p) for name, p in weights(sae).items()}
+        for tensor in (*weights(sae).values(), *(one for state in self.moments.values() for one in state.values())):
+            in_large_pages(tensor)
 
     @property
     def k(self) -> int:

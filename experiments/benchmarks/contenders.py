@@ -50,9 +50,7 @@ def ours(trained: Training, dead: Tensor, selection: Selection) -> Step:
 def copied(trained: Training, config: TrainConfig) -> Training:
     """Training that goes on from where another stands, without touching it."""
     made = Training(copy.deepcopy(trained.sae), config)
-    made.steps_done = trained.steps_done
-    made.silent_tokens = trained.silent_tokens.clone()
-    made.moments = copy.deepcopy(trained.moments)
+    made.restore(trained.state())
     return made
 
 

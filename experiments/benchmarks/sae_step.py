@@ -29,6 +29,7 @@ from saes.step import Training
 DEAD_SHARE = 0.01  # of the latents, for AuxK
 WARM_ROUNDS = 2
 GPU_STEPS = 5  # between two waits for the GPU: in training they follow each other without one
+Clock = Callable[[], float]
 Shape = tuple[int, int, int, int]  # d_in, d_sae, k, tokens of a batch
 SHAPE: Shape = (512, 8192, 32, 2048)
 
@@ -39,26 +40,28 @@ def selections(device: torch.device) -> tuple[Selection, ...]:
     return tuple(one for one in every if one != "proven") if device.type == "cuda" else every
 
 
-def timed(run: Step, x: Tensor) -> float:
+def timed(run: Step, x: Tensor, clock: Clock) -> float:
     """Milliseconds of one step."""
     if not x.is_cuda:
-        started = time.perf_counter()
+        started = clock()
         run(x)
-        return 1e3 * (time.perf_counter() - started)
+        return 1e3 * (clock() - started)
     torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = clock()
     for _ in range(GPU_STEPS):
         run(x)
     torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - started) / GPU_STEPS
+    return 1e3 * (clock() - started) / GPU_STEPS
 
 
-def in_turns(steps: Mapping[str, Step], batches: list[Tensor], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    steps: Mapping[str, Step], batches: list[Tensor], rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Milliseconds of each step in each round; the first rounds, in which memory is gotten, do not count."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(WARM_ROUNDS + rounds):
         for name, run in steps.items():
-            times[name].append(timed(run, batches[number % len(batches)]))
+            times[name].append(timed(run, batches[number % len(batches)], clock))
     return {name: found[WARM_ROUNDS:] for name, found in times.items()}
 
 
@@ -77,12 +80,12 @@ def peak_memory(steps: Mapping[str, Step], x: Tensor) -> dict[str, float]:
     return found
 
 
-def floor_of(trained: Training, batches: list[Tensor], rounds: int) -> tuple[str, Step]:
+def floor_of(trained: Training, batches: list[Tensor], rounds: int, clock: Clock) -> tuple[str, Step]:
     """Name and function of the fastest product."""
     x = batches[0]
     products = floor_products(trained.sae, torch.bfloat16 if x.is_cuda else torch.float32)
     given = [x.bfloat16()] if x.is_cuda else batches
-    times = in_turns(products, given, rounds)
+    times = in_turns(products, given, rounds, clock)
     name = min(times, key=lambda one: min(times[one]))
     return name, (lambda x: products[name](given[0])) if x.is_cuda else products[name]
 
@@ -112,7 +115,9 @@ def begun(makers: Makers, x: Tensor, notes: list[str]) -> dict[str, Step]:
     return found
 
 
-def compare(shape: Shape, device: torch.device, rounds: int, train_steps: int) -> dict[str, Any]:
+def compare(
+    shape: Shape, device: torch.device, rounds: int, train_steps: int, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
     """Everything about one shape."""
     d_in, d_sae, k, tokens = shape
     stream = planted_batches(tokens, d_in, device)
@@ -120,7 +125,7 @@ def compare(shape: Shape, device: torch.device, rounds: int, train_steps: int) -
     batches = [next(stream) for _ in range(4)]
     dead = trained.silent_tokens.argsort(descending=True, stable=True)[: max(1, int(DEAD_SHARE * d_sae))]
     notes: list[str] = []
-    layout, product = floor_of(trained, batches, 5)
+    layout, product = floor_of(trained, batches, 5, clock)
     every = contenders(trained, dead, batches[0])
     together = [every] if device.type == "cpu" else [{name: make} for name, make in every.items()]
     times: dict[str, list[float]] = {"floor": []}
@@ -128,7 +133,7 @@ def compare(shape: Shape, device: torch.device, rounds: int, train_steps: int) -
     memory: dict[str, float] = {}
     for some in together:
         steps = {"floor": product} | begun(some, batches[0], notes)
-        found = in_turns(steps, batches, rounds)
+        found = in_turns(steps, batches, rounds, clock)
         to_floor |= {name: ratios(ms, found["floor"]) for name, ms in found.items() if name != "floor"}
         times |= found | {"floor": times["floor"] + found["floor"]}
         memory |= peak_memory(steps, batches[0])
@@ -165,7 +170,7 @@ def embedded_recall(notes: list[str]) -> dict[str, float] | None:
     return recalls(trained, next(stream))
 
 
-def growth(shape: Shape, device: torch.device, rounds: int) -> list[dict[str, Any]]:
+def growth(shape: Shape, device: torch.device, rounds: int, clock: Clock = time.perf_counter) -> list[dict[str, Any]]:
     """A step's time at a quarter, half and all of the batch, and of the latents."""
     d_in, d_sae, k, tokens = shape
     cases = [(d_in, d_sae, k, tokens // part) for part in (4, 2, 1)] + [(d_in, d_sae // p, k, tokens) for p in (4, 2)]
@@ -175,11 +180,12 @@ def growth(shape: Shape, device: torch.device, rounds: int) -> list[dict[str, An
         trained = train(SAEConfig(*case[:3]), stream, 3)
         batches = [next(stream) for _ in range(2)]
         dead = torch.arange(max(1, int(DEAD_SHARE * case[1])), device=device)
-        _, product = floor_of(trained, batches, 3)
+        _, product = floor_of(trained, batches, 3, clock)
         times = in_turns(
             {"floor": product} | {f"ours_{one}": ours(trained, dead, one) for one in selections(device)},
             batches,
             rounds,
+            clock,
         )
         size = {"d_in": d_in, "d_sae": case[1], "k": k, "batch": case[3]}
         found.append(size | {f"{name}_ms": min(one) for name, one in times.items()})
@@ -195,17 +201,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--train-steps", type=int, default=200, help="steps of training before anything is measured")
     parser.add_argument("--sizes", action="store_true", help="also three sizes of the batch and of the latents")
+    parser.add_argument("--busy", action="store_true", help="times of the processor, for a CPU that others use, too")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    clock = time.process_time if given.busy else time.perf_counter
     device = torch.device(given.device)
     d_in, d_sae, k, tokens = map(int, given.shape.split(","))
     shape = (d_in, d_sae, k, tokens)
-    result = compare(shape, device, given.rounds, given.train_steps)
+    result = compare(shape, device, given.rounds, given.train_steps, clock)
     result["recall"]["embedded_model"] = embedded_recall(result["notes"])
     if given.sizes:
-        result["sizes"] = growth(shape, device, given.rounds)
+        result["sizes"] = growth(shape, device, given.rounds, clock)
     result |= {"shape": {"d_in": d_in, "d_sae": d_sae, "k": k, "batch": tokens}, "rounds": given.rounds}
+    result["times"] = "of the processor" if given.busy else "by the clock"
     result |= {"device": device_name(device), "threads": given.threads, "versions": versions()}
     if given.json:
         print(json.dumps(result, indent=2))

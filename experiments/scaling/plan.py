@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 FLOAT, HALF, LONG = 4, 2, 8  # bytes
-STATE = {"adam": 8, "adam_bf16": 4, "signum": 4}  # bytes a weight
+STATE = {"adam": 8, "adam_bf16": 4, "adam_8bit": 2, "signum": 4}  # bytes a weight
+BLOCK = 256  # neighbours in a row that share two scales in adam_8bit, where vectors keep float32
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def memory(plan: Plan) -> dict[str, float]:
     dead = int(plan.dead_fraction * plan.width)
     return {
         "weights": weights * FLOAT,
-        "moments": weights * STATE[plan.optimiser],
+        "moments": state_bytes(plan),
         "gradients": (weights + 2 * plan.width) * FLOAT,  # with two numbers a latent that are summed along
         "silent tokens": plan.width * LONG,
         "encoder in bfloat16": plan.width * plan.d_in * HALF,
@@ -74,6 +75,15 @@ def memory(plan: Plan) -> dict[str, float]:
         "AuxK: dead columns, candidates": plan.tokens * (dead * FLOAT + 3 * min(plan.d_in // 2, dead) * LONG),
         "batch, reconstruction, error": 6 * activations,
     }
+
+
+def state_bytes(plan: Plan) -> float:
+    """Bytes that the optimiser keeps of the weights."""
+    matrices, vectors = 2 * plan.width * plan.d_in, plan.width + plan.d_in
+    if plan.optimiser != "adam_8bit":
+        return (matrices + vectors) * STATE[plan.optimiser]
+    scales = 2 * plan.width * -(-plan.d_in // BLOCK)
+    return matrices * STATE["adam_8bit"] + 2 * scales * FLOAT + vectors * STATE["adam"]
 
 
 def exchanged(plan: Plan) -> dict[str, float]:
@@ -120,7 +130,7 @@ def seconds(plan: Plan) -> dict[str, float]:
         "pre-activations": plan.tokens * (plan.width * (2 * HALF + 2 * FLOAT) + 3 * dead * FLOAT) / bandwidth,
         "active latents": 6 * pairs / bandwidth,  # decode twice, their gradients twice, both weights' gradients
         "gradients": 2 * held["gradients"] / bandwidth,  # set to zero and written, read for the norm
-        "optimiser": weights * (2 * FLOAT + 2 * STATE[plan.optimiser] + FLOAT) / bandwidth,
+        "optimiser": (weights * 3 * FLOAT + 2 * held["moments"]) / bandwidth,
         "exchange among shards": inside / (latents_gb_s * 1e9),
         "exchange of gradients": sent["gradients, summed"] / (plan.network_gb_s * 1e9),
         "latency": 16 * plan.latency_us * 1e-6 + 8 * plan.host_latency_us * 1e-6,

@@ -206,13 +206,6 @@ class World:
         rank, (kind, message) = next((rank, one) for rank, one in enumerate(every) if one)
         raise said_by_all(KINDS.get(kind, WorldError)(f"Process {rank} of {self.size}: {message}"))
 
-
-def _require_shards(size: int, latent_shards: int) -> None:
-    if not isinstance(latent_shards, int) or latent_shards < 1 or size % latent_shards:
-        raise ConfigError(
-            f"latent_shards must divide the number of processes: got {latent_shards} shards on {size} processes."
-        )
-
     def patiently(self, work: Callable[[], T]) -> T:
         """``together`` for work that may take longer than the timeout, such as writing a large SAE.
 
@@ -227,6 +220,13 @@ def _require_shards(size: int, latent_shards: int) -> None:
             while self.all.largest(float(not wait([done], min(self.all.timeout_s / 4, SLICE_S)).done)):
                 pass
             return self.together(done.result)
+
+
+def _require_shards(size: int, latent_shards: int) -> None:
+    if not isinstance(latent_shards, int) or latent_shards < 1 or size % latent_shards:
+        raise ConfigError(
+            f"latent_shards must divide the number of processes: got {latent_shards} shards on {size} processes."
+        )
 
 
 ONE = World()

@@ -53,15 +53,16 @@ def sparse_gradients(
     read = x - sae.b_dec if sae.config.subtract_b_dec else x
     goal = target - x @ sae.W_skip.data if sae.config.skip else target
     # the fused selection gives the active latents of one process; shards, and some losses, need all pre-activations
-    fused = sae.config.activation == "topk" and not config.multi_topk_weight and config.compute_dtype == "float32"
-    pre = None if fused and world.latents.alone else training.pre_activations(read)
+    sharing = world.latents if sae.config.activation == "topk" else world.all  # those who select together
+    fused = sharing.alone and not config.multi_topk_weight and config.compute_dtype == "float32"
+    pre = None if fused else training.pre_activations(read)
 
     (indices, values), least = _selected(training, kernels, read, pre, training.k, tokens)
     main = _term(training, kernels, (indices, values), goal, 1.0, variance)
     terms = [main]
     for width in sae.config.prefixes[:-1]:
-        inside = indices < width - training.latents.start
-        terms.append(_term(training, kernels, (indices, values * inside), goal, 1.0, variance))
+        inside = _inside(indices, values, width - training.latents.start)
+        terms.append(_term(training, kernels, inside, goal, 1.0, variance))
     if config.multi_topk_weight:
         many, _ = _selected(training, kernels, read, pre, min(MULTI * training.k, sae.config.d_sae), tokens)
         terms.append(_term(training, kernels, many, goal, config.multi_topk_weight, variance))
@@ -92,13 +93,24 @@ def _selected(
 ) -> tuple[Selected, Float[Tensor, ""] | None]:
     """The active latents of each token, none negative, and the least value kept by ``batch_topk``."""
     sae = training.sae
+    encoder = (sae.W_enc.data, sae.b_enc.data)
+    if pre is None and sae.config.activation == "batch_topk":
+        return kernels.encode_batch_topk(read, *encoder, k, training.memory)
     if pre is None:
-        encoder = (sae.W_enc.data, sae.b_enc.data)
         indices, values = kernels.encode_topk(read, *encoder, k, training.config.selection, training.memory)
         return (indices, values.relu_()), None
     if sae.config.activation == "batch_topk":
         return batch_topk(pre, k, kernels.topk, tokens, training.world.all)
     return _largest(training, kernels, pre, k, min(k, pre.shape[1])), None
+
+
+def _inside(indices: Int[Tensor, "token n"], values: Float[Tensor, "token n"], width: int) -> Selected:
+    """The active latents below ``width``, without the last columns that have none (many, if latents rise in a row)."""
+    values = values * (indices < width)
+    if values.device.type != "cpu":  # to count them would wait for a GPU
+        return indices, values
+    columns = int(values.any(0).nonzero().max()) + 1 if values.any() else 1
+    return indices[:, :columns], values[:, :columns]
 
 
 def _largest(

@@ -1,4 +1,4 @@
-"""The kernels of ``select.c`` and ``sparse.c``: twins of the eager ones, several times faster.
+"""The kernels of the C files beside: twins of the eager ones, several times faster.
 
 They are compiled on first use, then kept.
 """
@@ -19,9 +19,10 @@ import torch
 
 from saes.config import Selection
 from saes.kernels.eager import AdamStep, Memory, Reconstruction, WeightGrads, kept
-from saes.shapes import Float, Int, Tensor
+from saes.select import Selected
+from saes.shapes import Float, Int, Tensor, UInt8
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "sparse.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "batch.c", "sparse.c", "adam.c"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c11", "-shared", "-fPIC")
 # the first that the compiler knows; compilers hold back with long registers, which are faster here
 EXTRAS = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ("-fopenmp-simd",), ())
@@ -74,6 +75,33 @@ def encode_topk(
     arrays = [pre, b_enc, x, W_enc.T, norms, slack]
     _call("rescored_topk", arrays, len(x), d_sae, x.shape[1], k, indices, values)
     return indices, values
+
+
+def encode_batch_topk(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    memory: Memory | None = None,
+) -> tuple[Selected, Float[Tensor, ""]]:
+    """See ``eager.encode_batch_topk``."""
+    rows, d_sae = len(x), W_enc.shape[1]
+    pre = kept(memory, "pre", (rows, d_sae), x)
+    torch.mm(x, W_enc, out=pre)  # see encode_topk
+    starts, counts, facts = (torch.empty(n, dtype=torch.long) for n in (rows, rows, 2))
+    edge, least = torch.empty(1), torch.empty(1)
+    room = max(2 * k * rows, len(memory["places"]) if memory and "places" in memory else 0)
+    while True:
+        places, values = kept(memory, "places", (room,), x, torch.int32), kept(memory, "values", (room,), x)
+        found = (places, values, starts, counts)
+        _call("batch_candidates", [pre, b_enc], rows, d_sae, k * rows, room, *found, facts, edge)
+        if facts[0] <= room:
+            break
+        room = int(facts[0])
+    indices = torch.empty(rows, int(facts[1]), dtype=torch.long)
+    kept_values = torch.empty(indices.shape)
+    _call("batch_filled", list(found), edge.item(), *indices.shape, indices, kept_values, least)
+    return (indices, kept_values), least[0]
 
 
 @cache
@@ -143,11 +171,34 @@ def weight_grads(
 
 def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:
     """See ``eager.adam_``."""
+    _adam("adam", p, grad, (m, v), step, project)
+
+
+def adam_bf16_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, key: int, project: bool = False) -> None:
+    """See ``eager.adam_bf16_``."""
+    _adam("adam_bf16", p, grad, (m, v, key), step, project)
+
+
+def adam_8bit_(
+    p: Float[Tensor, "row width"],
+    grad: Float[Tensor, "row width"],
+    m: Int[Tensor, "row width"],
+    v: UInt8[Tensor, "row width"],
+    scales: tuple[Float[Tensor, "row block"], Float[Tensor, "row block"]],
+    step: AdamStep,
+    key: int,
+    project: bool = False,
+) -> None:
+    """See ``eager.adam_8bit_``."""
+    _adam("adam_8bit", p, grad, (m, v, *scales, key), step, project)
+
+
+def _adam(name: str, p: Tensor, grad: Tensor, state: Sequence[Tensor | int], step: AdamStep, project: bool) -> None:
     rows, width = (p.shape[0], p.shape[1]) if p.ndim == 2 else (1, p.numel())
     corrections = (1 - step.beta1**step.number, 1 - step.beta2**step.number)
     numbers = (step.clip, step.lr, step.beta1, step.beta2, step.eps, *corrections)
     # changed in place, so they must not be copied: ``_call`` asserts that these are contiguous
-    _call("adam", [], p, grad.contiguous(), m, v, rows, width, *map(float, numbers), int(project))
+    _call(name, [], p, grad.contiguous(), *state, rows, width, *map(float, numbers), int(project))
 
 
 def _call(name: str, arrays: Sequence[Tensor | None], *rest: Tensor | int | float) -> None:

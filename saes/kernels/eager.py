@@ -1,11 +1,33 @@
 """The kernels in plain torch, on any device. They say what each computes; the other modules are their faster twins."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from saes.config import Selection
+from saes.kernels.eager_adam import AdamStep, adam_, adam_8bit_, adam_bf16_
+from saes.pages import in_large_pages
+from saes.select import Selected, batch_topk
 from saes.shapes import Float, Int, Tensor
+
+__all__ = [
+    "AdamStep",
+    "Memory",
+    "Reconstruction",
+    "WeightGrads",
+    "adam_",
+    "adam_8bit_",
+    "adam_bf16_",
+    "dots",
+    "encode_batch_topk",
+    "encode_topk",
+    "kept",
+    "reconstruct",
+    "topk",
+    "variance",
+    "weight_grads",
+]
 
 CHUNK_ELEMENTS = 2**23  # of a temporary tensor
 SPARE = 32  # candidates of the fast selection beyond the k that are wanted
@@ -40,20 +62,6 @@ class WeightGrads:
     """Sum of squares of each latent's row of the decoder's and of the encoder's."""
 
 
-@dataclass(frozen=True)
-class AdamStep:
-    """The numbers of one step of Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1)."""
-
-    lr: float
-    beta1: float
-    beta2: float
-    eps: float
-    number: int
-    """Of the step, from 1."""
-    clip: float | Float[Tensor, ""] = 1.0
-    """What the gradient is multiplied by first. A tensor spares a GPU the wait for its own result."""
-
-
 def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
     """Indices and values of the k largest of each row, in no particular order."""
     values, indices = pre.topk(k, dim=-1, sorted=False)
@@ -86,13 +94,27 @@ def encode_topk(
     return candidates.gather(-1, places), values
 
 
+def encode_batch_topk(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    memory: Memory | None = None,
+    topk: Callable[[Tensor, int], Selected] = topk,
+) -> tuple[Selected, Float[Tensor, ""]]:
+    """The ``k * token`` largest of all of ``x W_enc + b_enc``; see ``saes.select.batch_topk``, and ``encode_topk``."""
+    pre = kept(memory, "pre", (len(x), W_enc.shape[1]), x)
+    torch.addmm(b_enc, x, W_enc, out=pre)
+    return batch_topk(pre, k, topk)
+
+
 def kept(
     memory: Memory | None, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
     """A tensor out of ``memory``, made where there is none of this shape yet; what it holds is undefined."""
     found = None if memory is None else memory.get(name)
     if found is None or found.shape != shape or found.dtype != (dtype or like.dtype):
-        found = like.new_empty(shape, dtype=dtype)
+        found = in_large_pages(like.new_empty(shape, dtype=dtype))
         if memory is not None:
             memory[name] = found
     return found
@@ -162,20 +184,3 @@ def weight_grads(
     into.bias.index_add_(0, flat, grads.flatten())
     into.radial.index_add_(0, flat, (values * grads).flatten())
     into.squares.copy_(into.decoder.square().sum(-1) + into.encoder.square().sum(-1))
-
-
-def adam_(p: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: AdamStep, project: bool = False) -> None:
-    """One step of Adam in place on a parameter and its two moments, all of one shape.
-
-    With ``project``, the part of each row's gradient along the row is taken away first, since it would only change the
-    row's norm, and each row has norm 1 afterwards (arXiv 2406.04093, appendix A.1).
-    """
-    if project:
-        grad = grad - (grad * p).sum(-1, keepdim=True) * p
-    grad = grad * step.clip
-    m.lerp_(grad, 1 - step.beta1)
-    v.mul_(step.beta2).addcmul_(grad, grad, value=1 - step.beta2)
-    root = (v / (1 - step.beta2**step.number)).sqrt_().add_(step.eps)
-    p.addcdiv_(m, root, value=-step.lr / (1 - step.beta1**step.number))
-    if project:
-        p.div_(p.norm(dim=-1, keepdim=True).clamp_min(1e-12))

@@ -1,4 +1,4 @@
-// Reconstruction, gradients and Adam on a CPU. Row-major float32 arrays; the eager twins say what each computes.
+// Reconstruction and gradients on a CPU. Row-major float32 arrays; the eager twins say what each computes.
 // Every output element is written by one thread and summed in a fixed order, so results do not depend on the threads.
 
 #include <math.h>
@@ -26,7 +26,8 @@ static void add_rows(float *out, const float *a, const int64_t *indices, int64_t
 }
 
 // Per row: error = bias + sum_j values_j W[indices_j] - target; g = scale * error; grad_j = g . W[indices_j].
-// Returns the sum of squared errors of each row. The rows of W are read twice while they are in the cache.
+// Returns the sum of squared errors of each row. The rows of W are read twice while they are in the cache; those that
+// only fill up a row, with a value of zero, at its end, once.
 void reconstruct(const int64_t *indices, const float *values, const float *W, const float *bias, const float *target,
                  float scale, int64_t rows, int64_t k, int64_t width, float *g, float *grads, double *squares) {
 #pragma omp parallel for schedule(static)
@@ -34,10 +35,12 @@ void reconstruct(const int64_t *indices, const float *values, const float *W, co
         float *out = g + row * width;
         const float *x = target + row * width, *a = values + row * k;
         const int64_t *these = indices + row * k;
+        int64_t active = k;
+        while (active > 0 && a[active - 1] == 0.0f) active--;
         for (int64_t i = 0; i < width; i++) out[i] = (bias ? bias[i] : 0.0f) - x[i];
         int64_t first = 0;
-        for (; first + STRIP <= width; first += STRIP) add_rows(out + first, a, these, k, W + first, width);
-        for (int64_t j = 0; j < k; j++) {
+        for (; first + STRIP <= width; first += STRIP) add_rows(out + first, a, these, active, W + first, width);
+        for (int64_t j = 0; j < active; j++) {
             const float *w = W + these[j] * width;
             for (int64_t i = first; i < width; i++) out[i] += a[j] * w[i];
         }
@@ -58,16 +61,18 @@ void reconstruct(const int64_t *indices, const float *values, const float *W, co
     }
 }
 
-// The pairs (row, j) in the order of their latent: those of latent i lie from starts[i] to starts[i + 1] - 1.
+// The pairs (row, j) in the order of their latent: those of latent i lie from starts[i] to starts[i + 1] - 1. Pairs that add
+// nothing are left out.
 static void by_latent(const int64_t *indices, const float *values, const float *grads, int64_t rows, int64_t k,
                       int64_t latents, int64_t *starts, int32_t *row_of, float *value_of, float *grad_of) {
     int64_t *next = malloc(sizeof(int64_t) * latents);
     memset(starts, 0, sizeof(int64_t) * (latents + 1));
-    for (int64_t p = 0; p < rows * k; p++) starts[indices[p] + 1]++;
+    for (int64_t p = 0; p < rows * k; p++) starts[indices[p] + 1] += values[p] != 0.0f || grads[p] != 0.0f;
     for (int64_t i = 0; i < latents; i++) starts[i + 1] += starts[i];
     memcpy(next, starts, sizeof(int64_t) * latents);
     for (int64_t row = 0; row < rows; row++)
         for (int64_t p = row * k; p < (row + 1) * k; p++) {
+            if (values[p] == 0.0f && grads[p] == 0.0f) continue;
             int64_t place = next[indices[p]]++;
             row_of[place] = (int32_t)row;
             value_of[place] = values[p];
@@ -142,37 +147,6 @@ void weight_grads(const int64_t *indices, const float *values, const float *grad
     free(value_of);
     free(grad_of);
     free(strip);
-}
-
-// Adam on rows of a matrix. With project, the radial part of each gradient row is taken away first and each row has
-// norm 1 afterwards. ``size`` multiplies the gradient (clipping); the corrections are those of Adam's two averages.
-void adam(float *p, const float *grad, float *m, float *v, int64_t rows, int64_t width, float size, float lr, float beta1,
-          float beta2, float eps, float correct1, float correct2, int64_t project) {
-    float rate = lr / correct1, root = 1.0f / sqrtf(correct2);  // divisions are dear
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        float *restrict w = p + row * width, *restrict mean = m + row * width, *restrict square = v + row * width;
-        const float *restrict from = grad + row * width;
-        float radial = 0.0f;
-        if (project) {
-#pragma omp simd reduction(+ : radial)
-            for (int64_t i = 0; i < width; i++) radial += from[i] * w[i];
-        }
-        float norm = 0.0f;
-#pragma omp simd reduction(+ : norm)
-        for (int64_t i = 0; i < width; i++) {
-            float d = size * (from[i] - radial * w[i]);
-            mean[i] = beta1 * mean[i] + (1.0f - beta1) * d;
-            square[i] = beta2 * square[i] + (1.0f - beta2) * d * d;
-            w[i] -= rate * mean[i] / (sqrtf(square[i]) * root + eps);
-            norm += w[i] * w[i];
-        }
-        if (project) {
-            float inverse = 1.0f / fmaxf(sqrtf(norm), 1e-12f);
-#pragma omp simd
-            for (int64_t i = 0; i < width; i++) w[i] *= inverse;
-        }
-    }
 }
 
 // Sum of squared deviations from the mean of each column, in float64.

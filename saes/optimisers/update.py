@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
+from saes.seeds import derived
 from saes.shapes import Float, Tensor
 
 State = dict[str, Tensor]
@@ -23,6 +24,11 @@ class Update:
     """What the gradients are multiplied by first. A tensor spares a GPU the wait for its own result."""
     seed: int
     """Of whatever is drawn at random, together with the number of the step."""
+
+    @property
+    def key(self) -> int:
+        """A number of 32 bits that looks random, another one for each seed and step."""
+        return derived(self.seed, "rounding", self.number) % 2**32
 
 
 class Optimiser(Protocol):

@@ -1,11 +1,12 @@
 """The benchmark of the training step runs, and its contenders do not disturb each other."""
 
 import json
+import time
 
 import pytest
 import torch
 
-from experiments.benchmarks import gpu_checks, kernel_checks
+from experiments.benchmarks import gpu_checks, kernel_checks, sae_kinds
 from experiments.benchmarks.contenders import copied, dense, ours
 from experiments.benchmarks.planted import planted_batches, recalls, train
 from experiments.benchmarks.sae_step import compare, growth
@@ -23,6 +24,14 @@ def test_every_contender_is_timed():
     assert found["notes"] == []
     assert found["recall"]["planted"]["exact"] == 1
     assert [size["batch"] for size in growth(SHAPE, CPU, 1)] == [16, 32, 64, 64, 64]
+
+
+def test_every_kind_and_optimiser_is_timed():
+    found = sae_kinds.compare(SHAPE, rounds=2, warm_steps=1, only=[], clock=time.process_time)
+    assert {"topk", "batch_topk", "matryoshka topk", "jumprelu", "relu", "topk, adam_8bit"} <= found.keys()
+    assert all(0 < one["min_ms"] <= one["median_ms"] for one in found.values())
+    few = sae_kinds.compare(SHAPE, rounds=1, warm_steps=1, only=["topk"], clock=time.perf_counter)
+    assert few.keys() == {"floor, latents in rows", "floor, latents in columns", "topk"}
 
 
 def test_contenders_start_from_one_sae_and_leave_it_alone():

@@ -18,7 +18,7 @@ def nbytes(*tensors: torch.Tensor) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adam_bf16", "signum"])
+@pytest.mark.parametrize("optimiser", ["adam", "adam_bf16", "adam_8bit", "signum"])
 def test_memory_is_what_training_holds(optimiser):
     plan = Plan(32, 4096, 4, 64, 1, 1, optimiser)
     # multi-top-k needs all pre-activations on one process, as every loss does where latents are divided

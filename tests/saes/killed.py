@@ -24,7 +24,15 @@ CONFIGS = [
     saes.SAEConfig(8, 16, activation="jumprelu", site="a", site_out="b", skip=True, subtract_b_dec=False),
 ]
 TRAINS = [
-    saes.TrainConfig(TOKENS * STEPS, TOKENS, lr=1e-2, k_start=6, dead_after_tokens=64, multi_topk_weight=1 / 8),
+    saes.TrainConfig(
+        TOKENS * STEPS,
+        TOKENS,
+        lr=1e-2,
+        k_start=6,
+        dead_after_tokens=64,
+        multi_topk_weight=1 / 8,
+        optimiser="adam_8bit",
+    ),
     saes.TrainConfig(TOKENS * (STEPS - 3), TOKENS, lr=1e-2, optimiser="adam_bf16", measure_every_steps=2),
 ]
 

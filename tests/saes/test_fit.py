@@ -207,7 +207,7 @@ def test_learning_rates_are_logged_and_follow_their_schedule():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"optimiser": "sgd"}, "optimiser must be one of adam, adam_bf16, signum, got 'sgd'"),
+        ({"optimiser": "sgd"}, "optimiser must be one of adam, adam_bf16, adam_8bit, signum, got 'sgd'"),
         ({"lr_schedule": "sine"}, "lr_schedule must be one of"),
         ({"compute_dtype": "float16"}, "compute_dtype must be one of"),
         ({"b_dec_init": "median"}, "b_dec_init must be one of"),

@@ -119,6 +119,54 @@ def test_values_that_are_not_finite_show(kernels, selection, value):
     assert values[:3].isfinite().all()
 
 
+def batch_of(case, tokens=150, d_in=32, d_sae=700):
+    x, W_enc, b_enc = trained_like(tokens, d_in, d_sae)
+    if case == "a loud token":  # which the sample does not hold, and which has nearly all of the largest
+        x[77] *= 60
+    elif case == "quiet tokens":
+        x[:140] = 0
+        b_enc.fill_(-0.1)
+    elif case == "few positive":
+        b_enc -= 100
+        b_enc[5] = 1e-3
+        W_enc[:, 5] = 0
+    elif case == "ties":
+        W_enc, b_enc = torch.zeros(d_in, d_sae), torch.ones(d_sae)
+    elif case == "nothing":
+        b_enc.fill_(-1e6)
+    return x, W_enc.contiguous(), b_enc
+
+
+@pytest.mark.parametrize("case", ["usual", "a loud token", "quiet tokens", "few positive", "ties", "nothing"])
+@pytest.mark.parametrize("k", [1, 32, 700])
+def test_the_largest_of_a_batch(kernels, case, k):
+    x, W_enc, b_enc = batch_of(case)
+    memory = {}
+    for _ in range(2):  # the second time in the memory of the first
+        (indices, values), least = kernels.encode_batch_topk(x, W_enc, b_enc, k, memory)
+        pre = torch.relu(x.double() @ W_enc.double() + b_enc.double())
+        edge = pre.flatten().topk(k * len(x)).values[-1]
+        dense = torch.zeros_like(pre).scatter(-1, indices, values.double())
+        assert all(len(set(row)) == indices.shape[1] for row in indices.tolist())
+        assert (dense > 0)[pre > edge + 1e-4].all()
+        assert not (dense > 0)[pre < edge - 1e-4].any()
+        torch.testing.assert_close(dense[dense > 0], pre[dense > 0], rtol=1e-5, atol=1e-4)
+        assert (values >= 0).all()
+        assert least == (values[values > 0].min() if (values > 0).any() else float("inf"))
+        if case == "usual" and k < 700:
+            assert (values > 0).sum() == k * len(x)
+    if case == "ties":
+        assert indices.shape == (150, 700)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_of_a_batch_that_are_not_finite_show(kernels, value):
+    x, W_enc, b_enc = batch_of("usual")
+    x[3, 5] = value
+    (_, values), _ = kernels.encode_batch_topk(x, W_enc, b_enc, 4)
+    assert not values[3].isfinite().all()
+
+
 def test_variance(kernels):
     x = torch.randn(500, 19, generator=torch.Generator().manual_seed(2)) + 30
     wanted = (x.double() - x.double().mean(0)).square().sum().item()
@@ -203,7 +251,10 @@ def test_results_do_not_depend_on_the_number_of_threads():
         made = cpu.reconstruct(indices, values, given["W_dec"], given["b_dec"], given["target"], 0.3)
         found = empty()
         cpu.weight_grads(indices, values, made.grads, made.g, given["x"], found)
+        (of_batch, values_of_batch), _ = cpu.encode_batch_topk(given["x"], given["W_enc"], given["b_enc"], K)
         return [
+            of_batch,
+            values_of_batch,
             indices,
             values,
             made.g,

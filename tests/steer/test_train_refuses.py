@@ -58,7 +58,7 @@ def refused(capsys, *arguments):
             {"activation": "tanh"},
             "--activation: Input should be 'topk', 'batch_topk', 'jumprelu' or 'relu', got 'tanh'",
         ),
-        ({"optimiser": "sgd"}, "--optimiser: Input should be 'adam', 'adam_bf16' or 'signum', got 'sgd'"),
+        ({"optimiser": "sgd"}, "--optimiser: Input should be 'adam', 'adam_bf16', 'adam_8bit' or 'signum', got 'sgd'"),
         ({"lr": "nan"}, "--lr: Input should be a finite number"),
         ({"lr": "-1"}, "lr must be positive or None, got -1.0"),
         ({"k_start": 2}, "k_start falls to k"),

@@ -9,6 +9,11 @@ chosen by measuring, so equal inputs give equal bits on one kind of machine, whi
 Letters in the kernels: ``row`` one token, ``d`` columns of a block, ``BLOCK`` sizes that are powers of two.
 """
 
+from functools import partial
+
+from saes.kernels.eager import adam_8bit_ as eager_adam_8bit_
+from saes.kernels.eager import adam_bf16_ as eager_adam_bf16_
+from saes.kernels.eager import encode_batch_topk as eager_encode_batch_topk
 from saes.kernels.eager import variance
 from saes.kernels.triton.adam import adam_
 from saes.kernels.triton.encoding import encode_topk
@@ -16,4 +21,18 @@ from saes.kernels.triton.gradients import weight_grads
 from saes.kernels.triton.reconstruction import reconstruct
 from saes.kernels.triton.selection import topk
 
-__all__ = ["adam_", "encode_topk", "reconstruct", "topk", "variance", "weight_grads"]
+adam_bf16_ = partial(eager_adam_bf16_, adam_=adam_)  # these round in plain torch
+adam_8bit_ = partial(eager_adam_8bit_, adam_=adam_)
+encode_batch_topk = partial(eager_encode_batch_topk, topk=topk)
+
+__all__ = [
+    "adam_",
+    "adam_8bit_",
+    "adam_bf16_",
+    "encode_batch_topk",
+    "encode_topk",
+    "reconstruct",
+    "topk",
+    "variance",
+    "weight_grads",
+]

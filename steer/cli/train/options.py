@@ -78,7 +78,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "seed": _in(str, SAES, "Seed of the initial weights.", "0", metavar=MANY),
     "total_tokens": _in(int, TRAIN, "Tokens to train on; needed."),
     "batch_tokens": _in(int, TRAIN, "Tokens per optimiser step.", "2048"),
-    "optimiser": _in(str, TRAIN, "adam, adam_bf16 (half the state) or signum.", "adam"),
+    "optimiser": _in(str, TRAIN, "adam, adam_bf16 (half the state), adam_8bit (a quarter) or signum.", "adam"),
     "lr": _in(float, TRAIN, "Peak learning rate.", "by the width rule"),
     "lr_schedule": _in(str, TRAIN, "linear, cosine or constant.", "linear"),
     "warmup_frac": _in(float, TRAIN, "Share of the tokens over which it rises.", "0.05"),
