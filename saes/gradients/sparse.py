@@ -104,10 +104,15 @@ def _selected(
     return _largest(training, kernels, pre, k, min(k, pre.shape[1])), None
 
 
+def _counting_is_free(x: Tensor) -> bool:
+    """Whether a size may be counted out of a tensor: it would wait for a GPU."""
+    return x.device.type == "cpu"
+
+
 def _inside(indices: Int[Tensor, "token n"], values: Float[Tensor, "token n"], width: int) -> Selected:
     """The active latents below ``width``, without the last columns that have none (many, if latents rise in a row)."""
     values = values * (indices < width)
-    if values.device.type != "cpu":  # to count them would wait for a GPU
+    if not _counting_is_free(values):
         return indices, values
     columns = int(values.any(0).nonzero().max()) + 1 if values.any() else 1
     return indices[:, :columns], values[:, :columns]
