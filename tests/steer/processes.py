@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -12,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from steer.cli.app import run
+
+LIMIT_S = 250  # less than the time after which a silent process counts as gone: what ends so has been noticed before
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,8 @@ def commands(
     """Run the command line on ``size`` processes; process ``kill`` is killed as soon as ``until`` says so."""
     folder.mkdir(parents=True, exist_ok=True)
     _threads_ended()  # a fork beside a thread that computes may wait for a lock of its for ever
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    children = [_forked(rank, size, port, folder, arguments) for rank in range(size)]
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun has
+    children = [_forked(rank, size, str(store.port), folder, arguments) for rank in range(size)]
     if kill is not None:
         while not until() and os.waitid(os.P_PID, children[kill], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             time.sleep(0.003)
@@ -57,7 +57,7 @@ def _forked(rank: int, size: int, port: str, folder: Path, arguments: list[str])
         return child
     code = 99
     try:
-        signal.alarm(100)  # whatever happens, it ends
+        signal.alarm(LIMIT_S)
         torch.set_num_threads(1)
         os.environ |= {
             "RANK": str(rank),
@@ -65,6 +65,7 @@ def _forked(rank: int, size: int, port: str, folder: Path, arguments: list[str])
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
             "GLOO_SOCKET_IFNAME": "lo",
         }
         with (folder / f"{rank}.out").open("w") as sys.stdout, (folder / f"{rank}.err").open("w") as sys.stderr:
