@@ -33,6 +33,7 @@ from saes.checkpoints import (
 )
 from saes.distributed.reshard import write_whole
 from saes.distributed.world import ONE, World
+from saes.earlier import VERSION, as_today
 from saes.errors import ConfigError, FormatError
 from saes.fitting import Fitting, TrainRecord
 from saes.formats import native
@@ -40,7 +41,6 @@ from saes.sae import SAE
 from saes.snapshot import Log, read_parts, shards_of, summary, write_part
 
 T = TypeVar("T")
-VERSION = 1
 SETTINGS, LOG, LOCK, CHECKPOINTS = "run.json", "log.jsonl", ".lock", "checkpoints"
 
 
@@ -258,7 +258,7 @@ class RunFolder:
         """See that the folder is this run's."""
         path, asked = self.folder / SETTINGS, _settings(self.fittings, self.config.about)
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = as_today(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise FormatError(f"{path} cannot be read ({error}). Choose another folder.") from error
         if different := _difference(there, asked):

@@ -13,8 +13,8 @@ from saes.step import Training
 from tests.saes.test_sae import CONFIG, TRAIN, planted
 
 
-def update(number=1, lr=0.1, clip=1.0, seed=0):
-    return Update(eager, lr, number, clip, seed)
+def update(number=1, lr=0.1, clip=1.0, seed=0, beta2=0.999):
+    return Update(eager, lr, number, clip, seed, beta2)
 
 
 def bytes_of(name):
@@ -103,4 +103,4 @@ def test_without_a_learning_rate_each_has_its_own():
     for name in OPTIMISERS:
         train = dataclasses.replace(TRAIN, total_tokens=256, lr=None, warmup_frac=0, decay_frac=0, optimiser=name)
         saes.fit(CONFIG, planted(), train, records.append)
-    assert [record.lr for record in records] == pytest.approx([2e-4 * 16, 2e-4 * 16, signum.LR * 16])
+    assert [record.lr for record in records] == pytest.approx([8 * 2e-4 * 16, 8 * 2e-4 * 16, signum.LR * 16])

@@ -54,6 +54,7 @@ def train(
     lr_schedule: o.LrSchedule = None,
     warmup_frac: o.WarmupFrac = None,
     decay_frac: o.DecayFrac = None,
+    adam_beta2: o.AdamBeta2 = None,
     compute_dtype: o.ComputeDtype = None,
     selection: o.Selection = None,
     b_dec_init: o.BDecInit = None,
