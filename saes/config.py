@@ -149,7 +149,8 @@ class TrainConfig:
     batch_tokens: int = 2048
     """Tokens per optimiser step."""
     lr: float | None = None
-    """Peak learning rate; None: the optimiser's at 2^14 latents, divided by sqrt(d_sae / 2^14) (arXiv 2406.04093)."""
+    """Peak learning rate; None: the optimiser's at 2^14 latents, divided by sqrt(d_sae / 2^14) (arXiv 2406.04093), and
+    more of it in a short run; see ``saes.schedule.default_lr``."""
     lr_schedule: LrSchedule = "linear"
     """How the learning rate falls over ``decay_frac``: in a line, as half a cosine, or (``constant``) not at all."""
     warmup_frac: float = 0.05
@@ -158,6 +159,9 @@ class TrainConfig:
     """Share of the tokens, at the end, over which it falls to zero."""
     optimiser: OptimiserName = "adam"
     """``adam``; ``adam_bf16`` with half the state; ``adam_8bit`` with a quarter; ``signum`` with one average alone."""
+    adam_beta2: float = 0.95
+    """Share of its mean of squared gradients that Adam keeps at a step. With the 0.999 of arXiv 1412.6980 it remembers
+    the large gradients of the first steps for a thousand."""
     compute_dtype: ComputeDtype = "float32"
     """Dtype of the encoder's product; weights, sums and gradients are float32 anyway."""
     k_start: int | None = None
@@ -187,7 +191,7 @@ class TrainConfig:
     """Tokens whose norm exceeds this many times the batch's median are left out of everything; None: none are."""
     grad_clip: float = 0.01
     """Largest norm of the whole gradient. That of the FVU is a few hundredths once training is under way, and far more
-    in the first steps, which Adam would remember for a thousand."""
+    in the first steps."""
     seed: int = 0
     """Seed of the initial weights."""
     measure_every_steps: int = 25
@@ -214,13 +218,14 @@ class TrainConfig:
         not_negative = ("auxk_weight", "multi_topk_weight", "l1_weight", "l0_weight", "jumprelu_threshold")
         positive = ("grad_clip", "jumprelu_bandwidth")
         optional = tuple(name for name in ("lr", "outlier_norm") if getattr(self, name) is not None)
-        _require_finite(self, *shares, *not_negative, *positive, *optional)
+        _require_finite(self, *shares, *not_negative, *positive, *optional, "adam_beta2")
         _require(
             self.total_tokens >= self.batch_tokens,
             f"total_tokens must cover at least one batch: got {self.total_tokens} tokens "
             f"for batches of {self.batch_tokens}.",
         )
         _require(self.lr is None or self.lr > 0, f"lr must be positive or None, got {self.lr!r}.")
+        _require(0 <= self.adam_beta2 < 1, f"adam_beta2 must be at least 0 and less than 1, got {self.adam_beta2!r}.")
         for name in shares:
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} must lie between 0 and 1, got {value!r}.")

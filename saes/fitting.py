@@ -63,7 +63,8 @@ class Fitting:
         _check_together(config, train)
         self.config, self.train, self.number, self.world = config, train, number, world
         self.latents, self.share = world.shard(config.d_sae), world.share(train.batch_tokens)
-        lr = default_lr(config.d_sae, OPTIMISERS[train.optimiser].LR)
+        optimiser = OPTIMISERS[train.optimiser]
+        lr = default_lr(config.d_sae, train.steps, optimiser.LR, optimiser.LONG_STEPS)
         self._peak = lr if train.lr is None else train.lr
         self._training: Training | None = None
         self._read_scale = self._written_scale = Scale()

@@ -11,11 +11,11 @@ from typing import IO, Any
 
 from saes.checkpoints import to_disk, writing
 from saes.config import SAEConfig, TrainConfig
+from saes.earlier import VERSION, as_today
 from saes.errors import ConfigError, FormatError
 from saes.fitting import Fitting
 from saes.run_config import CHECKPOINTS, LOCK, SETTINGS
 
-VERSION = 1
 FORMAT = "saes-run"
 
 
@@ -104,7 +104,7 @@ def check_settings(folder: Path, asked: Any) -> None:
         raise FormatError(f"{path} cannot be read ({error}). Choose another folder.") from error
     if not isinstance(there, dict) or there.get("format") != FORMAT:
         raise FormatError(f'{path} does not hold the settings of a run ("format": "{FORMAT}"). Choose another folder.')
-    if different := difference(_completed(there), asked):
+    if different := difference(_completed(as_today(there)), asked):
         place, theirs, ours = different
         raise ConfigError(
             f"{folder} holds a run with other settings: {place} is {theirs!r} there, and {ours!r} was asked "

@@ -52,7 +52,7 @@ def update(training: Training, made: Gradients, norm: Float[Tensor, ""], lr: flo
     sae, config = training.sae, training.config
     optimiser = OPTIMISERS[config.optimiser]
     clip = (config.grad_clip / (norm + 1e-6)).clamp_max(1.0)
-    told = Update(kernels_for(sae.W_dec.device), lr, training.steps_done + 1, clip, config.seed)
+    told = Update(kernels_for(sae.W_dec.device), lr, training.steps_done + 1, clip, config.seed, config.adam_beta2)
     for name, weight in weights(sae).items():
         optimiser.update_(weight, made.of[name], training.moments[name], told, project=name == "W_dec")
     if "threshold" in made.of:

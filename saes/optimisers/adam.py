@@ -7,7 +7,8 @@ from saes.optimisers.update import State, Update
 from saes.shapes import Tensor
 
 LR = 2e-4  # arXiv 2406.04093, section 3
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+LONG_STEPS = 100_000
+BETA1, EPS = 0.9, 1e-8
 
 
 def state(p: Tensor) -> State:
@@ -22,4 +23,4 @@ def update_(p: Tensor, grad: Tensor, state: State, update: Update, project: bool
 
 def adam_step(update: Update) -> AdamStep:
     """The numbers of the step as the kernel takes them."""
-    return AdamStep(update.lr, BETA1, BETA2, EPS, update.number, update.clip)
+    return AdamStep(update.lr, BETA1, update.beta2, EPS, update.number, update.clip)

@@ -8,13 +8,13 @@ by a thousandth a step, which rounding to the nearest would lose. Vectors, of wh
 import torch
 
 from saes.kernels.eager_adam import blocks_of
-from saes.optimisers.adam import LR, adam_step
+from saes.optimisers.adam import LONG_STEPS, LR, adam_step
 from saes.optimisers.adam import state as float_state
 from saes.optimisers.adam import update_ as float_update_
 from saes.optimisers.update import State, Update
 from saes.shapes import Tensor
 
-__all__ = ["LR", "state", "update_"]
+__all__ = ["LONG_STEPS", "LR", "state", "update_"]
 
 
 def state(p: Tensor) -> State:

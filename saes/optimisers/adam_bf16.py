@@ -1,16 +1,16 @@
 """Adam with both running means kept in bfloat16: 4 bytes of state for each weight instead of 8.
 
 They are rounded at random, up or down, so that they are right on average. Rounding to the nearest would freeze the mean
-of squares: it changes by a thousandth a step, and bfloat16's steps are eight times as large.
+of squares where it changes by a thousandth a step (``adam_beta2`` 0.999): bfloat16's steps are eight times as large.
 """
 
 import torch
 
-from saes.optimisers.adam import LR, adam_step
+from saes.optimisers.adam import LONG_STEPS, LR, adam_step
 from saes.optimisers.update import State, Update
 from saes.shapes import Tensor
 
-__all__ = ["LR", "state", "update_"]
+__all__ = ["LONG_STEPS", "LR", "state", "update_"]
 
 
 def state(p: Tensor) -> State:

@@ -10,6 +10,7 @@ from saes.optimisers.update import State, Update
 from saes.shapes import Tensor
 
 LR = 5e-3  # that of EleutherAI's sparsify for its SignSGD
+LONG_STEPS = 1
 BETA = 0.9
 
 

@@ -24,6 +24,8 @@ class Update:
     """What the gradients are multiplied by first. A tensor spares a GPU the wait for its own result."""
     seed: int
     """Of whatever is drawn at random, together with the number of the step."""
+    beta2: float
+    """Share of the running mean of squares that a step keeps (Adam)."""
 
     @property
     def key(self) -> int:
@@ -35,7 +37,9 @@ class Optimiser(Protocol):
     """A module of ``saes.optimisers``."""
 
     LR: float
-    """Peak learning rate for 2^14 latents, where none is given."""
+    """Peak learning rate for 2^14 latents in a long run, where none is given."""
+    LONG_STEPS: int
+    """Steps from which a run is long; a shorter one takes a higher rate (``saes.schedule.default_lr``)."""
 
     def state(self, p: Tensor) -> State:
         """What is kept of a weight, before the first step."""

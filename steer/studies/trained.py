@@ -16,6 +16,8 @@ from steer.studies.config import DemoConfig
 from steer.studies.prepare import Prepared
 from steer.studies.record import RunRecord
 
+SAE_BETA2 = 0.999  # what the published figures were measured with; another gives other SAEs
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -60,7 +62,13 @@ def _train(
     """The SAEs, each with its seed and the log of its training."""
     seeds = range(config.seed, config.seed + config.saes)
     trains = [
-        TrainConfig(total_tokens=config.sae_tokens, lr=config.sae_lr, seed=seed, measure_every_steps=5)
+        TrainConfig(
+            total_tokens=config.sae_tokens,
+            lr=config.sae_lr,
+            adam_beta2=SAE_BETA2,
+            seed=seed,
+            measure_every_steps=5,
+        )
         for seed in seeds
     ]
     records: list[list[TrainRecord]] = [[] for _ in seeds]

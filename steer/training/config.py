@@ -120,13 +120,15 @@ class TrainingConfig(BaseModel):
     optimiser: OptimiserName = TrainConfig.optimiser
     """See ``TrainConfig``, as for all that follow up to ``measure_every_steps``."""
     lr: float | None = TrainConfig.lr
-    """Peak learning rate; None: by the width rule."""
+    """Peak learning rate; None: by the number of latents and of steps."""
     lr_schedule: LrSchedule = TrainConfig.lr_schedule
     """How it falls."""
     warmup_frac: float = TrainConfig.warmup_frac
     """Share of the tokens over which it rises."""
     decay_frac: float = TrainConfig.decay_frac
     """Share of the tokens over which it falls."""
+    adam_beta2: float = TrainConfig.adam_beta2
+    """Share of its mean of squared gradients that Adam keeps at a step."""
     compute_dtype: ComputeDtype = TrainConfig.compute_dtype
     """Dtype of the encoder's product."""
     selection: Selection = TrainConfig.selection

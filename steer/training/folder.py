@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saes.checkpoints import DAMAGED, TEMPORARY, checkpoints
+from saes.earlier import as_today
 from saes.formats import native
 from saes.run_config import CHECKPOINTS, LOG, SETTINGS
 from steer.errors import OutputError
@@ -146,7 +147,7 @@ def mend(folder: Path) -> None:
 def _about(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("about", {})
+        found = as_today(json.loads(path.read_text(encoding="utf-8"))).get("about", {})
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise OutputError(f"{path} cannot be read ({error}). Choose another folder.") from error
     return found if isinstance(found, dict) else {}

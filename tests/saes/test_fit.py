@@ -198,7 +198,7 @@ def test_learning_rates_are_logged_and_follow_their_schedule():
     records = []
     saes.fit(TOPK, planted(), train, records.append)
     assert [record.tokens for record in records] == [256, 4 * 256, 7 * 256, 10 * 256]
-    assert records[0].lr == pytest.approx(2e-4 / (64 / 2**14) ** 0.5)
+    assert records[0].lr == pytest.approx(8 * 2e-4 / (64 / 2**14) ** 0.5)
     assert records[-1].lr == pytest.approx(records[0].lr / 2)
     assert all(record.tokens_per_second > 0 for record in records)
     assert records[-1].memory_mib is None or records[-1].memory_mib > 10

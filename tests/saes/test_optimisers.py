@@ -13,8 +13,8 @@ from saes.step import Training
 from tests.saes.test_sae import CONFIG, TRAIN, planted
 
 
-def update(number=1, lr=0.1, clip=1.0, seed=0):
-    return Update(eager, lr, number, clip, seed)
+def update(number=1, lr=0.1, clip=1.0, seed=0, beta2=0.999):
+    return Update(eager, lr, number, clip, seed, beta2)
 
 
 def bytes_of(name, config=CONFIG):
@@ -131,7 +131,7 @@ def test_kernels_round_as_the_eager_ones(optimiser, project):
         grad = torch.randn(p.shape, generator=generator)
         grad[:, 7] = 0
         for weight, state, kernels in ((p, one, cpu), (q, other, eager)):
-            optimiser.update_(weight, grad, state, Update(kernels, 0.01, number, 0.5, 9), project)
+            optimiser.update_(weight, grad, state, Update(kernels, 0.01, number, 0.5, 9, 0.999), project)
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
         for name in one:
             differ = one[name] != other[name]
@@ -199,4 +199,4 @@ def test_without_a_learning_rate_each_has_its_own():
     for name in OPTIMISERS:
         train = dataclasses.replace(TRAIN, total_tokens=256, lr=None, warmup_frac=0, decay_frac=0, optimiser=name)
         saes.fit(CONFIG, planted(), train, records.append)
-    assert [record.lr for record in records] == pytest.approx([2e-4 * 16] * 3 + [signum.LR * 16])
+    assert [record.lr for record in records] == pytest.approx([8 * 2e-4 * 16] * 3 + [signum.LR * 16])

@@ -152,6 +152,36 @@ def test_other_settings_are_refused_saying_which(tmp_path, config, train, words)
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
+def as_of_an_earlier_release(folder: Path) -> None:
+    """Write a run's settings as version 1 did: with the rate by the rule of that time, and no word of beta2."""
+    path = folder / "run.json"
+    settings = json.loads(path.read_text())
+    settings["version"] = 1
+    train = settings["saes"][0]["train"]
+    train["lr"] = None
+    del train["adam_beta2"]
+    if "about" in settings:
+        settings["about"] |= {"lr": None}
+        del settings["about"]["adam_beta2"]
+    path.write_text(json.dumps(settings))
+
+
+def test_a_run_of_an_earlier_release_goes_on_with_its_own_defaults_only(tmp_path):
+    config = dataclasses.replace(CONFIG, d_sae=64)  # 2e-4 at 2^14 latents, divided by sqrt(64 / 2^14)
+    began = dataclasses.replace(TRAIN, lr=3.2e-3, adam_beta2=0.999)
+    whole = saes.fit(config, Stream(), began)
+    fit(tmp_path, config, began, stop_after_steps=5)
+    as_of_an_earlier_release(tmp_path)
+    now = dataclasses.replace(TRAIN, lr=None)
+    for asked, words in (
+        (now, r"train.lr is 0.0032 there, and None was asked"),
+        (dataclasses.replace(now, lr=3.2e-3), r"train.adam_beta2 is 0.999 there, and 0.95 was asked"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            fit(tmp_path, config, asked)
+    assert same(fit(tmp_path, config, began), whole)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not empty and holds no run"):

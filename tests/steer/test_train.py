@@ -20,6 +20,7 @@ from steer.activations.sources.opened import open_source
 from steer.cli.app import run
 from steer.models.load import load_model
 from steer.training.config import KEEPING, TrainingConfig
+from tests.saes.test_run import as_of_an_earlier_release
 from tests.steer.training_data import SMALL, options, small, write_model, write_text
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,19 @@ def other_model():
     with torch.no_grad():
         lm.model.get_input_embeddings().weight.mul_(2)
     return lm
+
+
+def test_a_run_of_an_earlier_release_says_what_to_ask_for_and_goes_on(capsys, model, text, tmp_path):
+    out, lr = tmp_path / "run", 3.2e-3  # of 64 latents, at any length of the run
+    trained(capsys, *small(model, text, out, stop_after_steps=7, lr=lr, adam_beta2=0.999))
+    as_of_an_earlier_release(out)
+    for more, words in (
+        ({"lr": None}, "lr is 0.0032 there, but null was asked for"),
+        ({"lr": lr}, "adam_beta2 is 0.999 there, but 0.95 was asked for"),
+    ):
+        assert run(small(model, text, out, **more)) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert trained(capsys, *small(model, text, out, lr=lr, adam_beta2=0.999))["done"]
 
 
 def test_the_same_command_goes_on_and_another_is_refused_or_begins_anew(capsys, model, text, tmp_path):
