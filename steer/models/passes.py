@@ -22,6 +22,10 @@ class Pass:
     """Position of each token in its own row, padding not counted, earlier passes included."""
     generated: Bool[Tensor, "batch seq"]
     """True where the token was generated, False where it belongs to the prompt."""
+    tokens: Int[Tensor, "batch seq"] | None
+    """Token ids; None where the model was given embeddings."""
+    prompt_tokens: Int[Tensor, " batch"] | None
+    """Length of each row's prompt, padding not counted; None: nobody said so, and part of the row is in the cache."""
     rows: Int[Tensor, " batch"]
     """Which row of the call each row is (a call may be split into batches, and finished rows are dropped)."""
     n_rows: int
@@ -79,8 +83,10 @@ def describe(arguments: dict[str, Any], known: Rows | None) -> Pass:
         )
     mask = mask.bool()
     positions = positions_of(mask.long())[:, -seq:]
+    real, tokens = mask[:, -seq:], None if given.is_floating_point() else given
     if known is None:
         generated = torch.full((batch, seq), past > 0, device=device)
-        return Pass(mask[:, -seq:], positions, generated, torch.arange(batch, device=device), batch)
+        prompt_tokens = None if past else mask.sum(-1)
+        return Pass(real, positions, generated, tokens, prompt_tokens, torch.arange(batch, device=device), batch)
     generated = positions >= known.prompt_tokens.unsqueeze(-1)
-    return Pass(mask[:, -seq:], positions, generated, known.index, known.n_rows)
+    return Pass(real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows)

@@ -12,7 +12,8 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass
 from steer.models.site import Site
-from steer.steering.interventions import Clamp, ClampEachRow, Intervention, check_set_once, combine
+from steer.steering.intervention import Intervention, combine
+from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
 
 
 class Steering:
@@ -85,7 +86,7 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
     for intervention in interventions:
         if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
-                f"An intervention is a Clamp or an AddDirection, got {type(intervention).__name__}. "
+                f"An intervention is a LatentEdit, such as Clamp, or a DirectionEdit, got {type(intervention).__name__}. "
                 "Give several one by one: steered(lm, first, second)."
             )
         intervention.check(lm.d_model)
@@ -104,7 +105,7 @@ def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
     """
     notes = []
     for one in interventions:
-        if not isinstance(one, Clamp | ClampEachRow):
+        if not isinstance(one, LatentEdit | ClampEachRow):
             continue
         trained = one.sae.config
         if trained.model is not None and trained.model != lm.name:

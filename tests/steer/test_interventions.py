@@ -7,7 +7,8 @@ from steer.errors import PlanError, SiteError
 from steer.models.decode import Sampling
 from steer.models.passes import Pass
 from steer.models.site import Site
-from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
+from steer.steering.direction_edits import AddDirection
+from steer.steering.latents import Clamp, ClampEachRow
 from steer.steering.steered import steered
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
 
@@ -19,7 +20,8 @@ def one_pass(x):
     """A pass over unpadded rows."""
     batch, seq = x.shape[:2]
     real = torch.ones(batch, seq, dtype=torch.bool)
-    return Pass(real, torch.arange(seq).expand(batch, seq), ~real, torch.arange(batch), batch)
+    tokens, prompt = torch.zeros(batch, seq, dtype=torch.long), torch.full((batch,), seq)
+    return Pass(real, torch.arange(seq).expand(batch, seq), ~real, tokens, prompt, torch.arange(batch), batch)
 
 
 def interventions():

@@ -7,7 +7,8 @@ import torch
 
 from steer.errors import PlanError
 from steer.models.site import Site
-from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
+from steer.steering.direction_edits import AddDirection
+from steer.steering.latents import Clamp, ClampEachRow
 from tests.conftest import D_MODEL, random_sae
 
 CPU = torch.device("cpu")
