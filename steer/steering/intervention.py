@@ -2,7 +2,8 @@
 
 Every intervention at a site computes a change from the same activations; the changes are weighed by where each acts,
 summed and added once, in float32, and cast back once. Because a change is added and the reconstruction never replaces
-the activations, the SAE's error term stays exactly as it was, and a change of zero gives back the activations bit for bit.
+the activations, the SAE's error term stays exactly as it was, and a change of zero gives back the activations bit for
+bit.
 """
 
 from collections.abc import Sequence

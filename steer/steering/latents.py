@@ -29,8 +29,8 @@ ErrorTerm = Literal["keep", "drop"]
 class LatentEdit:
     """An operation on latents: ``x' = x + mask * sum_i (target_i - a_i) g(x) W_dec[i]`` with ``a = encode(x)``.
 
-    ``latents`` is ``{latent: value}``; a value may be a tensor with one entry per row of the batch. ``g`` is the scale by
-    which an SAE that normalises each token multiplies its reconstruction. Computed in float32.
+    ``latents`` is ``{latent: value}``; a value may be a tensor with one entry per row of the batch. ``g`` is the scale
+    by which an SAE that normalises each token multiplies its reconstruction. Computed in float32.
 
     Raises:
         PlanError: a latent, a value or an option is not of its kind; or neither side names a site.
@@ -112,6 +112,7 @@ class LatentEdit:
 
     def _fallen_out(self, x: Tensor, now: Tensor, target: Tensor) -> Tensor:
         """What the weakest active latents contribute, one for each silent latent that becomes active."""
+        assert self.sae.config.k is not None, "checked when it was made"
         codes = self.sae.encode(x)
         edited = torch.isin(codes.indices, self._index)
         others = torch.where((codes.values > 0) & ~edited, codes.values, torch.inf)
@@ -224,11 +225,13 @@ def _same(first: SAE, second: SAE) -> bool:
 
 
 def check_rows(values: int, at: Pass) -> None:
+    """Raise PlanError unless there is one value for all rows of a call or one for each."""
     if values not in (1, at.n_rows):
         raise PlanError(f"An intervention has values for {values} rows, but {at.n_rows} rows are run.")
 
 
 def site_of(sae: SAE, given: Site | str | None) -> Site:
+    """The site given, or else the SAE's own; raise PlanError if it says none."""
     if given is not None:
         return Site.parse(given)
     if sae.config.site is None:
@@ -237,6 +240,7 @@ def site_of(sae: SAE, given: Site | str | None) -> Site:
 
 
 def check_sae(sae: object) -> None:
+    """Raise PlanError unless it is an SAE whose latents can be edited where it reads, in float32."""
     if not isinstance(sae, SAE):
         raise PlanError(f"A clamp needs an SAE, such as saes.load(folder) gives, got {type(sae).__name__}.")
     if sae.config.is_transcoder:
@@ -256,6 +260,7 @@ def scaled(change: Tensor, sae: SAE, x: Tensor) -> Tensor:
 
 
 def check_width(sae: SAE, d_model: int) -> None:
+    """Raise PlanError unless the SAE reads activations of this width."""
     if sae.config.d_in != d_model:
         raise PlanError(
             f"The SAE reads activations of width {sae.config.d_in} (d_in), but the model's residual stream is "

@@ -86,7 +86,7 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
     for intervention in interventions:
         if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
-                f"An intervention is a LatentEdit, such as Clamp, or a DirectionEdit, got {type(intervention).__name__}. "
+                f"An intervention is a LatentEdit (Clamp, ...) or a DirectionEdit, got {type(intervention).__name__}. "
                 "Give several one by one: steered(lm, first, second)."
             )
         intervention.check(lm.d_model)

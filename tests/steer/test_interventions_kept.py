@@ -51,7 +51,7 @@ def test_a_direction_is_the_one_that_was_given():
 
 @pytest.mark.parametrize("keys", [(torch.tensor(5), torch.tensor(5)), (5, torch.tensor(5))])
 def test_one_clamp_sets_a_latent_once(sae, keys):
-    with pytest.raises(PlanError, match="given twice in one Clamp"):
+    with pytest.raises(PlanError, match="given twice in one edit"):
         untyped(Clamp, sae, dict(zip(keys, (1.0, 2.0), strict=True)))
 
 
