@@ -187,7 +187,7 @@ def check_set_once(interventions: Sequence[Intervention]) -> None:
         PlanError: two of them edit the same latent of the same SAE on the same tokens, so their changes would add up to
             neither's value; or two drop the error term.
     """
-    clamps = [one for one in interventions if isinstance(one, LatentEdit | ClampEachRow)]
+    clamps = [one for one in interventions if isinstance(one, LatentEdit | ClampEachRow)]  # of all rows
     drops = [one for one in clamps if isinstance(one, LatentEdit) and one.error == "drop"]
     if len(drops) > 1:
         raise PlanError(
