@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from steer.models.model import LanguageModel
     from steer.models.site import Site
     from steer.quality.evaluation import evaluate_sae
+    from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
-    from steer.steering.interventions import AddDirection, Clamp
+    from steer.steering.latents import Clamp, LatentEdit
     from steer.steering.steered import Steering, mismatches, steered
+    from steer.steering.window import Window
     from steer.studies.config import DemoConfig
     from steer.studies.demo import run_demo
     from steer.studies.report import write_report
@@ -54,14 +56,16 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
-    "AddDirection": "steer.steering.interventions",
+    "AddDirection": "steer.steering.direction_edits",
     "CheckpointError": "steer.errors",
-    "Clamp": "steer.steering.interventions",
+    "Clamp": "steer.steering.latents",
     "Columns": "steer.activations.sources.source",
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.config",
+    "DirectionEdit": "steer.steering.direction_edits",
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
+    "LatentEdit": "steer.steering.latents",
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
     "OutputError": "steer.errors",
@@ -83,6 +87,7 @@ _WHERE = {
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
     "Trial": "steer.features.candidates",
+    "Window": "steer.steering.window",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
     "best_strengths": "steer.features.candidates",
@@ -119,8 +124,10 @@ __all__ = [
     "Columns",
     "DataError",
     "DemoConfig",
+    "DirectionEdit",
     "HubSource",
     "LanguageModel",
+    "LatentEdit",
     "MissingExtra",
     "ModelError",
     "OutputError",
@@ -141,6 +148,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Trial",
+    "Window",
     "activation_batches",
     "activation_rows",
     "best_strengths",

@@ -52,7 +52,7 @@ def generate(
         from steer.models.decode import Sampling
         from steer.models.load import load_model
         from steer.models.site import Site
-        from steer.steering.interventions import Clamp
+        from steer.steering.latents import Clamp
         from steer.steering.steered import mismatches, steered
         from steer.threads import torch_threads
 

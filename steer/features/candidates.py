@@ -21,7 +21,7 @@ from steer.models.batches import batches_of
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
 from steer.models.site import Site
-from steer.steering.interventions import ClampEachRow
+from steer.steering.latents import ClampEachRow
 from steer.steering.steered import steered
 
 ENOUGH = 0.9  # share of every unsafe set refused from which on a candidate counts as carrying refusal

@@ -65,7 +65,7 @@ def continue_rows(
     cache = roomy_cache(model) if sampling.use_cache else None
     step = ids
     for place in range(sampling.max_new_tokens):
-        with told(attachments, Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows])):
+        with told(attachments, Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows], call.memory)):
             output = model(
                 input_ids=step,
                 attention_mask=mask,

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from steer.errors import SiteError
 from steer.models.layout import Layout
-from steer.models.passes import Pass, Rows, describe
+from steer.models.passes import Memory, Pass, Rows, describe
 from steer.models.site import Site
 
 Edit = Callable[[Float[Tensor, "batch seq d_model"], Pass], Tensor]
@@ -32,6 +32,8 @@ class Attachment:
         """What the caller says of the rows of the next pass."""
         self._layout = layout
         self._current: Pass | None = None
+        self._memory: Memory = {}
+        """What interventions keep during a call of which the caller says nothing."""
         self._handles: list[RemovableHandle] = []
 
     def add(self, edits: Mapping[Site, Edit]) -> "Attachment":
@@ -72,7 +74,8 @@ class Attachment:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(module.forward).parameters)
-        self._current = describe({**dict(zip(names, args, strict=False)), **kwargs}, self.rows)
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        self._current = describe(given, self.rows, self._memory)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._current = None

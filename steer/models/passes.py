@@ -1,6 +1,6 @@
 """Where one forward pass stands: what every hook of that pass may need to know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steer.errors import SiteError
 
+Memory = dict[Any, Any]
 _INPUTS = ("input_ids", "inputs_embeds", "input")  # the last in TransformerLens
 
 
@@ -22,10 +23,16 @@ class Pass:
     """Position of each token in its own row, padding not counted, earlier passes included."""
     generated: Bool[Tensor, "batch seq"]
     """True where the token was generated, False where it belongs to the prompt."""
+    tokens: Int[Tensor, "batch seq"] | None
+    """Token ids; None where the model was given embeddings."""
+    prompt_tokens: Int[Tensor, " batch"] | None
+    """Length of each row's prompt, padding not counted; None: nobody said so, and part of the row is in the cache."""
     rows: Int[Tensor, " batch"]
     """Which row of the call each row is (a call may be split into batches, and finished rows are dropped)."""
     n_rows: int
     """Rows of the whole call."""
+    memory: Memory = field(default_factory=dict)
+    """What interventions keep from pass to pass of one call, each under a key of its own."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Rows:
     """Rows of the whole call."""
     prompt_tokens: Int[Tensor, " batch"]
     """Length of each row's prompt, padding not counted."""
+    memory: Memory = field(default_factory=dict)
+    """What interventions keep from pass to pass of the call."""
 
 
 def positions_of(mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -53,12 +62,12 @@ def after_first(real: Bool[Tensor, "batch seq"], positions: Int[Tensor, "batch s
     return real & (positions > 0)
 
 
-def describe(arguments: dict[str, Any], known: Rows | None) -> Pass:
+def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | None = None) -> Pass:
     """Describe a pass from the arguments of the root module's forward, by name.
 
     The 2-D ``attention_mask`` alone tells padding (``position_ids`` of pads are 0, as for the first token); it covers
     the cached tokens too, so positions follow from it with and without a cache. Without ``known`` rows, tokens that
-    come with a filled cache count as generated.
+    come with a filled cache count as generated, a pass without one begins a call, and ``memory`` lasts for that call.
 
     Raises:
         SiteError: the mask is not of shape [batch, cached + seq], so padding cannot be told.
@@ -79,8 +88,14 @@ def describe(arguments: dict[str, Any], known: Rows | None) -> Pass:
         )
     mask = mask.bool()
     positions = positions_of(mask.long())[:, -seq:]
+    real, tokens = mask[:, -seq:], None if given.is_floating_point() else given
     if known is None:
         generated = torch.full((batch, seq), past > 0, device=device)
-        return Pass(mask[:, -seq:], positions, generated, torch.arange(batch, device=device), batch)
+        prompt_tokens = None if past else mask.sum(-1)
+        memory = {} if memory is None else memory
+        if not past:
+            memory.clear()
+        rows = torch.arange(batch, device=device)
+        return Pass(real, positions, generated, tokens, prompt_tokens, rows, batch, memory)
     generated = positions >= known.prompt_tokens.unsqueeze(-1)
-    return Pass(mask[:, -seq:], positions, generated, known.index, known.n_rows)
+    return Pass(real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows, known.memory)

@@ -34,6 +34,11 @@ class Site:
         return f"{self.layer}.{self.part}"
 
     @property
+    def order(self) -> tuple[int, int]:
+        """Sorting key: the order in which a forward pass comes by."""
+        return self.layer, ("resid_pre", "attn_out", "mlp_out", "resid_post").index(self.part)
+
+    @property
     def lens_name(self) -> str:
         """The name in TransformerLens, for example ``blocks.6.hook_resid_post``."""
         return f"blocks.{self.layer}.hook_{self.part}"

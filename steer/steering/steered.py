@@ -12,7 +12,10 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass
 from steer.models.site import Site
-from steer.steering.interventions import Clamp, ClampEachRow, Intervention, check_set_once, combine
+from steer.steering.gates import Gated
+from steer.steering.intervention import Intervention, combine
+from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
+from steer.steering.rows import OnRows
 
 
 class Steering:
@@ -50,12 +53,17 @@ class _Part:
     lm: LanguageModel
     site: Site
     interventions: Sequence[Intervention]
+    listeners: Sequence[Gated]
+    """Those whose gates read here."""
 
     def __call__(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         parts = _active(self.lm, self.site)
         if parts[0] is not self:
             return x
-        return combine([one for part in parts for one in part.interventions])(x, at)
+        for gated in (one for part in parts for one in part.listeners):
+            gated.listen(x.float(), at)
+        interventions = [one for part in parts for one in part.interventions]
+        return combine(interventions)(x, at) if interventions else x
 
 
 def _active(lm: LanguageModel, site: Site) -> list[_Part]:
@@ -82,18 +90,30 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
             "LanguageModel(model, tokenizer, name)."
         )
     by_site: dict[Site, list[Intervention]] = defaultdict(list)
+    listeners: dict[Site, list[Gated]] = defaultdict(list)
     for intervention in interventions:
         if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
-                f"An intervention is a Clamp or an AddDirection, got {type(intervention).__name__}. "
+                f"An intervention is a LatentEdit (Clamp, ...) or a DirectionEdit, got {type(intervention).__name__}. "
                 "Give several one by one: steered(lm, first, second)."
             )
         intervention.check(lm.d_model)
-        by_site[intervention.site].append(intervention.to(lm.device))
+        moved = intervention.to(lm.device)
+        by_site[intervention.site].append(moved)
+        if gated := gate_in(moved):
+            listeners[gated.gate.score.site].append(gated)
     with lm.lock:
         for site, group in by_site.items():
             check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
-        return Steering(lm, lm.attach({site: _Part(lm, site, group) for site, group in by_site.items()}))
+        sites = [*by_site, *(site for site in listeners if site not in by_site)]
+        return Steering(lm, lm.attach({site: _Part(lm, site, by_site[site], listeners[site]) for site in sites}))
+
+
+def gate_in(intervention: Intervention) -> Gated | None:
+    """The gated intervention inside, if there is one."""
+    if isinstance(intervention, Gated):
+        return intervention
+    return gate_in(intervention.intervention) if isinstance(intervention, OnRows) else None
 
 
 def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
@@ -103,7 +123,7 @@ def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
     """
     notes = []
     for one in interventions:
-        if not isinstance(one, Clamp | ClampEachRow):
+        if not isinstance(one, LatentEdit | ClampEachRow):
             continue
         trained = one.sae.config
         if trained.model is not None and trained.model != lm.name:

@@ -19,7 +19,9 @@ from steer.models.chat import NO_TEMPLATE_NOTE
 from steer.models.load import load_model
 from steer.models.site import Site
 from steer.progress import Progress, Silent
-from steer.steering.interventions import AddDirection, Clamp, Intervention
+from steer.steering.direction_edits import AddDirection
+from steer.steering.intervention import Intervention
+from steer.steering.latents import Clamp
 from steer.steering.steered import steered
 from steer.studies.config import DemoConfig
 from steer.studies.prepare import Prepared, prepare

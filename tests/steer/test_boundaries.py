@@ -18,8 +18,9 @@ from steer.features.controls import rank_controls, unrelated_latents
 from steer.models.decode import Sampling, _choose
 from steer.models.passes import describe
 from steer.models.site import Site
-from steer.steering.interventions import ClampEachRow, acts_on
+from steer.steering.latents import ClampEachRow
 from steer.steering.steered import steered
+from steer.steering.window import EVERYWHERE
 from tests.conftest import PROMPTS, random_sae
 
 CIRCLES = "the cat sat down " * 4
@@ -56,7 +57,7 @@ def test_padding_on_the_right_is_left_alone_too():
     ids = torch.ones(2, 4, dtype=torch.long)
     mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]])
     at = describe({"input_ids": ids, "attention_mask": mask}, None)
-    assert acts_on(at).tolist() == [[False, True, False, False], [False, False, True, True]]
+    assert EVERYWHERE.weights(at).tolist() == [[0, 1, 0, 0], [0, 0, 1, 1]]
 
 
 def test_one_latent_for_many_rows_is_a_mistake_of_a_kind_of_its_own(llama, sae):

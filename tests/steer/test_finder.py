@@ -15,7 +15,7 @@ from steer.features.controls import unrelated_latents
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.directions import refusal_direction
-from steer.steering.interventions import Clamp
+from steer.steering.latents import Clamp
 from steer.steering.steered import steered
 from tests.conftest import random_sae
 

@@ -7,7 +7,7 @@ from steer.errors import DataError, PlanError
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
 from steer.models.site import Site
-from steer.steering.interventions import Clamp
+from steer.steering.latents import Clamp
 from steer.steering.steered import steered
 from tests.conftest import PROMPTS
 

@@ -7,8 +7,11 @@ from steer.errors import PlanError, SiteError
 from steer.models.decode import Sampling
 from steer.models.passes import Pass
 from steer.models.site import Site
-from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
+from steer.steering.direction_edits import AddDirection, DirectionEdit
+from steer.steering.latents import Clamp, ClampEachRow, LatentEdit
+from steer.steering.rows import OnRows
 from steer.steering.steered import steered
+from steer.steering.window import Window
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
 
 SAMPLING = Sampling(max_new_tokens=12)
@@ -19,7 +22,8 @@ def one_pass(x):
     """A pass over unpadded rows."""
     batch, seq = x.shape[:2]
     real = torch.ones(batch, seq, dtype=torch.bool)
-    return Pass(real, torch.arange(seq).expand(batch, seq), ~real, torch.arange(batch), batch)
+    tokens, prompt = torch.zeros(batch, seq, dtype=torch.long), torch.full((batch,), seq)
+    return Pass(real, torch.arange(seq).expand(batch, seq), ~real, tokens, prompt, torch.arange(batch), batch)
 
 
 def interventions():
@@ -30,6 +34,16 @@ def interventions():
         "direction": lambda sae: AddDirection(Site(1), direction, 6.0),
         "another site": lambda sae: Clamp(sae, {3: 9.0}, Site(0, "resid_pre")),
         "attention output": lambda sae: Clamp(sae, {3: 9.0}, Site(1, "attn_out")),
+        "added": lambda sae: LatentEdit(sae, {3: 4.0, 40: 9.0}, operation="add"),
+        "k stay active": lambda sae: LatentEdit(sae, {3: 9.0, 40: 5.0}, membership="replace"),
+        "prompt": lambda sae: LatentEdit(sae, {3: 19.0}, window=Window("prompt")),
+        "last": lambda sae: LatentEdit(sae, {3: 30.0}, window=Window("last")),
+        "generated": lambda sae: LatentEdit(sae, {3: 9.0}, window=Window("generated", start=1, stop=6, decay=0.9)),
+        "projected out": lambda sae: DirectionEdit(Site(1), direction, 0.0, "project_out"),
+        "turned": lambda sae: DirectionEdit(
+            Site(1), direction, 120.0, "rotate", second=torch.arange(float(D_MODEL)), window=Window("generated")
+        ),
+        "one row": lambda sae: OnRows(Clamp(sae, {3: 9.0}), [0, 2]),
     }
 
 
@@ -42,9 +56,10 @@ def test_generation_with_a_cache_equals_generation_without(lm, sae, name):
     assert cached != lm.generate_ids(lm.prompt_ids(PROMPTS), SAMPLING), "the steering changed nothing"
 
 
-def test_a_batch_equals_its_rows_one_by_one(lm, sae):
+@pytest.mark.parametrize("name", [name for name in interventions() if name != "one row"])
+def test_a_batch_equals_its_rows_one_by_one(lm, sae, name):
     rows = lm.prompt_ids(PROMPTS)
-    with steered(lm, Clamp(sae, {3: 9.0})):
+    with steered(lm, interventions()[name](sae)):
         together = lm.generate_ids(rows, SAMPLING)
         alone = [lm.generate_ids([row], SAMPLING)[0] for row in rows]
     assert together == alone
@@ -78,6 +93,17 @@ def test_every_row_of_a_batch_may_have_its_own_latent(lm, sae):
     for row, latent, reply in zip(rows, latents, together, strict=True):
         with steered(lm, Clamp(sae, {latent: 9.0})):
             assert lm.generate_ids([row], SAMPLING)[0] == reply
+
+
+def test_every_row_of_a_batch_may_be_steered_in_its_own_way(lm, sae):
+    rows, ways = lm.prompt_ids(PROMPTS), [*interventions()][3:7]
+    plans = [interventions()[name](sae) for name in ways]
+    with steered(lm, *(OnRows(plan, [row]) for row, plan in enumerate(plans[:-1]))):
+        together = lm.generate_ids(rows, SAMPLING)
+    for row, plan, reply in zip(rows[:-1], plans[:-1], together[:-1], strict=True):
+        with steered(lm, plan):
+            assert lm.generate_ids([row], SAMPLING)[0] == reply
+    assert together[-1] == lm.generate_ids(rows[-1:], SAMPLING)[0], "the last row is steered by none"
 
 
 def test_rows_that_finish_early_do_not_disturb_the_others(llama, sae):

@@ -7,7 +7,8 @@ import torch
 
 from steer.errors import PlanError
 from steer.models.site import Site
-from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
+from steer.steering.direction_edits import AddDirection
+from steer.steering.latents import Clamp, ClampEachRow
 from tests.conftest import D_MODEL, random_sae
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_a_direction_is_the_one_that_was_given():
 
 @pytest.mark.parametrize("keys", [(torch.tensor(5), torch.tensor(5)), (5, torch.tensor(5))])
 def test_one_clamp_sets_a_latent_once(sae, keys):
-    with pytest.raises(PlanError, match="given twice in one Clamp"):
+    with pytest.raises(PlanError, match="given twice in one edit"):
         untyped(Clamp, sae, dict(zip(keys, (1.0, 2.0), strict=True)))
 
 

@@ -6,7 +6,7 @@ import torch
 from steer.models.decode import Sampling
 from steer.models.load import load_model
 from steer.models.site import Site
-from steer.steering.interventions import Clamp
+from steer.steering.latents import Clamp
 from steer.steering.steered import steered
 from tests.conftest import count_hooks, folder_or_skip, random_sae
 

@@ -9,8 +9,9 @@ import torch
 
 from steer.errors import ModelError, PlanError, SiteError
 from steer.models.site import Site
+from steer.steering.direction_edits import AddDirection
 from steer.steering.directions import refusal_direction
-from steer.steering.interventions import AddDirection, Clamp, ClampEachRow
+from steer.steering.latents import Clamp, ClampEachRow
 from steer.steering.steered import mismatches, steered
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
 

@@ -10,7 +10,8 @@ import torch
 from steer.errors import PlanError, SiteError
 from steer.models.decode import Sampling
 from steer.models.site import Site
-from steer.steering.interventions import AddDirection, Clamp
+from steer.steering.direction_edits import AddDirection
+from steer.steering.latents import Clamp
 from steer.steering.steered import steered
 from tests.conftest import D_MODEL, PROMPTS, count_hooks
 

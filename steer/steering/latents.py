@@ -1,76 +1,72 @@
-"""What is done to activations: clamp SAE latents, add a direction.
-
-Every intervention at a site computes a change from the same activations; the changes are summed and added once, in
-float32, and cast back once. Because a change is added and the reconstruction never replaces the activations, the
-SAE's error term stays exactly as it was, and a change of zero gives back the activations bit for bit.
-"""
+"""Edits of SAE latents: set, scale, cap, ablate ... chosen ones, and leave the rest of the activations as they are."""
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from numbers import Real
-from typing import Protocol, runtime_checkable
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saes import SAE
 from steer.checks import require_finite
 from steer.errors import PlanError
-from steer.models.hooks import Edit
-from steer.models.passes import Pass, after_first
+from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.intervention import Intervention
+from steer.steering.operations import TARGETS, Operation
+from steer.steering.window import EVERYWHERE, Window
 
 FLOAT32 = torch.finfo(torch.float32).max
-
-
-@runtime_checkable
-class Intervention(Protocol):
-    """Something that changes the activations of one site."""
-
-    @property
-    def site(self) -> Site:
-        """Where it acts."""
-        ...
-
-    def check(self, d_model: int) -> None:
-        """Raise PlanError if it does not fit a residual stream of width ``d_model``."""
-        ...
-
-    def to(self, device: torch.device) -> "Intervention":
-        """The same with its tensors on ``device``."""
-        ...
-
-    def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
-        """What to add to ``x`` (float32)."""
-        ...
+Membership = Literal["allow", "replace"]
+ErrorTerm = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True, eq=False)
-class Clamp:
-    """Set SAE latents to given activations, whether they are active or not.
+class LatentEdit:
+    """An operation on latents: ``x' = x + mask * sum_i (target_i - a_i) g(x) W_dec[i]`` with ``a = encode(x)``.
 
-    ``x' = x + sum_i (value_i - a_i) W_dec[i]`` with ``a = encode(x)`` (arXiv 2411.11296; the operation called ``set``).
-    Clamping a latent that is not among the k strongest makes k + 1 active ones. ``latents`` is ``{latent: value}`` in
-    raw activation units; a value may be a tensor with one entry per row of the batch.
+    ``latents`` is ``{latent: value}``; a value may be a tensor with one entry per row of the batch. ``g`` is the scale
+    by which an SAE that normalises each token multiplies its reconstruction. Computed in float32.
+
+    Raises:
+        PlanError: a latent, a value or an option is not of its kind; or neither side names a site.
     """
 
     sae: SAE
     latents: Mapping[int, float | Tensor]
     where: Site | str | None = None
     """Where to act, a site or its name; None: the site that the SAE was trained on."""
+    operation: Operation = "set"
+    """What to make of each latent's activation, see ``steer.steering.operations``."""
+    window: Window = EVERYWHERE
+    """On which tokens."""
+    maxima: Mapping[int, float] | None = None
+    """Largest activation of each latent, in raw units: values are multiples of it. None: values are raw units."""
+    membership: Membership = "allow"
+    """Of a top-k SAE, when a silent latent becomes active: ``allow`` k + 1, or ``replace`` the weakest active one."""
+    error: ErrorTerm = "keep"
+    """``drop``: what the SAE cannot reconstruct is taken out of the activations too."""
     _index: Int[Tensor, " n"] = field(init=False)
     _values: Float[Tensor, "rows n"] = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_sae(self.sae)
+        check_sae(self.sae)
+        _check_choice("operation", self.operation, tuple(TARGETS))
+        _check_choice("membership", self.membership, get_args(Membership))
+        _check_choice("error", self.error, get_args(ErrorTerm))
         if not isinstance(self.latents, Mapping) or not self.latents:
-            raise PlanError(f"Clamp needs at least one latent, as {{latent: value}}: got {self.latents!r}.")
-        index = _check_latents(self.latents, self.sae.config.d_sae)
+            raise PlanError(
+                f"{type(self).__name__} needs at least one latent, as {{latent: value}}: got {self.latents!r}."
+            )
+        index = check_latents(self.latents, self.sae.config.d_sae)
         if len(set(index)) < len(index):  # keys that differ may name one latent: torch.tensor(5) twice
-            raise PlanError(f"A latent is given twice in one Clamp: got {index}. Give one value for each latent.")
+            raise PlanError(f"A latent is given twice in one edit: got {index}. Give one value for each latent.")
+        if self.membership == "replace" and self.sae.config.k is None:
+            raise PlanError("membership='replace' keeps k latents active, but this SAE has no k. Use 'allow'.")
         columns = [_column(value) for value in self.latents.values()]
         lengths = {len(column) for column in columns} - {1}
         if len(lengths) > 1:
@@ -80,28 +76,63 @@ class Clamp:
         # a copy: what the caller does to the dict or its tensors later must not change what is set
         object.__setattr__(self, "latents", dict(zip(index, map(_kept, columns), strict=True)))
         object.__setattr__(self, "_index", torch.tensor(index, device=device))
-        object.__setattr__(self, "_values", values)
+        object.__setattr__(self, "_values", values * _maxima(self.maxima, index).to(device))
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
     def site(self) -> Site:
         """Where it acts."""
-        return _site_of(self.sae, self.where)
+        return site_of(self.sae, self.where)
+
+    @property
+    def raw_values(self) -> dict[int, float | Tensor]:
+        """The values in raw units."""
+        return dict(zip(self._index.tolist(), map(_kept, self._values.unbind(-1)), strict=True))
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the SAE does not read activations of width ``d_model``."""
-        _check_width(self.sae, d_model)
+        check_width(self.sae, d_model)
 
-    def to(self, device: torch.device) -> "Clamp":
+    def to(self, device: torch.device) -> "LatentEdit":
         """The same with its tensors on ``device``; the SAE is copied there if it is elsewhere."""
-        return Clamp(self.sae.on(device), self.latents, self.where)
+        return replace(self, sae=self.sae.on(device))
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
-        """``sum_i (value_i - a_i) W_dec[i]``."""
+        """``sum_i (target_i - a_i) g(x) W_dec[i]``; and less what falls out of the top k, and the error term."""
+        check_rows(len(self._values), at)
         now = self.sae.activations_of(x, self._index)
-        _check_rows(len(self._values), at)
-        target = self._values[at.rows] if len(self._values) > 1 else self._values
-        return _scaled((target.unsqueeze(1) - now) @ self.sae.W_dec[self._index], self.sae, x)
+        values = self._values[at.rows] if len(self._values) > 1 else self._values
+        target = TARGETS[self.operation](now, values.unsqueeze(1))
+        change = scaled((target - now) @ self.sae.W_dec[self._index], self.sae, x)
+        if self.membership == "replace":
+            change = change - scaled(self._fallen_out(x, now, target), self.sae, x)
+        if self.error == "drop":
+            change = change + (self.sae(x) - x)
+        return change
+
+    def _fallen_out(self, x: Tensor, now: Tensor, target: Tensor) -> Tensor:
+        """What the weakest active latents contribute, one for each silent latent that becomes active."""
+        assert self.sae.config.k is not None, "checked when it was made"
+        codes = self.sae.encode(x)
+        edited = torch.isin(codes.indices, self._index)
+        others = torch.where((codes.values > 0) & ~edited, codes.values, torch.inf)
+        weakest, order = others.sort(dim=-1)
+        active = (now > 0).sum(-1, keepdim=True) + (others < torch.inf).sum(-1, keepdim=True)
+        added = ((now <= 0) & (target > 0)).sum(-1, keepdim=True) - ((now > 0) & (target <= 0)).sum(-1, keepdim=True)
+        too_many = (active + added - self.sae.config.k).clamp_min(0)
+        falls = (torch.arange(weakest.shape[-1], device=x.device) < too_many) & (weakest < torch.inf)
+        values = torch.where(falls, weakest, torch.zeros_like(weakest))
+        return torch.einsum("...k,...kd->...d", values, self.sae.W_dec[codes.indices.gather(-1, order)])
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp(LatentEdit):
+    """Set SAE latents to given activations, whether they are active or not (arXiv 2411.11296).
+
+    The operation ``set``: clamping a latent that is not among the k strongest makes k + 1 active ones.
+    """
+
+    operation: Operation = field(default="set", init=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +145,14 @@ class ClampEachRow:
     """Activation to set, in raw units."""
     where: Site | str | None = None
     """Where to act, a site or its name; None: the site that the SAE was trained on."""
+    window: Window = EVERYWHERE
+    """On which tokens."""
 
     def __post_init__(self) -> None:
-        _check_sae(self.sae)
+        check_sae(self.sae)
         if not isinstance(self.latents, Tensor) or self.latents.ndim != 1:
             raise PlanError(f"Latents must be a tensor of shape [rows], got {self.latents!r}.")
-        _check_latents(self.latents.tolist(), self.sae.config.d_sae)
+        check_latents(self.latents.tolist(), self.sae.config.d_sae)
         require_finite("value", self.value, PlanError, FLOAT32)
         object.__setattr__(self, "latents", self.latents.detach().clone())
         self.site  # noqa: B018  # raises now if neither side names a site
@@ -127,94 +160,43 @@ class ClampEachRow:
     @property
     def site(self) -> Site:
         """Where it acts."""
-        return _site_of(self.sae, self.where)
+        return site_of(self.sae, self.where)
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the SAE does not read activations of width ``d_model``."""
-        _check_width(self.sae, d_model)
+        check_width(self.sae, d_model)
 
     def to(self, device: torch.device) -> "ClampEachRow":
         """The same with its tensors on ``device``; the SAE is copied there if it is elsewhere."""
-        return ClampEachRow(self.sae.on(device), self.latents.to(device), self.value, self.where)
+        return replace(self, sae=self.sae.on(device), latents=self.latents.to(device))
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """``(value - a_i) W_dec[i]`` with i the latent of the row."""
         if len(self.latents) == 1 < at.n_rows:
             raise PlanError(f"One latent is needed for each row: got 1 for {at.n_rows} rows. Use Clamp instead.")
-        _check_rows(len(self.latents), at)
+        check_rows(len(self.latents), at)
         latent = self.latents[at.rows]
         now = self.sae.activations_of(x, latent.unsqueeze(-1))
-        return _scaled((self.value - now) * self.sae.W_dec[latent].unsqueeze(1), self.sae, x)
-
-
-@dataclass(frozen=True, eq=False)
-class AddDirection:
-    """Add a direction of a given length to the residual stream: ``x' = x + strength * v / |v|``."""
-
-    where: Site | str
-    """Where to act, a site or its name."""
-    direction: Float[Tensor, " d_model"]
-    strength: float
-    """Length of what is added, in units of the residual stream."""
-    _unit: Float[Tensor, " d_model"] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.direction, Tensor) or self.direction.ndim != 1:
-            shape = list(self.direction.shape) if isinstance(self.direction, Tensor) else type(self.direction).__name__
-            raise PlanError(f"A direction must be a tensor of shape [d_model], got {shape}.")
-        require_finite("strength", self.strength, PlanError, FLOAT32)
-        object.__setattr__(self, "direction", self.direction.detach().clone())
-        exact = self.direction.cpu().double()
-        largest = exact.abs().max().item() if len(exact) else 0.0
-        if not 0 < largest < float("inf"):
-            raise PlanError(f"A direction must be finite and must not be zero: its largest component is {largest}.")
-        exact = exact / largest  # so that no square is lost or infinite
-        object.__setattr__(self, "_unit", (exact / exact.norm()).float().to(self.direction.device))
-        self.site  # noqa: B018  # raises now if the name is no site
-
-    @property
-    def site(self) -> Site:
-        """Where it acts."""
-        return Site.parse(self.where)
-
-    def check(self, d_model: int) -> None:
-        """Raise PlanError if the direction has another width than the residual stream."""
-        if len(self.direction) != d_model:
-            raise PlanError(f"The direction has {len(self.direction)} dimensions, the model {d_model}.")
-
-    def to(self, device: torch.device) -> "AddDirection":
-        """The same with its tensors on ``device``."""
-        return AddDirection(self.where, self.direction.to(device), self.strength)
-
-    def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
-        """The same vector at every token."""
-        return (self.strength * self._unit).expand_as(x)
-
-
-def acts_on(at: Pass) -> Bool[Tensor, "batch seq"]:
-    """Tokens that interventions act on, prompt and generated ones alike: those that SAEs are trained on."""
-    return after_first(at.real, at.positions)
-
-
-def combine(interventions: Sequence[Intervention]) -> Edit:
-    """One edit for all interventions of a site; the order does not matter, since all read the same activations."""
-
-    def edit(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
-        exact = x.float()
-        change = torch.stack([intervention.change(exact, at) for intervention in interventions]).sum(0)
-        return (exact + change * acts_on(at).unsqueeze(-1)).to(x.dtype)
-
-    return edit
+        return scaled((self.value - now) * self.sae.W_dec[latent].unsqueeze(1), self.sae, x)
 
 
 def check_set_once(interventions: Sequence[Intervention]) -> None:
     """Check the interventions of a site together.
 
     Raises:
-        PlanError: two of them set the same latent of the same SAE, so their changes would add up to neither's value.
+        PlanError: two of them edit the same latent of the same SAE on the same tokens, so their changes would add up to
+            neither's value; or two drop the error term.
     """
-    clamps = [one for one in interventions if isinstance(one, Clamp | ClampEachRow)]
+    clamps = [one for one in interventions if isinstance(one, LatentEdit | ClampEachRow)]  # of all rows
+    drops = [one for one in clamps if isinstance(one, LatentEdit) and one.error == "drop"]
+    if len(drops) > 1:
+        raise PlanError(
+            f"{len(drops)} edits at {drops[0].site} drop the SAE's error term, which would be taken out as often. "
+            "Give one edit with all latents, or leave error='keep' in the others."
+        )
     for first, second in combinations(clamps, 2):
+        if first.window.excludes(second.window):
+            continue
         twice = _set_by_both(first, second)
         if twice and _same(first.sae, second.sae):
             raise PlanError(
@@ -223,10 +205,10 @@ def check_set_once(interventions: Sequence[Intervention]) -> None:
             )
 
 
-def _set_by_both(first: "Clamp | ClampEachRow", second: "Clamp | ClampEachRow") -> list[int]:
+def _set_by_both(first: "LatentEdit | ClampEachRow", second: "LatentEdit | ClampEachRow") -> list[int]:
     """Latents that both set in some row."""
     one, other = (
-        clamp._index.cpu().unsqueeze(0) if isinstance(clamp, Clamp) else clamp.latents.cpu().unsqueeze(-1)
+        clamp._index.cpu().unsqueeze(0) if isinstance(clamp, LatentEdit) else clamp.latents.cpu().unsqueeze(-1)
         for clamp in (first, second)
     )  # each [rows, n], with 1 row where all rows are alike
     if len(one) != len(other) and 1 not in (len(one), len(other)):
@@ -242,12 +224,14 @@ def _same(first: SAE, second: SAE) -> bool:
     return first.config == second.config and torch.equal(first.W_dec.cpu(), second.W_dec.cpu())
 
 
-def _check_rows(values: int, at: Pass) -> None:
+def check_rows(values: int, at: Pass) -> None:
+    """Raise PlanError unless there is one value for all rows of a call or one for each."""
     if values not in (1, at.n_rows):
         raise PlanError(f"An intervention has values for {values} rows, but {at.n_rows} rows are run.")
 
 
-def _site_of(sae: SAE, given: Site | str | None) -> Site:
+def site_of(sae: SAE, given: Site | str | None) -> Site:
+    """The site given, or else the SAE's own; raise PlanError if it says none."""
     if given is not None:
         return Site.parse(given)
     if sae.config.site is None:
@@ -255,7 +239,8 @@ def _site_of(sae: SAE, given: Site | str | None) -> Site:
     return Site.parse(sae.config.site)
 
 
-def _check_sae(sae: object) -> None:
+def check_sae(sae: object) -> None:
+    """Raise PlanError unless it is an SAE whose latents can be edited where it reads, in float32."""
     if not isinstance(sae, SAE):
         raise PlanError(f"A clamp needs an SAE, such as saes.load(folder) gives, got {type(sae).__name__}.")
     if sae.config.is_transcoder:
@@ -268,13 +253,14 @@ def _check_sae(sae: object) -> None:
         raise PlanError(f"A clamp is computed in float32, but the SAE has weights in {dtypes}. Give sae.float().")
 
 
-def _scaled(change: Tensor, sae: SAE, x: Tensor) -> Tensor:
+def scaled(change: Tensor, sae: SAE, x: Tensor) -> Tensor:
     """A change in the SAE's units in those of the activations: they differ where it normalises each token."""
     scale = sae.output_scale(x)
     return change if scale is None else change * scale
 
 
-def _check_width(sae: SAE, d_model: int) -> None:
+def check_width(sae: SAE, d_model: int) -> None:
+    """Raise PlanError unless the SAE reads activations of this width."""
     if sae.config.d_in != d_model:
         raise PlanError(
             f"The SAE reads activations of width {sae.config.d_in} (d_in), but the model's residual stream is "
@@ -282,7 +268,7 @@ def _check_width(sae: SAE, d_model: int) -> None:
         )
 
 
-def _check_latents(latents: Iterable[object], d_sae: int) -> list[int]:
+def check_latents(latents: Iterable[object], d_sae: int) -> list[int]:
     """The latents as plain integers, each one of the SAE's."""
     indices = []
     for latent in latents:
@@ -322,3 +308,23 @@ def _column(value: object) -> Float[Tensor, " rows"]:
 def _kept(column: Float[Tensor, " rows"]) -> float | Tensor:
     """A value as a Clamp shows it: a number where all rows are alike."""
     return column.item() if len(column) == 1 else column
+
+
+def _maxima(maxima: Mapping[int, float] | None, index: Sequence[int]) -> Float[Tensor, " n"]:
+    """What the value of each latent is a multiple of, in raw units."""
+    if maxima is None:
+        return torch.ones(len(index))
+    if missing := [latent for latent in index if latent not in maxima]:
+        raise PlanError(
+            f"Values are multiples of the largest activation, but that of latent {missing[0]} is not given."
+        )
+    for latent in index:
+        require_finite(f"the largest activation of latent {latent}", maxima[latent], PlanError, FLOAT32)
+        if maxima[latent] <= 0:
+            raise PlanError(f"The largest activation of latent {latent} must be above 0, got {maxima[latent]!r}.")
+    return torch.tensor([float(maxima[latent]) for latent in index])
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise PlanError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")

@@ -1,0 +1,78 @@
+"""Interventions of single rows: every row of a batch may be steered in its own way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steer.errors import PlanError
+from steer.models.passes import Pass
+from steer.models.site import Site
+from steer.steering.intervention import Intervention
+from steer.steering.window import Window
+
+
+@dataclass(frozen=True, eq=False)
+class OnRows:
+    """An intervention on some rows of a call; the others are left alone, bit for bit.
+
+    Raises:
+        PlanError: there is no row, or a row is no whole number or below 0.
+    """
+
+    intervention: Intervention
+    rows: Sequence[int]
+    """Which rows of the call, from 0."""
+
+    def __post_init__(self) -> None:
+        rows = tuple(self.rows)
+        if not rows or any(not isinstance(row, int) or isinstance(row, bool) or row < 0 for row in rows):
+            raise PlanError(f"Rows must be whole numbers from 0 on, at least one, got {self.rows!r}.")
+        object.__setattr__(self, "rows", tuple(sorted(set(rows))))
+
+    @property
+    def site(self) -> Site:
+        """Where it acts."""
+        return self.intervention.site
+
+    @property
+    def window(self) -> Window:
+        """On which tokens."""
+        return self.intervention.window
+
+    def check(self, d_model: int) -> None:
+        """Raise PlanError if it does not fit a residual stream of width ``d_model``."""
+        self.intervention.check(d_model)
+
+    def to(self, device: torch.device) -> "OnRows":
+        """The same with its tensors on ``device``."""
+        return replace(self, intervention=self.intervention.to(device))
+
+    def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
+        """The intervention's change on its rows, computed on them alone, and zero on the others."""
+        if self.rows[-1] >= at.n_rows:
+            raise PlanError(f"Row {self.rows[-1]} is to be steered, but only {at.n_rows} rows are run.")
+        chosen = torch.isin(at.rows, torch.tensor(self.rows, device=at.rows.device))
+        change = torch.zeros_like(x)
+        if chosen.any():
+            change[chosen] = self.intervention.change(x[chosen], _part(at, chosen))
+        return change
+
+
+def _part(at: Pass, chosen: Bool[Tensor, " batch"]) -> Pass:
+    """The pass of the chosen rows; they keep their numbers."""
+
+    def of(tensor: Int[Tensor, "..."] | None) -> Int[Tensor, "..."] | None:
+        return None if tensor is None else tensor[chosen]
+
+    return replace(
+        at,
+        real=at.real[chosen],
+        positions=at.positions[chosen],
+        generated=at.generated[chosen],
+        tokens=of(at.tokens),
+        prompt_tokens=of(at.prompt_tokens),
+        rows=at.rows[chosen],
+    )

@@ -1,0 +1,99 @@
+"""On which tokens an intervention acts, and how strongly: a clause about positions in a row, padding not counted."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steer.checks import require_finite, require_whole
+from steer.errors import PlanError
+from steer.models.passes import Pass, after_first
+
+Phase = Literal["all", "prompt", "generated", "last"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens that an intervention acts on. All conditions must hold.
+
+    Positions are those of each row, so a window means the same with and without a KV cache, alone and in a batch.
+
+    Raises:
+        PlanError: a field is not of its kind, or no token can ever be in the window.
+    """
+
+    phase: Phase = "all"
+    """``prompt``, ``generated``, both (``all``), or the prompt's ``last`` token."""
+    start: int = 0
+    """First token, counted from the beginning of the phase (of the prompt for ``all``)."""
+    stop: int | None = None
+    """The token after the last one; None: to the end."""
+    first_token: bool = False
+    """Whether to act on the first token of a row too. It carries activations unlike all others."""
+    exclude_ids: frozenset[int] = frozenset()
+    """Token ids to leave alone, such as those of a chat template."""
+    decay: float = 1.0
+    """Factor by which the effect shrinks with each generated token; 1: it stays."""
+
+    def __post_init__(self) -> None:
+        if self.phase not in get_args(Phase):
+            raise PlanError(f"phase must be one of {', '.join(get_args(Phase))}, got {self.phase!r}.")
+        require_whole("start", self.start, PlanError, least=0)
+        if self.stop is not None:
+            require_whole("stop", self.stop, PlanError, least=0)
+            if self.stop <= self.start:
+                raise PlanError(
+                    f"A window from {self.start} to {self.stop} holds no token. Give a stop greater than its start."
+                )
+        if self.phase == "last" and (self.start or self.stop is not None):
+            raise PlanError("The last token of the prompt is one token: give no start and no stop.")
+        require_finite("decay", self.decay, PlanError, 1.0)
+        if self.decay < 0:
+            raise PlanError(f"decay must be between 0 and 1, got {self.decay}.")
+        object.__setattr__(self, "exclude_ids", frozenset(self.exclude_ids))
+
+    def excludes(self, other: "Window") -> bool:
+        """Whether no token can be in both."""
+        prompt = ("prompt", "last")
+        if "generated" in (self.phase, other.phase):
+            return self.phase in prompt or other.phase in prompt
+        return False
+
+    def weights(self, at: Pass) -> Float[Tensor, "batch seq"]:
+        """How strongly each token is acted on, from 0 (not at all) to 1."""
+        inside = at.real if self.first_token else after_first(at.real, at.positions)
+        if self.phase in ("prompt", "last"):
+            inside = inside & ~at.generated
+        if self.phase == "generated":
+            inside = inside & at.generated
+        if self.phase == "last":
+            inside = inside & (at.positions == _prompt_tokens(at) - 1)
+        if self.start or self.stop is not None:
+            place = at.positions - (_prompt_tokens(at) if self.phase == "generated" else 0)
+            inside = inside & (place >= self.start) & (place < (2**62 if self.stop is None else self.stop))
+        if self.exclude_ids:
+            inside = inside & ~torch.isin(_tokens(at), torch.tensor(sorted(self.exclude_ids), device=inside.device))
+        if self.decay == 1.0:
+            return inside.float()
+        age = (at.positions - _prompt_tokens(at) + 1).clamp_min(0)  # 0 in the prompt, 1 at the first generated token
+        return inside * torch.full_like(age, self.decay, dtype=torch.float32) ** age
+
+
+EVERYWHERE = Window()
+
+
+def _prompt_tokens(at: Pass) -> Int[Tensor, "batch 1"]:
+    if at.prompt_tokens is None:
+        raise PlanError(
+            "This window counts from the end of the prompt, and nobody said where that is: a part of the row was in "
+            "the cache. Generate with LanguageModel.generate."
+        )
+    return at.prompt_tokens.unsqueeze(-1)
+
+
+def _tokens(at: Pass) -> Int[Tensor, "batch seq"]:
+    if at.tokens is None:
+        raise PlanError("A window that leaves out token ids needs them, but the model was given embeddings.")
+    return at.tokens
