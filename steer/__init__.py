@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from steer.quality.evaluation import evaluate_sae
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
+    from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
+    from steer.steering.rows import OnRows
     from steer.steering.steered import Steering, mismatches, steered
     from steer.steering.window import Window
     from steer.studies.config import DemoConfig
@@ -60,16 +62,22 @@ _WHERE = {
     "CheckpointError": "steer.errors",
     "Clamp": "steer.steering.latents",
     "Columns": "steer.activations.sources.source",
+    "ConditionScore": "steer.steering.gates",
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.config",
     "DirectionEdit": "steer.steering.direction_edits",
+    "Gate": "steer.steering.gates",
+    "Gated": "steer.steering.gates",
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
     "LatentEdit": "steer.steering.latents",
+    "LatentScore": "steer.steering.gates",
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
+    "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
+    "ProbeScore": "steer.steering.gates",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
     "Result": "steer.evals.runner",
@@ -95,6 +103,7 @@ _WHERE = {
     "estimate": "steer.training.estimate",
     "evaluate": "steer.evals.runner",
     "evaluate_sae": "steer.quality.evaluation",
+    "fit_threshold": "steer.steering.gates",
     "latents_active": "steer.features.archetype",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
@@ -122,16 +131,22 @@ __all__ = [
     "CheckpointError",
     "Clamp",
     "Columns",
+    "ConditionScore",
     "DataError",
     "DemoConfig",
     "DirectionEdit",
+    "Gate",
+    "Gated",
     "HubSource",
     "LanguageModel",
     "LatentEdit",
+    "LatentScore",
     "MissingExtra",
     "ModelError",
+    "OnRows",
     "OutputError",
     "PlanError",
+    "ProbeScore",
     "Rate",
     "Reading",
     "Result",
@@ -156,6 +171,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "evaluate_sae",
+    "fit_threshold",
     "latents_active",
     "load_model",
     "load_prompts",
