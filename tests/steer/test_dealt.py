@@ -1,5 +1,6 @@
 """Passes of the model are dealt to processes: each makes its share, all get the batches of one, bit for bit."""
 
+import copy
 import os
 
 import pytest
@@ -24,6 +25,12 @@ def stream_of(lm, source, world=World(), ahead=0, endless=False, **policy):  # n
     reading = Reading(SITES, TokenPolicy(**policy), forward_tokens=200, window_rows=5)
     config = StreamConfig(batch_tokens=32, ring_tokens=300, ahead=ahead, endless=endless)
     return ActivationStream(lm, source, reading, config, world)
+
+
+@pytest.fixture
+def llama(llama):
+    """A copy, since the tests put a method of their own in it."""
+    return copy.deepcopy(llama)
 
 
 def counted(lm):
