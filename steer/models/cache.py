@@ -50,8 +50,8 @@ class RoomyLayer(DynamicLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Hold each row ``repeats`` times: [a, b] becomes [a, a, b, b]."""
-        if self.get_seq_length():
-            self._memory = tuple(memory.repeat_interleave(repeats, 0) for memory in (self.keys, self.values))
+        if self.keys is not None and self.values is not None:
+            self._memory = self.keys.repeat_interleave(repeats, 0), self.values.repeat_interleave(repeats, 0)
             self.keys, self.values = self._memory
 
 
