@@ -6,9 +6,11 @@ all of them: it is not as soon as k others are found to be larger, and most late
 
 import torch
 
+from saes.kernels import cpu, kernels_for
 from saes.shapes import Bool, Float, Int, Tensor
 
-BLOCK = 1024  # latents looked at together
+BLOCK = 1024  # latents looked at first, together
+FEW_TOKENS = 64  # for which latents are looked at one by one; for more, products are faster
 
 
 def chosen_pre_activations(
@@ -21,7 +23,7 @@ def chosen_pre_activations(
     if len(latents) == 1:
         return torch.relu(x @ W_enc[:, latents[0]] + b_enc[latents[0]])
     columns = W_enc.T[latents]  # [token, n, d_in]
-    return torch.relu(torch.einsum("td,tnd->tn", x, columns) + b_enc[latents])
+    return torch.relu(torch.bmm(columns, x.unsqueeze(-1)).squeeze(-1) + b_enc[latents])
 
 
 def among_largest(
@@ -34,23 +36,39 @@ def among_largest(
 ) -> Bool[Tensor, "token n"]:
     """Whether fewer than k other latents have a larger pre-activation; ``chosen`` holds those of the latents asked for.
 
-    What is not positive counts as not among them. Blocks of latents are looked at until every token is decided.
+    What is not positive counts as not among them.
     """
-    latents = latents.expand(len(x), -1)
-    larger = torch.zeros_like(chosen)
+    one_by_one = len(x) <= FEW_TOKENS and x.dtype == torch.float32 and kernels_for(x.device) is cpu
+    count = cpu.larger_than if one_by_one else larger_than
+    return count(x, W_enc, b_enc, latents.expand(len(x), -1), chosen, k) < k
+
+
+def larger_than(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    latents: Int[Tensor, "token n"],
+    chosen: Float[Tensor, "token n"],
+    k: int,
+) -> Float[Tensor, "token n"]:
+    """How many other latents have a larger pre-activation than each chosen one, counted until there are k.
+
+    Of one that is not positive k are. Blocks of latents are looked at until every token is decided.
+    """
+    larger = torch.where(chosen > 0, 0.0, float(k))
     open_tokens = (chosen > 0).any(-1).nonzero().squeeze(-1)
-    for start in range(0, W_enc.shape[1], BLOCK):
-        if not len(open_tokens):
-            break
+    start, size = 0, BLOCK
+    while start < W_enc.shape[1] and len(open_tokens):
+        block = slice(start, start + size)
         whole = len(open_tokens) == len(x)
         rows, own = (x, chosen) if whole else (x[open_tokens], chosen[open_tokens])
-        pre = torch.addmm(b_enc[start : start + BLOCK], rows, W_enc[:, start : start + BLOCK])
+        pre = torch.addmm(b_enc[block], rows, W_enc[:, block])
         counts = torch.stack([count_above(pre, one) for one in own.unbind(-1)], dim=-1)
         counts -= _itself(pre, own, (latents if whole else latents[open_tokens]) - start)
         larger[open_tokens] += counts
-        undecided = ((larger[open_tokens] < k) & (own > 0)).any(-1)
-        open_tokens = open_tokens[undecided]
-    return (larger < k) & (chosen > 0)
+        open_tokens = open_tokens[(larger[open_tokens] < k).any(-1)]
+        start, size = start + size, 2 * size  # what is not decided soon is likely to be among them, or near
+    return larger
 
 
 def _itself(

@@ -1,9 +1,10 @@
 """Steered generation beside plain ``transformers`` generation, TransformerBridge, and sweeps beside separate runs.
 
-``python -m experiments.benchmarks.steering --json`` times, in turns and in one process, replies of a fixed length to the
-same prompts: without any hook by ``model.generate``; with one latent clamped; with another plan in every row; with the
-same edit in a ``TransformerBridge``; by self-contrastive decoding; and eight strengths in one call beside eight calls.
-Ratios of tokens/s are to plain generation (1: as fast), ``selfcd_ratio`` and ``sweep8_ratio`` are ratios of times.
+``python -m experiments.benchmarks.steering --json`` times, in turns and in one process, replies of a fixed length to
+the same prompts: without any hook by ``model.generate``; with one latent clamped; with another plan in every row; with
+the same edit in a ``TransformerBridge``; by self-contrastive decoding; and eight strengths in one call beside eight
+calls. Ratios of tokens/s are to plain generation (1: as fast; ``bridge_ratio``: ours to the bridge's);
+``selfcd_ratio`` and ``sweep8_ratio`` are ratios of times.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from experiments.benchmarks.sae_step import device_name, versions
 from saes.config import SAEConfig
@@ -74,7 +75,8 @@ def phi3_mini(dtype: torch.dtype, device: str) -> Phi3ForCausalLM:
     torch.manual_seed(0)
     config = Phi3Config(vocab_size=32064, pad_token_id=0, bos_token_id=1, eos_token_id=None, dtype=dtype)
     with torch.device(device):
-        return Phi3ForCausalLM(config).to(dtype).eval()
+        model: Phi3ForCausalLM = Phi3ForCausalLM(config).eval()
+    return model
 
 
 def endless(lm: LanguageModel) -> LanguageModel:
@@ -82,9 +84,8 @@ def endless(lm: LanguageModel) -> LanguageModel:
     tokenizer = copy.deepcopy(lm.tokenizer)
     pad = tokenizer.pad_token_id
     tokenizer.eos_token = None
-    model = copy.deepcopy(lm.model)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = pad
+    model: Any = copy.deepcopy(lm.model)
+    model.generation_config = GenerationConfig(pad_token_id=pad, do_sample=False)
     found = LanguageModel(model, tokenizer, lm.name)
     assert not found.stop_ids()
     return found
@@ -106,9 +107,11 @@ def contenders(lm: LanguageModel, case: Case) -> dict[str, Run]:
     few = prompts[: case.rows]
     ids = torch.tensor(few, device=lm.device)
 
+    generate: Any = lm.model.generate
+
     def plain() -> Any:
         with torch.inference_mode():
-            return lm.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=case.new, do_sample=False)
+            return generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=case.new, do_sample=False)
 
     def ours() -> Any:
         return lm.generate_ids(few, sampling)

@@ -58,8 +58,7 @@ class OnRows:
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """The intervention's change on its rows, computed on them alone, and zero on the others."""
-        if self.rows[-1] >= at.n_rows:
-            raise PlanError(f"Row {self.rows[-1]} is to be steered, but only {at.n_rows} rows are run.")
+        check_steered_rows(self.rows[-1], at)
         chosen = self._chosen[at.rows.clamp_max(self.rows[-1])] & (at.rows <= self.rows[-1])
         if chosen.all():
             return self.intervention.change(x, at)
@@ -67,6 +66,12 @@ class OnRows:
         if chosen.any():
             change[chosen] = self.intervention.change(x[chosen], _part(at, chosen))
         return change
+
+
+def check_steered_rows(last: int, at: Pass) -> None:
+    """Raise PlanError if the last row that is to be steered is not in the call."""
+    if last >= at.n_rows:
+        raise PlanError(f"Row {last} is to be steered, but only {at.n_rows} rows are run.")
 
 
 def _part(at: Pass, chosen: Bool[Tensor, " batch"]) -> Pass:

@@ -8,6 +8,8 @@ import torch
 
 import saes
 from saes import SAE, ConfigError, DivergedError, FormatError, SAEConfig, ShapeError, TrainConfig
+from saes.chosen import larger_than
+from saes.kernels import cpu
 from saes.losses import auxk, fvu
 from saes.optimisers import adam, signum
 from saes.schedule import default_lr, lr_factor
@@ -70,6 +72,20 @@ def test_activations_of_chosen_latents_of_a_wide_sae_need_few_others(activation)
     torch.testing.assert_close(sae.activations_of(x, per_row), expected)
     assert (dense[..., latents] > 0).any()
     assert (dense[..., latents] == 0).any()
+
+
+@pytest.mark.parametrize("width", [32, 37, 5])
+def test_latents_looked_at_one_by_one_give_what_products_give(width):
+    torch.manual_seed(0)
+    x, W_enc, b_enc = torch.randn(40, width), torch.randn(width, 3003), 0.1 * torch.randn(3003)
+    pre = x @ W_enc + b_enc
+    latents = torch.cat([pre.topk(9).indices[:, ::2], torch.randint(0, 3003, (40, 4))], -1)
+    chosen = torch.relu(pre.gather(-1, latents))
+    expected = pre.argsort(descending=True).argsort().gather(-1, latents) < 7
+    expected &= chosen > 0
+    for count in (larger_than, *([cpu.larger_than] if cpu.available() else [])):
+        assert torch.equal(count(x, W_enc, b_enc, latents, chosen, 7) < 7, expected)
+    assert 0 < expected.sum() < expected.numel()
 
 
 def test_fvu_by_hand():
