@@ -6,6 +6,7 @@ from steer.cli.demo import demo
 from steer.cli.generate import generate
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
+from steer.cli.sweep import sweep
 from steer.cli.train.command import train
 
 app = typer.Typer(
@@ -19,4 +20,5 @@ app.command()(demo)
 app.command()(generate)
 app.command()(report)
 app.add_typer(sae)
+app.command()(sweep)
 app.command()(train)
