@@ -164,7 +164,8 @@ def _check_prompts(lm: LanguageModel, study: StudyConfig, arms: Sequence[Arm], t
             rows = lm.prompt_ids([arm.conversation(one.messages) for one in task.samples])
             longest = max(range(len(rows)), key=lambda place: len(rows[place]))
             if lm.context is not None and len(rows[longest]) + study.max_new_tokens > lm.context:
+                count = f"{len(rows[longest])} tokens" + ("" if system is None else " with the system prompt")
                 raise DataError(
-                    f"Prompt {task.samples[longest].id!r} of the task {task.name} has {len(rows[longest])} tokens, "
+                    f"Prompt {task.samples[longest].id!r} of the task {task.name} has {count}, "
                     f"which with max_new_tokens = {study.max_new_tokens} exceed the model's context of {lm.context}."
                 )

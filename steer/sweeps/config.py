@@ -123,7 +123,7 @@ class HalvingConfig(_Fields):
 
     first: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of each task's prompts that all strengths are compared on; it doubles with each round."""
-    least: PositiveInt = 8
+    least: PositiveInt = 16
     """Prompts of each task in the first round at least."""
 
 

@@ -4,15 +4,15 @@ An unrelated latent shows what a clamp as strong costs by itself; the dense dire
 way of steering; the system prompt what could have been had without touching the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 import saes
 from saes import SAE, Firing
 from steer.activations.stream import activation_rows
 from steer.errors import DataError
-from steer.features.archetype import ActiveLatent
-from steer.features.controls import unrelated_latents
 from steer.progress import Progress
 from steer.steering.operations import Operation
 from steer.sweeps.arms import Arm, DirectionArm, LatentArm
@@ -68,9 +68,7 @@ class Controls:
         norms = sae.W_dec.norm(dim=-1)
         latents, weights = [], []
         for latent, weight in zip(doing.latents, doing.weights, strict=True):
-            active = [ActiveLatent(one, 1, 0.0) for one in sorted(taken)]
-            own = sae.W_dec[latent] / norms[latent]
-            found = unrelated_latents(sae, firing, latent, active, own, count=1)[0].latent
+            found = unrelated_latent(sae, firing, latent, taken)
             as_far = (norms[latent] / norms[found]).item() if doing.operation in _FORCE else 1.0
             taken.add(found)
             latents.append(found)
@@ -119,6 +117,22 @@ class Controls:
         texts = lm.prompt_ids([one.messages for one in (*harmful, *harmless)])
         rows = (rows.float() for rows in activation_rows(lm, site, texts))
         return saes.measure(sae.on(lm.device), rows)[1]
+
+
+def unrelated_latent(sae: SAE, firing: Firing, latent: int, taken: Collection[int]) -> int:
+    """Of the living latents, the half whose decoder rows are most nearly orthogonal to the one's, and of these the one
+    that fires about as often. ``taken`` ones are passed over.
+
+    Raises:
+        DataError: no latent is left.
+    """
+    cosine = torch.cosine_similarity(sae.W_dec, sae.W_dec[latent], dim=-1).abs().cpu()
+    density = firing.density.cpu()
+    free = [one for one in (density > 0).nonzero().flatten().tolist() if one not in {latent, *taken}]
+    if not free:
+        raise DataError("no other latent fires on the prompts of harmful and harmless. Give more of them.")
+    orthogonal = sorted(free, key=lambda one: (cosine[one].item(), one))[: (len(free) + 1) // 2]
+    return min(orthogonal, key=lambda one: (abs((density[one] - density[latent]).item()), one))
 
 
 def rounded(value: float) -> float:

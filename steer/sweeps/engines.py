@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from steer.evals.runner import Result
 from steer.forks import forked_as_done
@@ -14,6 +14,7 @@ from steer.threads import processes_for
 Measured = tuple[Job, list[list[Result]]]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Measures jobs side by side."""
 

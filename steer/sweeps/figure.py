@@ -49,11 +49,7 @@ def _arms(axes: Axes, points: Sequence[Point], plain: Point) -> None:
         some = sorted((one for one in points if one.arm.name == name), key=lambda one: one.strength)
         x = [100 * _cost(one, plain) for one in some]
         y = [100 * _safety(one) for one in some]
-        low, high = zip(*(_interval(one) for one in some), strict=True)
-        errors = (
-            [one - below for one, below in zip(y, low, strict=True)],
-            [up - one for one, up in zip(y, high, strict=True)],
-        )
+        errors = [[max(0.0, edge) for edge in edges] for edges in zip(*map(_around, some), strict=True)]
         colour, control = COLOURS[number % len(COLOURS)], some[0].arm.role == "control"
         axes.errorbar(
             x, y, errors, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.2,
@@ -66,11 +62,11 @@ def _arms(axes: Axes, points: Sequence[Point], plain: Point) -> None:
     axes.plot(0.0, 100 * _safety(plain), "*", color=UNSTEERED, markersize=11, label="unsteered", zorder=3)
 
 
-def _interval(point: Point) -> tuple[float, float]:
-    """95 % Wilson interval of the safety, in percent."""
+def _around(point: Point) -> tuple[float, float]:
+    """How far the 95 % Wilson interval of the safety reaches below and above it, in points."""
     figures = point.groups["refused"]
     low, high = wilson(figures.successes, figures.n)
-    return 100 * low, 100 * high
+    return 100 * (_safety(point) - low), 100 * (high - _safety(point))
 
 
 def _safety(point: Point) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from steer.sweeps.config import HalvingConfig
-from steer.sweeps.frontier import Point, balance
+from steer.sweeps.frontier import Point, balance, best_of
 from steer.sweeps.tasks import Task
 
 
@@ -23,7 +23,26 @@ def rounds(config: HalvingConfig, tasks: Mapping[str, Task]) -> Iterator[dict[st
 
 
 def better_half(points: Sequence[Point], plain: Point) -> tuple[float, ...]:
-    """The strengths of the better half of an arm's points by balance, in their order; equal ones stay together."""
-    found = sorted((balance(one, plain) for one in points), reverse=True)
-    least = found[(len(found) + 1) // 2 - 1]
-    return tuple(one.strength for one in points if balance(one, plain) >= least - 1e-12)
+    """The strengths of the better half of an arm's points by balance, in their order, and those close to the best.
+
+    Close is a difference below its standard error: on few prompts the best may be behind by chance. Of equally good ones
+    those are taken first that are nearer to the best, since between strengths the balance changes steadily.
+    """
+    best = best_of(points, plain)
+
+    def behind(one: Point) -> float:
+        return round(balance(best, plain) - balance(one, plain), 12)
+
+    ranked = sorted(points, key=lambda one: (behind(one), abs(one.strength - best.strength)))
+    kept = {one.strength for one in ranked[: (len(points) + 1) // 2]}
+    return tuple(
+        one.strength
+        for one in points
+        if one.strength in kept or behind(one) < math.hypot(standard_error(one), standard_error(best))
+    )
+
+
+def standard_error(point: Point) -> float:
+    """Of a point's balance: of the shares that it sums, each with one success and one failure more (Laplace)."""
+    shares = [((one.successes + 1) / (one.n + 2), one.n) for one in point.groups.values()]
+    return math.sqrt(sum(share * (1 - share) / n for share, n in shares))
