@@ -25,8 +25,8 @@ def rounds(config: HalvingConfig, tasks: Mapping[str, Task]) -> Iterator[dict[st
 def better_half(points: Sequence[Point], plain: Point) -> tuple[float, ...]:
     """The strengths of the better half of an arm's points by balance, in their order, and those close to the best.
 
-    Close is a difference below its standard error: on few prompts the best may be behind by chance. Of equally good ones
-    those are taken first that are nearer to the best, since between strengths the balance changes steadily.
+    Close is a difference below its standard error: on few prompts the best may be behind by chance. Of equally good
+    ones those are taken first that are nearer to the best, since between strengths the balance changes steadily.
     """
     best = best_of(points, plain)
 

@@ -2,9 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +26,9 @@ LOSSES = 3  # workers that may be lost with the same job before it is the job th
 class Worker:
     """What runs on a worker: a model, loaded once, and the jobs that it is given."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench  # without its model
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self._parts = parts
+        self._bench: Bench | None = None
 
     def load(self) -> int:
         """Load the model, and return the id of the process.
@@ -35,21 +36,23 @@ class Worker:
         Raises:
             DataError: it is another than the one that the study was begun with.
         """
-        lm = load_for(self._bench.study, Silent())
+        lm = load_for(self._parts["study"], Silent())
+        expected = self._parts["identity"]
         got = {"model": of_model(lm), "dtype": str(next(lm.model.parameters()).dtype)}
-        if strange := [name for name, value in got.items() if value != self._bench.identity[name]]:
+        if strange := [name for name, value in got.items() if value != expected[name]]:
             raise DataError(
                 f"A worker has loaded another model than the study was begun with: its {strange[0]} is "
-                f"{got[strange[0]]}, expected {self._bench.identity[strange[0]]}. Have the same files on every "
-                "machine, and give the study a dtype."
+                f"{got[strange[0]]}, expected {expected[strange[0]]}. Have the same files on every machine, and give "
+                "the study a dtype."
             )
-        sae = self._bench.sae
-        self._bench = replace(self._bench, lm=lm, sae=None if sae is None else sae.on(lm.device))
+        sae = self._parts["sae"]
+        self._bench = Bench(**{**self._parts, "lm": lm, "sae": None if sae is None else sae.on(lm.device)})
         return os.getpid()
 
     def measure(self, job: Job) -> list[list[Result]]:
         """See ``steer.sweeps.measure``."""
-        with torch_threads(self._bench.lm.model, None if torch.get_num_threads() > 1 else 1):
+        assert self._bench is not None, "it is loaded first"
+        with torch_threads(self._bench.lm.model):
             return measure(self._bench, job)
 
 
@@ -67,6 +70,8 @@ class Ray:
     """None: one for each GPU of the cluster, or for each CPU where it has none."""
     processes: list[int] = field(default_factory=list)
     """Ids of the processes of the workers that have loaded their model."""
+    lost: int = 0
+    """How many workers died."""
 
     def __post_init__(self) -> None:
         _ray()
@@ -79,7 +84,7 @@ class Ray:
         """
         ray = _ray()
         with _cluster(ray, self.address, self.workers):
-            yield from _Pool(ray, bench, self.processes, self._size(ray, len(jobs))).run(jobs, on_done)
+            yield from _Pool(ray, bench, self, self._size(ray, len(jobs))).run(jobs, on_done)
 
     def _size(self, ray: ModuleType, jobs: int) -> int:
         there = ray.cluster_resources()
@@ -89,12 +94,11 @@ class Ray:
 class _Pool:
     """The workers of one run."""
 
-    def __init__(self, ray: ModuleType, bench: Bench, processes: list[int], size: int) -> None:
+    def __init__(self, ray: ModuleType, bench: Bench, engine: Ray, size: int) -> None:
         self._ray = ray
-        self._processes = processes
+        self._engine = engine
         self._size = size
-        shared = replace(bench, lm=None, sae=None if bench.sae is None else bench.sae.cpu(), study=_placed(bench))  # type: ignore[arg-type]  # it is loaded on the worker
-        self._bench = ray.put(shared)
+        self._parts = ray.put(_parts(bench))
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
         self._busy: dict[Any, tuple[Any, Job | None]] = {}
@@ -112,6 +116,7 @@ class _Pool:
             except self._ray.exceptions.RayTaskError as error:
                 raise _raised(error) from None
             except self._ray.exceptions.RayActorError as error:
+                self._engine.lost += 1
                 losses[id(job)] += 1
                 if losses[id(job)] == LOSSES:
                     what = "while they loaded the model" if job is None else f"at {job.cells[0].key[:3]}"
@@ -123,17 +128,17 @@ class _Pool:
                     waiting.append(job)
                 self._start()
                 continue
+            if waiting:  # first of all, so that the worker does not wait for what is done with its results
+                self._give(worker, waiting.pop())
             if job is None:
-                self._processes.append(found)
+                self._engine.processes.append(found)
             else:
                 left -= 1
                 on_done(job.replies)
                 yield job, found
-            if waiting:
-                self._give(worker, waiting.pop())
 
     def _start(self) -> None:
-        worker = self._kind.remote(self._bench)
+        worker = self._kind.remote(self._parts)
         self._busy[worker.load.remote()] = worker, None
 
     def _give(self, worker: Any, job: Job) -> None:
@@ -147,8 +152,8 @@ def _cluster(ray: ModuleType, address: str | None, workers: int | None) -> Itera
         yield
         return
     try:
-        options = {"num_cpus": workers} if address is None else {"address": address}
-        ray.init(**options, include_dashboard=False if address is None else None, log_to_driver=False)
+        here = {"num_cpus": workers, "include_dashboard": False}
+        ray.init(**(here if address is None else {"address": address}), log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise SteerError(f"The Ray cluster at {address or 'this machine'} does not answer ({_line(error)}).") from error
     try:
@@ -157,11 +162,13 @@ def _cluster(ray: ModuleType, address: str | None, workers: int | None) -> Itera
         ray.shutdown()
 
 
-def _placed(bench: Bench) -> Any:
-    """The study as workers read it: the model's folder from the root, since they work in other folders."""
+def _parts(bench: Bench) -> dict[str, Any]:
+    """A bench without its model, as workers get it: paths from the root, since they work in other folders."""
     model = bench.study.model
     folder = os.path.abspath(model) if model != EMBEDDED and os.path.isdir(model) else model
-    return bench.study.model_copy(update={"model": folder})
+    parts = {one.name: getattr(bench, one.name) for one in fields(bench) if one.name != "lm"}
+    sae = None if bench.sae is None else bench.sae.on(torch.device("cpu"))
+    return {**parts, "study": bench.study.model_copy(update={"model": folder}), "sae": sae}
 
 
 def _raised(error: Any) -> Exception:
