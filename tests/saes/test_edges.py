@@ -48,8 +48,8 @@ def test_empty_batches_are_passed_over_when_measuring():
     [
         ({"lr": float("nan")}, "lr must be a finite number"),
         ({"grad_clip": float("inf")}, "grad_clip must be a finite number"),
-        ({"adam_beta2": 1.0}, "adam_beta2 must be at least 0 and less than 1, got 1.0"),
-        ({"adam_beta2": -0.1}, "adam_beta2 must be at least 0 and less than 1, got -0.1"),
+        ({"adam_beta2": 1.0}, "adam_beta2 must be at least 0 and less than 1, or None: got 1.0"),
+        ({"adam_beta2": -0.1}, "adam_beta2 must be at least 0 and less than 1, or None: got -0.1"),
         ({"auxk_weight": float("nan")}, "auxk_weight must be a finite number"),
         ({"total_tokens": True}, "total_tokens must be a whole number"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),

@@ -61,7 +61,7 @@ def refused(capsys, *arguments):
         ({"optimiser": "sgd"}, "--optimiser: Input should be 'adam', 'adam_bf16', 'adam_8bit' or 'signum', got 'sgd'"),
         ({"lr": "nan"}, "--lr: Input should be a finite number"),
         ({"lr": "-1"}, "lr must be positive or None, got -1.0"),
-        ({"adam_beta2": "1"}, "adam_beta2 must be at least 0 and less than 1, got 1.0"),
+        ({"adam_beta2": "1"}, "adam_beta2 must be at least 0 and less than 1, or None: got 1.0"),
         ({"k_start": 2}, "k_start falls to k"),
         ({"skip": True, "subtract_b_dec": True}, "b_dec belongs to its output"),
         ({"site": "resid"}, "Cannot read the site 'resid'"),
