@@ -45,7 +45,7 @@ class NothingEmpty(TyperCommand):
             typer.BadParameter: an argument, or the value of an option, is empty.
         """
         for before, value in zip(["", *args], args, strict=False):
-            option = before if not value else value[:-1]
+            option = value[:-1] if value.strip() else before
             if not value.strip() or (value.startswith("--") and value.endswith("=")):
                 place = f" after {option}" if option.startswith("-") else ""
                 raise typer.BadParameter(f"an empty text{place} names nothing: give a value, or leave it out")
