@@ -205,12 +205,12 @@ def save(
     for name, tensor in sae.state_dict().items():
         if not all_finite(tensor):
             raise ShapeError(f"The SAE is not written: {name} holds NaN or infinite values. Train it again.")
-    if format == "saes":
-        native.save(sae, path, dtype, training)
-    elif training is not None:
+    if format != "saes" and training is not None:
         raise ConfigError(f"The format {format} has no place for training. Leave it out, or write the format saes.")
-    else:
-        chosen.save(sae, path, dtype)
+    try:
+        native.save(sae, path, dtype, training) if format == "saes" else chosen.save(sae, path, dtype)
+    except OSError as error:
+        raise FormatError(f"The SAE cannot be written to {path} ({error}). Choose another folder.") from error
 
 
 def _path(path: object) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from saes import SAE
 from saes.formats import find_format, read
 from saes.formats.given import Given
+from saes.paths import as_path
 from steer.checkpoints.hub import fetch
 from steer.checkpoints.registry import look_up
 from steer.checkpoints.source import FORMS, HubPlace, RegistryPlace, parse_source
@@ -99,7 +100,11 @@ def locate(
         return Located(fetch(place, format, note)[0], format, given, given)
     if isinstance(place, RegistryPlace):
         return _registered(place, format, given, note)
-    if not place.exists():
+    try:
+        there = as_path(place, "An SAE's folder or file", CheckpointError).exists()
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be looked at ({error}). An SAE is named by {FORMS}.") from error
+    if not there:
         hint = f" For the hub, write hub:{source}." if str(source).count("/") >= 1 and not place.is_absolute() else ""
         raise CheckpointError(f"No SAE at {place}: nothing is there. An SAE is named by {FORMS}.{hint}")
     return Located(place, format, given, given)
