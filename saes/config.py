@@ -17,7 +17,7 @@ BDecInit = Literal["mean", "geometric_median", "zero"]
 
 ADAM_BETA2: dict[Activation, float] = {"topk": 0.95, "batch_topk": 0.95, "jumprelu": 0.95, "relu": 0.999}
 """Where none is given. 0.95 lowers the FVU of all, but of the latents of ReLU, whose penalty falls on all that are
-active, it kills two to four times as many (docs/quality.md)."""
+active, it kills two to ten times as many (docs/quality.md)."""
 MOST = 2**63
 """Whole numbers are less than this."""
 
