@@ -87,7 +87,7 @@ class TrainingConfig(BaseModel):
     dataset_revision: Name | None = None
     """Its commit, branch or tag; None: the newest commit when it is opened."""
     shards: Name | None = None
-    """Folder of stored activations, instead of text."""
+    """Folder of stored activations, read instead of text; with text, they are written there first."""
     text_column: Name = "text"
     """Column that holds a plain text."""
     messages_column: Name = "messages"
@@ -214,17 +214,22 @@ class TrainingConfig(BaseModel):
         beta2 = ADAM_BETA2[self.activation] if self.adam_beta2 is None else self.adam_beta2
         return self.model_dump(mode="json", exclude=set(KEEPING)) | {"adam_beta2": beta2}
 
+    @property
+    def stores(self) -> bool:
+        """Whether activations of the text are stored before they are trained on."""
+        return bool(self.shards and (self.text or self.dataset))
+
     def require_one_source(self) -> None:
         """Raise DataError where it is not said, or said twice, what is read."""
         given = [name for name in CHOICES if getattr(self, name)]
         own = self.model in (None, EMBEDDED)
-        if len(given) > 1 or not (given or own):
+        if {"text", "dataset"} <= set(given) or not (given or own):
             raise DataError(
                 f"One of text, dataset and shards says what is read: got {' and '.join(given) or 'none'}. "
                 "Give --text FILE, --dataset OWNER/NAME or --shards FOLDER."
             )
         self._require_of_use("dataset", OF_DATASETS, "a data set of the hub (--dataset)")
-        if self.shards:
+        if self.shards and not self.stores:
             self._require_of_use("text", OF_TEXT, "text (--text, --dataset)")
 
     def _require_of_use(self, source: str, names: Sequence[str], what: str) -> None:

@@ -12,6 +12,7 @@ import torch
 
 import saes
 from steer.activations.batch import StreamConfig
+from steer.activations.manifest import read_manifest
 from steer.activations.policy import TokenPolicy
 from steer.activations.reading import Reading
 from steer.activations.resumable import ActivationStream
@@ -122,6 +123,31 @@ def test_stored_activations_need_no_model_and_tell_whose_they_are(capsys, model,
         assert run(["train", *options(**{**given, "out": tmp_path / "no", **more})]) == 2
         assert words in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "no").exists()
+
+
+def test_activations_are_stored_on_the_way_and_read_the_next_time(capsys, model, text, tmp_path):
+    given = {"shards": tmp_path / "acts", "context_size": 40}
+    assert run(small(model, text, tmp_path / "dry", **given, dry_run=True)) == 0
+    capsys.readouterr()
+    assert not (tmp_path / "acts").exists()
+    trained(capsys, *small(model, text, tmp_path / "run", **given))
+    manifest = read_manifest(tmp_path / "acts")
+    assert (manifest.complete, manifest.tokens) == (True, SMALL["total_tokens"])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "acts").iterdir()}
+    trained(capsys, *small(model, text, tmp_path / "again", **given))
+    trained(capsys, "train", *options(**{**SMALL, "shards": tmp_path / "acts", "out": tmp_path / "alone"}))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "acts").iterdir()} == before
+    ours, *others = (saes.load(tmp_path / name / "sae").state_dict() for name in ("run", "again", "alone"))
+    assert all(torch.equal(ours[name], other[name]) for other in others for name in ours)
+
+    write_text(tmp_path / "other.jsonl", 50)
+    for more, words in (
+        ({"text": tmp_path / "other.jsonl"}, "dataset is"),
+        ({"context_size": 50}, "context_size is 40 there, but 50 here"),
+        ({"total_tokens": 32 * 30}, "max_tokens is 640 there, but 960 here"),
+    ):
+        assert run(small(model, **{"text": text, "out": tmp_path / "no", **given, **more})) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 def other_model():
