@@ -54,7 +54,7 @@ class RunConfig:
             json.dumps(dict(self.about), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(
-                f"about must be JSON data without NaN or infinity ({error}): got {self.about!r}. Give text or numbers."
+                f"about must be JSON data without NaN or infinity ({error}). Give text or numbers."
             ) from error
         self._check_names()
 

@@ -93,6 +93,7 @@ def locate(
     """
     if format is not None:
         find_format(format)
+    as_path(source, "An SAE's source", CheckpointError)
     place = parse_source(source, revision)
     given = {name: value for name, value in given.items() if value is not None}
     Given(**given)  # names and numbers that cannot be show before anything is downloaded
@@ -101,7 +102,7 @@ def locate(
     if isinstance(place, RegistryPlace):
         return _registered(place, format, given, note)
     try:
-        there = as_path(place, "An SAE's folder or file", CheckpointError).exists()
+        there = place.exists()
     except OSError as error:
         raise CheckpointError(f"{place} cannot be looked at ({error}). An SAE is named by {FORMS}.") from error
     if not there:

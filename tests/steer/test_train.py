@@ -172,6 +172,31 @@ def test_a_run_of_an_earlier_release_says_what_to_ask_for_and_goes_on(capsys, mo
     assert trained(capsys, *small(model, text, out, lr=lr, adam_beta2=0.999))["done"]
 
 
+@pytest.mark.parametrize(("activation", "given"), [("topk", {}), ("relu", {"k": None, "adam_beta2": 0.95})])
+def test_a_run_of_version_2_goes_on_with_the_numbers_of_its_time(capsys, model, text, tmp_path, activation, given):
+    """Its beta2 was 0.95 for all activations, and ``repeat`` was among what is compared."""
+    out, given = tmp_path / "run", {"activation": activation, **given}
+    trained(capsys, *small(model, text, out, stop_after_steps=5, **{**given, "adam_beta2": 0.95}))
+    settings = json.loads((out / "run.json").read_text())
+    settings |= {"version": 2, "about": settings["about"] | {"repeat": False}}
+    (out / "run.json").write_text(json.dumps(settings))
+    if activation == "relu":
+        assert run(small(model, text, out, **{**given, "adam_beta2": None})) == 2
+        words = "adam_beta2 is 0.95 there, but 0.999 was asked for"
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert trained(capsys, *small(model, text, out, **given))["done"]
+    trained(capsys, *small(model, text, tmp_path / "whole", **given))
+    ours, whole = (saes.load(folder / "sae").state_dict() for folder in (out, tmp_path / "whole"))
+    assert all(torch.equal(ours[name], whole[name]) for name in ours)
+
+
+def test_a_selection_that_is_not_to_be_had_is_said_once(capsys, model, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAES_KERNELS", "eager")
+    assert run(small(model, text, tmp_path / "run", selection="proven")) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("selection proven is not to be had on this machine: the k largest are found by exact.") == 1
+
+
 def test_the_same_command_goes_on_and_another_is_refused_or_begins_anew(capsys, model, text, tmp_path):
     out = tmp_path / "run"
     assert not trained(capsys, *small(model, text, out, stop_after_steps=7))["done"]
