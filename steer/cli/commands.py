@@ -4,6 +4,7 @@ import typer
 
 from steer.cli.demo import demo
 from steer.cli.generate import generate
+from steer.cli.options import NothingEmpty
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
 from steer.cli.train.command import train
@@ -19,4 +20,4 @@ app.command()(demo)
 app.command()(generate)
 app.command()(report)
 app.add_typer(sae)
-app.command()(train)
+app.command(cls=NothingEmpty)(train)
