@@ -1,7 +1,7 @@
 """Generating replies token by token with a KV cache, dropping rows as they finish."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,7 +65,7 @@ def continue_rows(
     cache = roomy_cache(model) if sampling.use_cache else None
     step = ids
     for place in range(sampling.max_new_tokens):
-        with told(attachments, Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows], call.memory)):
+        with told(attachments, replace(call, index=call.index[rows], prompt_tokens=call.prompt_tokens[rows])):
             output = model(
                 input_ids=step,
                 attention_mask=mask,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from steer.models.hooks import Attachment, Edit, attached, reading, told
 from steer.models.layout import Layout, find_layout
 from steer.models.lock import Lock, alone
 from steer.models.passes import Rows, positions_of
+from steer.models.roles import PromptIds, Said
 from steer.models.site import Site
 
 
@@ -28,6 +29,8 @@ class Tokens:
     ids: Int[Tensor, "batch seq"]
     mask: Int[Tensor, "batch seq"]
     """1 for real tokens, 0 for padding."""
+    prompts: Sequence[PromptIds | None] = ()
+    """Where they are known, the rows' prompts with their conversations; (): of no row."""
 
 
 @dataclass
@@ -105,13 +108,15 @@ class LanguageModel:
             )
         return rows
 
-    def prompt_ids(self, prompts: Sequence[str | Conversation]) -> list[list[int]]:
-        """Token ids of prompts, each ending where the assistant's reply begins.
+    def prompt_ids(self, prompts: Sequence[str | Conversation]) -> list[PromptIds]:
+        """Token ids of prompts, each ending where the assistant's reply begins, with the conversations they are of.
 
         Raises:
             DataError: this is no list of prompts, or a prompt is malformed, refused by the template or no Unicode.
         """
-        return self.encode([render(self.tokenizer, prompt, reply=True) for prompt in as_conversations(prompts)])
+        conversations = as_conversations(prompts)
+        texts = [render(self.tokenizer, conversation, reply=True) for conversation in conversations]
+        return [PromptIds(*one) for one in zip(self.encode(texts), conversations, texts, strict=True)]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tokens:
         """Left-pad rows of token ids to one length.
@@ -130,7 +135,8 @@ class LanguageModel:
         pad = self.tokenizer.pad_token_id
         ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return Tokens(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device))
+        known = _known(rows)
+        return Tokens(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device), known)
 
     @alone
     @torch.no_grad()
@@ -146,7 +152,7 @@ class LanguageModel:
         """
         self._check_context(tokens.ids.shape[1], 0)
         positions = positions_of(tokens.mask)
-        call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens)
+        call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens, tokens.prompts)
         with told(self.attachments, call):
             output = self.model(
                 input_ids=tokens.ids,
@@ -239,7 +245,7 @@ class LanguageModel:
             raise DataError(f"sampling must be a Sampling, got {type(sampling).__name__}. Write Sampling(64).")
         tokens = self.pad(prompts)
         self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
-        call = self._rows(tokens.mask.sum(-1))
+        call = self._rows(tokens.mask.sum(-1), tokens.prompts)
         return continue_rows(self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call)
 
     @contextmanager
@@ -261,9 +267,15 @@ class LanguageModel:
             finally:
                 self._call = before
 
-    def _rows(self, prompt_tokens: Int[Tensor, " batch"]) -> Rows:
+    def _rows(self, prompt_tokens: Int[Tensor, " batch"], prompts: Sequence[PromptIds | None]) -> Rows:
+        """What is known of the rows of a batch; attachments that ask for it are told."""
         index, n_rows = self._rows_run(len(prompt_tokens))
-        return Rows(torch.tensor(index, device=self.device), n_rows, prompt_tokens)
+        known = {row: prompt for row, prompt in zip(index, prompts, strict=False) if prompt is not None}
+        call = Rows(torch.tensor(index, device=self.device), n_rows, prompt_tokens, said=Said(self.tokenizer, known))
+        for attachment in self.attachments:
+            if attachment.on_call is not None:
+                attachment.on_call(call)
+        return call
 
     def _rows_run(self, count: int) -> tuple[list[int], int]:
         """Which rows of the call the ``count`` rows of a batch are, and how many the call has."""
@@ -308,6 +320,7 @@ class LanguageModel:
     ) -> Float[Tensor, " rows"]:
         """Sum of log-probabilities of each continuation after its prompt (rows are pairs), in float32."""
         tokens = self.pad([[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)])
+        tokens = replace(tokens, prompts=_known(prompts))
         longest = max(map(len, continuations))
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         logits = self.forward(tokens, longest + 1, lengths)[:, :-1].float()
@@ -336,6 +349,11 @@ class LanguageModel:
         with self.running(repeated, n_rows):
             scores = iter(self.continuation_logprobs([p for p, _ in pairs], [o for _, o in pairs]).tolist())
         return [[next(scores) for _ in group] for group in options]
+
+
+def _known(rows: Sequence[Sequence[int]]) -> list[PromptIds | None]:
+    """The rows that remember their conversation."""
+    return [row if isinstance(row, PromptIds) else None for row in rows]
 
 
 def _highest_id(tokenizer: Any) -> int:

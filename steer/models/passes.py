@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from steer.errors import SiteError
+from steer.models.roles import Said
 
 Memory = dict[Any, Any]
 _INPUTS = ("input_ids", "inputs_embeds", "input")  # the last in TransformerLens
@@ -33,6 +34,8 @@ class Pass:
     """Rows of the whole call."""
     memory: Memory = field(default_factory=dict)
     """What interventions keep from pass to pass of one call, each under a key of its own."""
+    said: Said | None = None
+    """Who says what in the call's prompts; None: nobody said so."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Rows:
     """Length of each row's prompt, padding not counted."""
     memory: Memory = field(default_factory=dict)
     """What interventions keep from pass to pass of the call."""
+    said: Said | None = None
+    """Who says what in the prompts."""
 
 
 def positions_of(mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -98,4 +103,6 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
         rows = torch.arange(batch, device=device)
         return Pass(real, positions, generated, tokens, prompt_tokens, rows, batch, memory)
     generated = positions >= known.prompt_tokens.unsqueeze(-1)
-    return Pass(real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows, known.memory)
+    return Pass(
+        real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows, known.memory, known.said
+    )

@@ -95,7 +95,7 @@ def test_a_gate_that_decides_at_each_token_acts_where_its_score_says():
     sae, x = random_sae(), stream()
     gate = Gate(ProbeScore(LATE, direction()), 0.3, decided="token")
     gated, here = Gated(Clamp(sae, {3: 9.0}), gate), at()
-    gated.listen(x, here)
+    gated.listen(x, here, LATE)
     opened = (x @ direction() > 0.3).unsqueeze(-1)
     assert 0 < opened.sum() < opened.numel()
     assert torch.equal(gated.change(x, here), Clamp(sae, {3: 9.0}).change(x, here) * opened)
