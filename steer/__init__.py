@@ -50,9 +50,10 @@ if TYPE_CHECKING:
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
     from steer.steering.gate_trees import AllOf, AnyOf
-    from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
+    from steer.steering.gates import Gate, Gated, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
     from steer.steering.rows import OnRows
+    from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
     from steer.steering.steered import Steering, mismatches, steered
     from steer.steering.text_gate import TextGate
     from steer.steering.window import Window
@@ -72,7 +73,7 @@ _WHERE = {
     "CheckpointError": "steer.errors",
     "Clamp": "steer.steering.latents",
     "Columns": "steer.activations.sources.source",
-    "ConditionScore": "steer.steering.gates",
+    "ConditionScore": "steer.steering.scores",
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.config",
     "DirectionEdit": "steer.steering.direction_edits",
@@ -81,14 +82,14 @@ _WHERE = {
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
     "LatentEdit": "steer.steering.latents",
-    "LatentScore": "steer.steering.gates",
+    "LatentScore": "steer.steering.scores",
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
     "ModelSpec": "steer.plans.sources",
     "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
-    "ProbeScore": "steer.steering.gates",
+    "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
     "Result": "steer.evals.runner",

@@ -270,7 +270,8 @@ class LanguageModel:
     def _rows(self, prompt_tokens: Int[Tensor, " batch"], prompts: Sequence[PromptIds | None]) -> Rows:
         """What is known of the rows of a batch; attachments that ask for it are told."""
         index, n_rows = self._rows_run(len(prompt_tokens))
-        known = {row: prompt for row, prompt in zip(index, prompts, strict=False) if prompt is not None}
+        each = prompts or [None] * len(index)
+        known = {row: prompt for row, prompt in zip(index, each, strict=True) if prompt is not None}
         call = Rows(torch.tensor(index, device=self.device), n_rows, prompt_tokens, said=Said(self.tokenizer, known))
         for attachment in self.attachments:
             if attachment.on_call is not None:

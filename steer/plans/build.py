@@ -20,9 +20,10 @@ from steer.plans.edits import DirectionEditSpec, EditSpec, LatentEditSpec
 from steer.plans.sources import SaeSpec
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.gate_trees import AllOf, AnyOf
-from steer.steering.gates import AnyGate, ConditionScore, Gate, Gated, LatentScore, ProbeScore, Score
+from steer.steering.gates import AnyGate, Gate, Gated
 from steer.steering.intervention import Intervention
 from steer.steering.latents import LatentEdit
+from steer.steering.scores import ConditionScore, LatentScore, ProbeScore, Score
 from steer.steering.text_gate import Classifier, TextGate
 
 

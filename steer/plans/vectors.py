@@ -149,7 +149,8 @@ def import_vectors(
         tensors = {_site_name(name, path): tensor for name, tensor in read_tensors(path).items()}
     if empty := [site for site, vector in tensors.items() if not vector.any()]:
         note(f"left out, since they are zero: {', '.join(empty)}.")
-    used = {site: vector.float() for site, vector in tensors.items() if site not in empty}
+    in_order = sorted(tensors, key=lambda site: Site.parse(site).order)  # safetensors gives them in any order
+    used = {site: tensors[site].float() for site in in_order if site not in empty}
     if not used:
         raise PlanError(f"{path} holds no vector that is not zero.")
     everywhere = WindowSpec(first_token=True)  # as all who use such files do

@@ -7,8 +7,9 @@ from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec, SaeSpec
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.gate_trees import AllOf, AnyOf
-from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore
+from steer.steering.gates import Gate, Gated
 from steer.steering.latents import LatentEdit
+from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
 from steer.steering.text_gate import TextGate
 from steer.steering.window import Window
 from tests.conftest import D_MODEL, random_sae

@@ -9,9 +9,10 @@ from steer.errors import PlanError
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.gate_trees import AllOf, AnyOf
-from steer.steering.gates import Gate, Gated, LatentScore, ProbeScore
+from steer.steering.gates import Gate, Gated
 from steer.steering.latents import Clamp
 from steer.steering.rows import OnRows
+from steer.steering.scores import LatentScore, ProbeScore
 from steer.steering.steered import steered
 from steer.steering.text_gate import TextGate, what_is_said
 from tests.conftest import PROMPTS, count_hooks
@@ -140,3 +141,18 @@ def test_a_gate_of_another_width_is_refused_inside_of_others(llama, sae):
     with pytest.raises(PlanError, match="33 weights"):
         steered(llama, Gated(Clamp(sae, {3: 1.0}), wrong))
     assert count_hooks(llama) == 0
+
+
+def test_decisions_are_of_one_call_of_one_model(tiny, sae):
+    """A gate's state in class attributes, shared by all models, is a bug of another library (CAST's)."""
+    one, other = tiny("llama"), tiny("phi3")
+    first, opens = by_prompt(one)
+    gated = Gated(Clamp(sae, {3: 19.0}), AnyOf([first, TextGate(lambda texts: [0.0] * len(texts))]))
+    rows = one.prompt_ids(PROMPTS)
+    alone, elsewhere = replies(one, gated, rows), replies(other, gated, rows)
+    with steered(one, gated), steered(other, gated):
+        assert one.generate_ids(rows[:1], SAMPLING) == alone[:1]
+        assert other.generate_ids(rows, SAMPLING) == elsewhere
+        assert one.generate_ids(rows, SAMPLING) == alone
+        assert one.generate_ids(rows[::-1], SAMPLING) == alone[::-1]
+    assert len(set(opens)) == 2

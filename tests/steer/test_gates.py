@@ -9,9 +9,10 @@ from steer.errors import PlanError
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.direction_edits import AddDirection
-from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
+from steer.steering.gates import Gate, Gated, fit_threshold
 from steer.steering.latents import Clamp, LatentEdit
 from steer.steering.rows import OnRows
+from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
 from steer.steering.steered import steered
 from steer.steering.window import Window
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae

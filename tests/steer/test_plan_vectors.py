@@ -105,8 +105,9 @@ def test_vectors_named_by_sites_are_read_and_zeros_left_out(tmp_path):
     save_file(tensors, tmp_path / "x.safetensors")
     notes = []
     plan = import_vectors(tmp_path / "x.safetensors", notes.append)
-    assert {edit.site for edit in plan.edits} == {"2.resid_pre", "0.resid_post"}
-    assert notes == ["left out, since they are zero: 3.mlp_out."]
+    assert [edit.site for edit in plan.edits] == ["0.resid_post", "2.resid_pre"]
+    assert import_vectors(tmp_path / "x.safetensors", notes.append).digest == plan.digest
+    assert notes == ["left out, since they are zero: 3.mlp_out."] * 2
 
 
 def test_the_first_token_is_told_of(tmp_path):
