@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +28,10 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="A steering plan, .json or .toml.", show_default=False)] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="A steering plan: .json, .toml, or hub:owner/name/plan.toml.", show_default=False),
+    ] = None,
     sae: Annotated[
         str | None,
         typer.Option(
@@ -77,6 +79,7 @@ def generate(
         from steer.models.site import Site
         from steer.plans.bind import Bound
         from steer.plans.files import read_plan
+        from steer.plans.hub import pull_plan
         from steer.steering.latents import Clamp
         from steer.steering.steered import mismatches, steered
         from steer.threads import torch_threads
@@ -84,7 +87,9 @@ def generate(
         import_transformers()
     named: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     named = {name: value for name, value in named.items() if value is not None}
-    sampling, chosen = Sampling(**named), None if plan is None else read_plan(plan)
+    sampling, chosen = Sampling(**named), None
+    if plan is not None:
+        chosen = pull_plan(plan, say) if plan.startswith("hub:") else read_plan(plan)
     asked = model or (chosen.model.name if chosen else None) or "embedded"
     revision = chosen.model.revision if chosen and model is None else None
     lm = load_model(asked, device, dtype.value, revision, note=say)

@@ -109,8 +109,7 @@ def _read_vectors(path: Path, data: Any) -> dict[str, Tensor]:
     if not isinstance(data, dict):
         raise PlanError(f"vectors: expected file and digest, got {type(data).__name__}.")
     where = _VectorsFile(**data)
-    if not _FILE_NAME.fullmatch(where.file):
-        raise PlanError(f"vectors.file: expected the name of a .safetensors file beside the plan, got {where.file!r}.")
+    vectors_file(path)
     vectors = read_tensors(path.with_name(where.file))
     if (got := digests.of_tensors(vectors)) != where.digest:
         raise PlanError(f"{where.file} has other vectors than the plan: digest {got}, expected {where.digest}.")
@@ -131,12 +130,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise PlanError(f"{path} is no safetensors file ({error}). Copy it again.") from error
 
 
+def vectors_file(path: Path) -> str | None:
+    """The name of the file of vectors that a plan's file names, if it does.
+
+    Raises:
+        PlanError: the file cannot be read, or the name is none.
+    """
+    vectors = _read(path).get("vectors")
+    if vectors is None:
+        return None
+    name = vectors.get("file") if isinstance(vectors, Mapping) else None
+    if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+        raise PlanError(f"vectors.file: expected the name of a .safetensors file beside the plan, got {name!r}.")
+    return name
+
+
 def _vectors_named(path: Path) -> str | None:
     """The file of vectors, written by ``write_plan``, of a plan that is there already."""
     try:
-        vectors = _read(path).get("vectors")
+        name = vectors_file(path)
     except PlanError:
         return None
-    name = vectors.get("file") if isinstance(vectors, Mapping) else None
     own = re.compile(re.escape(path.stem) + r"\.[0-9a-f]{8}\.safetensors")
-    return name if isinstance(name, str) and own.fullmatch(name) else None
+    return name if name is not None and own.fullmatch(name) else None

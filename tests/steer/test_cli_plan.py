@@ -12,6 +12,7 @@ from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec, SaeSpec
 from steer.steering.steered import steered
 from tests.conftest import PROMPTS, random_sae, tiny_model
+from tests.steer.fake_hub import serving
 from tests.steer.plan_data import full_plan, vectors
 
 ADD = {"kind": "direction", "site": "1.resid_post", "direction": "push", "strength": 30.0}
@@ -135,3 +136,40 @@ def test_a_clamp_is_not_exported(saved, tmp_path, capsys):
     assert run(["plan", "export", str(folder / "plan.toml"), "--to", str(tmp_path / "x.safetensors")]) == 2
     assert "what setting a latent (a clamp) adds differs from token to token" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_is_pushed_and_run_from_the_hub(saved, tmp_path, capsys, monkeypatch):
+    _, lm, _ = saved
+    plan = SteeringPlan(label="pushes", licence="mit", model=ModelSpec.of(lm), vectors=vectors(), edits=[ADD])
+    path = str(write_plan(plan, tmp_path / "plan.toml"))
+    names = sorted(f"plans/{one.name}" for one in tmp_path.iterdir())
+    with serving(monkeypatch, tmp_path / "cache") as hub:
+        assert run(["plan", "push", path, "me/x/plans", "--dry-run"]) == 0
+        assert "would be sent to hub:me/x/plans: plans/plan.toml, plans/plan." in capsys.readouterr().out
+        assert not hub.requests
+        assert run(["plan", "push", path, "me/x/plans"]) == 0
+        [commit] = hub.commits
+        assert commit["files"] == sorted([*names, "plans/README.md"])
+        assert commit["summary"] == "Add the steering plan plan.toml"
+        card = hub.repos["me/x"]["plans/README.md"].decode()
+        assert "license: mit" in card
+        assert "steer generate --plan hub:me/x/plans/plan.toml" in card
+        capsys.readouterr()
+        assert run(["plan", "show", "--json", "hub:me/x/plans/plan.toml"]) == 0
+        assert json.loads(capsys.readouterr().out)["digest"] == plan.digest
+        assert run(["generate", "--plan", "hub:me/x/plans/plan.toml", "--json", "--max-new-tokens", "3", "x"]) == 0
+        with steered(lm, *plan.bind(lm).interventions):
+            [expected] = lm.generate(["x"], Sampling(3))
+        assert json.loads(capsys.readouterr().out)[0]["steered"] == expected
+        for source, words in (
+            ("hub:me/x/plans/other.toml", "plans/other.toml of me/x is not to be had"),
+            ("hub:me/x/plans", "names no plan: expected hub:owner/name/plan.toml"),
+        ):
+            assert run(["plan", "show", source]) == 2
+            assert words in capsys.readouterr().err
+
+
+def test_a_plan_whose_sae_others_do_not_have_is_not_pushed(saved, capsys):
+    folder, _, _ = saved
+    assert run(["plan", "push", str(folder / "plan.toml"), "me/x"]) == 2
+    assert "The SAE 'one' is at the path sae, which those who get the plan do not have" in capsys.readouterr().err

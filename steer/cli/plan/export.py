@@ -7,7 +7,7 @@ import typer
 
 from steer.cli.generate import say
 from steer.cli.interrupts import importing
-from steer.cli.plan.options import Overwrite, PlanFile, check_free
+from steer.cli.plan.options import Overwrite, PlanFile, check_free, opened
 
 
 def export(
@@ -24,9 +24,8 @@ def export(
     each token, are refused.
     """
     with importing():
-        from steer.plans.files import read_plan
         from steer.plans.vectors import export_vectors
     check_free(to, overwrite)
-    found = export_vectors(read_plan(file), to, say, model_hint)
+    found = export_vectors(opened(file), to, say, model_hint)
     norms = ", ".join(f"{layer} ({vector.norm().item():.4g})" for layer, vector in sorted(found.items()))
     typer.echo(f"{to}: layers (and norms) {norms}")

@@ -7,7 +7,7 @@ import typer
 
 from steer.cli.interrupts import importing
 from steer.cli.options import Json
-from steer.cli.plan.options import PlanFile
+from steer.cli.plan.options import PlanFile, opened
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def show(file: PlanFile, as_json: Json = False) -> None:
     """Tell what a plan does: its model, SAEs, vectors, prompt, sampling and edits, and its digest."""
     with importing():
-        from steer.plans.files import read_plan
-    plan = read_plan(file)
+        import steer.plans.hub  # noqa: F401  # what ``opened`` needs
+    plan = opened(file)
     if as_json:
         typer.echo(json.dumps(described(plan), ensure_ascii=False, indent=2))
         return
     from rich.console import Console
 
-    Console().print(_table(str(file), plan))
+    Console().print(_table(file, plan))
 
 
 def described(plan: "SteeringPlan") -> dict[str, Any]:

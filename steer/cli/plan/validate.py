@@ -7,7 +7,7 @@ import typer
 from steer.cli.generate import say
 from steer.cli.interrupts import importing
 from steer.cli.options import Device, Dtype, DtypeName
-from steer.cli.plan.options import PlanFile
+from steer.cli.plan.options import PlanFile, opened
 
 
 def validate(
@@ -24,8 +24,8 @@ def validate(
     The exit code is 0, or 2 with one message that says what is wrong.
     """
     with importing():
-        from steer.plans.files import read_plan
-    plan = read_plan(file)
+        import steer.plans.hub  # noqa: F401  # what ``opened`` needs
+    plan = opened(file)
     if model is not None:
         with importing():
             from steer.cli.console import import_transformers
