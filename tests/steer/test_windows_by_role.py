@@ -9,8 +9,13 @@ from steer.errors import PlanError
 from steer.models.decode import Sampling
 from steer.models.roles import PromptIds
 from steer.models.site import Site
+from steer.steering.branches import branched
 from steer.steering.direction_edits import AddDirection
+from steer.steering.gates import Gated
+from steer.steering.latents import LatentEdit
+from steer.steering.rows import OnRows
 from steer.steering.steered import steered
+from steer.steering.text_gate import TextGate
 from steer.steering.window import Window
 from tests.conftest import count_hooks
 from tests.steer.test_operations import direction
@@ -112,3 +117,23 @@ def test_a_template_that_changes_what_is_said_is_refused(llama):
 def test_windows_that_contradict_themselves(options, words):
     with pytest.raises(PlanError, match=words):
         Window(**{**options, "roles": frozenset(options["roles"])})
+
+
+def test_prompts_that_are_answered_in_several_ways_at_once_keep_their_roles_and_texts(llama, sae):
+    rows, sampling = llama.prompt_ids(CONVERSATIONS), Sampling(8)
+    long = TextGate(lambda texts: [len(text) > 5 for text in texts])
+    ways = [[], [add(WINDOWS["user"])], [Gated(add(Window()), long)]]
+    alone = []
+    for way in ways:
+        with steered(llama, *way):
+            alone.append(llama.generate_ids(rows, sampling))
+    with steered(llama, *branched(ways, len(rows))):
+        got = llama.generate_ids(rows, sampling, copies=len(ways))
+    assert got == [alone[way][row] for row in range(len(rows)) for way in range(len(ways))]
+    fractions = [[LatentEdit(sae, {latent: 0.5}, unit="residual_norm")] for latent in (3, 40)]
+    each = [OnRows(one, [row]) for row, (one,) in enumerate(fractions)]
+    with steered(llama, *each):
+        together = llama.forward(llama.pad(rows[:2]))
+    for row, (one,) in enumerate(fractions):
+        with steered(llama, one):
+            torch.testing.assert_close(llama.forward(llama.pad(rows[:2]))[row], together[row], rtol=1e-4, atol=1e-4)
