@@ -37,17 +37,25 @@ if TYPE_CHECKING:
     from steer.evals.stats import Rate
     from steer.features.archetype import latents_active, refuse_archetype
     from steer.features.candidates import Trial, best_strengths, measure_candidates, settle_strength
+    from steer.models.classifier import load_classifier
     from steer.models.decode import Sampling
     from steer.models.load import load_model
     from steer.models.model import LanguageModel
     from steer.models.site import Site
+    from steer.plans.bind import Bound
+    from steer.plans.files import read_plan, write_plan
+    from steer.plans.plan import SteeringPlan
+    from steer.plans.sources import ModelSpec, SaeSpec
     from steer.quality.evaluation import evaluate_sae
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
-    from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
+    from steer.steering.gate_trees import AllOf, AnyOf
+    from steer.steering.gates import Gate, Gated, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
     from steer.steering.rows import OnRows
+    from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
     from steer.steering.steered import Steering, mismatches, steered
+    from steer.steering.text_gate import TextGate
     from steer.steering.window import Window
     from steer.studies.config import DemoConfig
     from steer.studies.demo import run_demo
@@ -59,10 +67,13 @@ if TYPE_CHECKING:
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
     "AddDirection": "steer.steering.direction_edits",
+    "AllOf": "steer.steering.gate_trees",
+    "AnyOf": "steer.steering.gate_trees",
+    "Bound": "steer.plans.bind",
     "CheckpointError": "steer.errors",
     "Clamp": "steer.steering.latents",
     "Columns": "steer.activations.sources.source",
-    "ConditionScore": "steer.steering.gates",
+    "ConditionScore": "steer.steering.scores",
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.config",
     "DirectionEdit": "steer.steering.direction_edits",
@@ -71,17 +82,19 @@ _WHERE = {
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
     "LatentEdit": "steer.steering.latents",
-    "LatentScore": "steer.steering.gates",
+    "LatentScore": "steer.steering.scores",
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
+    "ModelSpec": "steer.plans.sources",
     "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
-    "ProbeScore": "steer.steering.gates",
+    "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
+    "SaeSpec": "steer.plans.sources",
     "Sample": "steer.evals.sample",
     "Sampling": "steer.models.decode",
     "ShardConfig": "steer.activations.shards",
@@ -90,7 +103,9 @@ _WHERE = {
     "SiteError": "steer.errors",
     "SteerError": "steer.errors",
     "Steering": "steer.steering.steered",
+    "SteeringPlan": "steer.plans.plan",
     "StreamConfig": "steer.activations.batch",
+    "TextGate": "steer.steering.text_gate",
     "TokenPolicy": "steer.activations.policy",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
@@ -105,6 +120,7 @@ _WHERE = {
     "evaluate_sae": "steer.quality.evaluation",
     "fit_threshold": "steer.steering.gates",
     "latents_active": "steer.features.archetype",
+    "load_classifier": "steer.models.classifier",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
     "load_sae": "steer.checkpoints.load",
@@ -112,6 +128,7 @@ _WHERE = {
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
     "rate": "steer.evals.runner",
+    "read_plan": "steer.plans.files",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
     "refuse_archetype": "steer.features.archetype",
@@ -120,6 +137,7 @@ _WHERE = {
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
     "train": "steer.training.job",
+    "write_plan": "steer.plans.files",
     "write_report": "steer.studies.report",
     "write_shards": "steer.activations.shards",
 }
@@ -128,6 +146,9 @@ __all__ = [
     "SAE",
     "ActivationStream",
     "AddDirection",
+    "AllOf",
+    "AnyOf",
+    "Bound",
     "CheckpointError",
     "Clamp",
     "Columns",
@@ -143,6 +164,7 @@ __all__ = [
     "LatentScore",
     "MissingExtra",
     "ModelError",
+    "ModelSpec",
     "OnRows",
     "OutputError",
     "PlanError",
@@ -150,6 +172,7 @@ __all__ = [
     "Rate",
     "Reading",
     "Result",
+    "SaeSpec",
     "Sample",
     "Sampling",
     "ShardConfig",
@@ -158,7 +181,9 @@ __all__ = [
     "SiteError",
     "SteerError",
     "Steering",
+    "SteeringPlan",
     "StreamConfig",
+    "TextGate",
     "TokenPolicy",
     "TrainingConfig",
     "TrainingResult",
@@ -173,6 +198,7 @@ __all__ = [
     "evaluate_sae",
     "fit_threshold",
     "latents_active",
+    "load_classifier",
     "load_model",
     "load_prompts",
     "load_sae",
@@ -180,6 +206,7 @@ __all__ = [
     "mismatches",
     "open_source",
     "rate",
+    "read_plan",
     "read_texts",
     "refusal_direction",
     "refuse_archetype",
@@ -188,6 +215,7 @@ __all__ = [
     "splice_loss",
     "steered",
     "train",
+    "write_plan",
     "write_report",
     "write_shards",
 ]

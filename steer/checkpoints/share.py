@@ -31,6 +31,8 @@ class Upload:
     """Text of the model card."""
     own_card: bool
     """Whether the card is the folder's own README.md rather than a written one."""
+    what: str = ""
+    """What the commit adds, in words; empty: the SAE of the place's name."""
 
     @property
     def card_path(self) -> str:
@@ -95,7 +97,7 @@ def push(upload: Upload, private: bool = False, note: Callable[[str], None] | No
         done = api.create_commit(
             place.repo,
             added,
-            commit_message=f"Add the SAE {place.inside or place.repo.split('/')[1]}",
+            commit_message=f"Add the {upload.what or 'SAE ' + (place.inside or place.repo.split('/')[1])}",
             revision=place.revision,
         )
     except Exception as error:  # network, server and client raise errors of many kinds

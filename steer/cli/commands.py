@@ -5,6 +5,7 @@ import typer
 from steer.cli.demo import demo
 from steer.cli.generate import generate
 from steer.cli.options import NothingEmpty
+from steer.cli.plan.verbs import plan
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
 from steer.cli.train.command import train
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(generate)
+app.add_typer(plan)
 app.command()(report)
 app.add_typer(sae)
 app.command(cls=NothingEmpty)(train)

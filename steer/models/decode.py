@@ -1,7 +1,7 @@
 """Generating replies token by token with a KV cache, dropping rows as they finish."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -70,7 +70,7 @@ def continue_rows(
     cache = roomy_cache(model) if sampling.use_cache else None
     step, copies = ids, call.copies
     for place in range(sampling.max_new_tokens):
-        now = Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows], call.memory, copies)
+        now = replace(call, index=call.index[rows], prompt_tokens=call.prompt_tokens[rows], copies=copies)
         with told(attachments, now), widened(layout, attachments, len(step), copies):
             output = model(
                 input_ids=step,

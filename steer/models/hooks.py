@@ -30,6 +30,8 @@ class Attachment:
         """Forward passes seen to their end; one that was stopped early tells nothing about the sites above."""
         self.rows: Rows | None = None
         """What the caller says of the rows of the next pass."""
+        self.on_call: Callable[[Rows], None] | None = None
+        """Told of the rows of each call of a LanguageModel, before its first pass."""
         self._layout = layout
         self._current: Pass | None = None
         self._memory: Memory = {}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from steer.errors import ModelError, PlanError, SiteError
 from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
-from steer.models.passes import Pass
+from steer.models.passes import Pass, Rows
 from steer.models.site import Site
 from steer.steering.each_row import together
 from steer.steering.gates import Gated
@@ -62,7 +63,7 @@ class _Part:
         if parts[0] is not self:
             return x
         for gated in (one for part in parts for one in part.listeners):
-            gated.listen(x.float(), at)
+            gated.listen(x.float(), at, self.site)
         interventions = [one for part in parts for one in part.interventions]
         return changed(interventions, x, at) if interventions else x
 
@@ -92,6 +93,7 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         )
     by_site: dict[Site, list[Intervention]] = defaultdict(list)
     listeners: dict[Site, list[Gated]] = defaultdict(list)
+    gateds: list[Gated] = []
     for intervention in interventions:
         if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
@@ -102,13 +104,23 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         moved = intervention.to(lm.device)
         by_site[intervention.site].append(moved)
         if gated := gate_in(moved):
-            listeners[gated.gate.score.site].append(gated)
+            gateds.append(gated)
+            for site in gated.gate_sites:
+                listeners[site].append(gated)
     with lm.lock:
         for site, group in by_site.items():
             check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
         sites = [*by_site, *(site for site in listeners if site not in by_site)]
         parts = {site: _Part(lm, site, together(by_site[site]), listeners[site]) for site in sites}
-        return Steering(lm, lm.attach(parts))
+        attachment = lm.attach(parts)
+        attachment.on_call = partial(_begin, gateds)
+        return Steering(lm, attachment)
+
+
+def _begin(gateds: Sequence[Gated], call: Rows) -> None:
+    """Let the gates decide that do so before the model runs."""
+    for gated in gateds:
+        gated.begin(call)
 
 
 def gate_in(intervention: Intervention) -> Gated | None:
