@@ -12,8 +12,9 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.each_row import together
 from steer.steering.gates import Gated
-from steer.steering.intervention import Intervention, combine
+from steer.steering.intervention import Intervention, changed
 from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
 from steer.steering.rows import OnRows
 
@@ -63,7 +64,7 @@ class _Part:
         for gated in (one for part in parts for one in part.listeners):
             gated.listen(x.float(), at)
         interventions = [one for part in parts for one in part.interventions]
-        return combine(interventions)(x, at) if interventions else x
+        return changed(interventions, x, at) if interventions else x
 
 
 def _active(lm: LanguageModel, site: Site) -> list[_Part]:
@@ -106,7 +107,8 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         for site, group in by_site.items():
             check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
         sites = [*by_site, *(site for site in listeners if site not in by_site)]
-        return Steering(lm, lm.attach({site: _Part(lm, site, by_site[site], listeners[site]) for site in sites}))
+        parts = {site: _Part(lm, site, together(by_site[site]), listeners[site]) for site in sites}
+        return Steering(lm, lm.attach(parts))
 
 
 def gate_in(intervention: Intervention) -> Gated | None:
