@@ -42,10 +42,15 @@ if TYPE_CHECKING:
     from steer.models.model import LanguageModel
     from steer.models.site import Site
     from steer.quality.evaluation import evaluate_sae
+    from steer.responders.prompted import SystemPrompt, Unsteered
+    from steer.responders.responder import Responder
+    from steer.responders.self_contrastive import SelfContrastive
+    from steer.responders.steered import Steered
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
     from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
+    from steer.steering.null_space import NullSpaceEdit
     from steer.steering.rows import OnRows
     from steer.steering.steered import Steering, mismatches, steered
     from steer.steering.window import Window
@@ -74,27 +79,33 @@ _WHERE = {
     "LatentScore": "steer.steering.gates",
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
+    "NullSpaceEdit": "steer.steering.null_space",
     "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
     "ProbeScore": "steer.steering.gates",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
+    "Responder": "steer.responders.responder",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
     "Sample": "steer.evals.sample",
     "Sampling": "steer.models.decode",
+    "SelfContrastive": "steer.responders.self_contrastive",
     "ShardConfig": "steer.activations.shards",
     "ShardSource": "steer.activations.shard_source",
     "Site": "steer.models.site",
     "SiteError": "steer.errors",
     "SteerError": "steer.errors",
+    "Steered": "steer.responders.steered",
     "Steering": "steer.steering.steered",
     "StreamConfig": "steer.activations.batch",
+    "SystemPrompt": "steer.responders.prompted",
     "TokenPolicy": "steer.activations.policy",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
     "Trial": "steer.features.candidates",
+    "Unsteered": "steer.responders.prompted",
     "Window": "steer.steering.window",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
@@ -143,26 +154,32 @@ __all__ = [
     "LatentScore",
     "MissingExtra",
     "ModelError",
+    "NullSpaceEdit",
     "OnRows",
     "OutputError",
     "PlanError",
     "ProbeScore",
     "Rate",
     "Reading",
+    "Responder",
     "Result",
     "Sample",
     "Sampling",
+    "SelfContrastive",
     "ShardConfig",
     "ShardSource",
     "Site",
     "SiteError",
     "SteerError",
+    "Steered",
     "Steering",
     "StreamConfig",
+    "SystemPrompt",
     "TokenPolicy",
     "TrainingConfig",
     "TrainingResult",
     "Trial",
+    "Unsteered",
     "Window",
     "activation_batches",
     "activation_rows",

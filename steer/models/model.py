@@ -13,7 +13,7 @@ from steer.checks import require_whole
 from steer.errors import DataError, ModelError
 from steer.models.batches import batches_of
 from steer.models.chat import Conversation, as_conversations, has_template, render
-from steer.models.decode import Sampling, continue_rows
+from steer.models.decode import Contexts, Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading, told
 from steer.models.layout import Layout, find_layout
 from steer.models.lock import Lock, alone
@@ -226,8 +226,12 @@ class LanguageModel:
 
     @alone
     @torch.inference_mode()
-    def generate_ids(self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None) -> list[list[int]]:
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None, contexts: Contexts | None = None
+    ) -> list[list[int]]:
         """Token ids of the replies, without the token that ends them.
+
+        With ``contexts`` several prompts, side by side in ``prompts``, get one reply together.
 
         Raises:
             DataError: a prompt is empty, or prompt and reply together exceed the model's context.
@@ -240,7 +244,9 @@ class LanguageModel:
         tokens = self.pad(prompts)
         self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
         call = self._rows(tokens.mask.sum(-1))
-        return continue_rows(self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call)
+        return continue_rows(
+            self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call, contexts
+        )
 
     @contextmanager
     def running(self, rows: Sequence[int], n_rows: int) -> Iterator[None]:
