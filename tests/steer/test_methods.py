@@ -356,7 +356,7 @@ def test_variants_take_one_latent_of_all_or_those_that_help(llama):
     assert len(fitted.interventions) == 1
     best = max(fitted.record["best"], key=lambda row: row["correlation"])
     assert fitted.record["chosen"] == [best]
-    pruned = CorrelatedConfig("pruned", max_new_tokens=6, strength=30.0, window=Window("all"))
+    pruned = CorrelatedConfig("pruned", max_new_tokens=6, strength=2.0, window=Window("all"))
     found = correlated_latents.fit(llama, saes, asked(), pruned, begins_early, asked())
     told = found.record["validation"]
     helping = [number > told["right_before"] for number in told["right_with_each"]]
