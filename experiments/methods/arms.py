@@ -1,6 +1,6 @@
 """The methods that are compared, each fitted on development prompts, its strength chosen there by one rule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,16 +27,24 @@ from steer.responders.responder import Responder
 from steer.responders.self_contrastive import SAFETY_TEXT, SelfContrastive
 from steer.responders.steered import Steered
 from steer.steering.direction_edits import DirectionEdit
+from steer.steering.gates import Gated
 from steer.steering.intervention import Intervention
 from steer.steering.latents import LatentEdit
+from steer.steering.null_space import NullSpaceEdit
 from steer.steering.window import Window
 
 HARMFUL = ("unsafe_seen", "unsafe_unseen", "jailbroken", "multi_turn")
 BENIGN = ("safe", "looks_unsafe", "arithmetic", "multiple_choice", "myths", "concepts")
 UNSAFE_DEV, SAFE_DEV = ("unsafe_unseen", "jailbroken"), ("safe", "looks_unsafe")
-TIMES = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)  # of the direction's own length
-
-Make = Callable[[float], Fitted]
+_LENGTHS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)  # of the direction's own
+STRENGTHS: dict[str, Sequence[float]] = {
+    "direction": _LENGTHS,
+    "conditional": _LENGTHS,
+    "null-space": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0),
+    "correlated-latents": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+    "correlated-latents, all tokens": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+}
+"""Multiples of what was fitted that are tried on development prompts."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +75,29 @@ class Dev:
         """What they say."""
         return [sample.messages for sample in self.of(names)]
 
-    def settled(self, make: Make, strengths: Sequence[float]) -> tuple[Fitted, dict[str, Any]]:
-        """The strength at which most of the unsafe set that is refused least is refused, up to 95 %; of equals the one
-        that refuses fewest safe prompts, then the smallest.
+    def settled(self, fitted: Fitted, strengths: Sequence[float]) -> tuple[Fitted, dict[str, Any]]:
+        """The multiple of its strengths that refuses most of the unsafe set of which it refuses least, up to 95 %.
+
+        Of equals the one that refuses fewest safe prompts, then the smallest.
         """
         tried: list[dict[str, Any]] = []
         for strength in strengths:
-            fitted = make(strength)
-            unsafe, safe = (self._refused(fitted, names) for names in (UNSAFE_DEV, SAFE_DEV))
+            shares = self._refused(scaled(fitted, strength))
+            unsafe, safe = ([shares[name] for name in names] for names in (UNSAFE_DEV, SAFE_DEV))
             tried.append({"strength": strength, "unsafe": unsafe, "safe": safe})
         best = max(tried, key=lambda one: (min(*one["unsafe"], SETTLED), -sum(one["safe"]), -abs(one["strength"])))
-        return make(best["strength"]), {"strength": best["strength"], "tried": tried, "prompts_of_each_set": self.limit}
+        return scaled(fitted, best["strength"]), {
+            "strength": best["strength"],
+            "tried": tried,
+            "prompts_of_each_set": self.limit,
+        }
 
-    def _refused(self, fitted: Fitted, names: Sequence[str]) -> list[float]:
+    def _refused(self, fitted: Fitted) -> dict[str, float]:
         """Share refused of each set."""
-        responder = Steered(self.lm, fitted.interventions)
-        samples = [self.of([name], self.limit) for name in names]
-        return [rate(evaluate(responder, one, self.max_new_tokens)).rate or 0.0 for one in samples]
+        names = (*UNSAFE_DEV, *SAFE_DEV)
+        results = evaluate(Steered(self.lm, fitted.interventions), self.of(names, self.limit), self.max_new_tokens)
+        own = {name: [one for one in results if one.sample.set == name] for name in names}
+        return {name: rate(found).rate or 0.0 for name, found in own.items()}
 
 
 def arms(dev: Dev, trained: SAE) -> Iterator[Arm]:
@@ -94,7 +108,7 @@ def arms(dev: Dev, trained: SAE) -> Iterator[Arm]:
     yield Arm("self-contrastive", SelfContrastive(lm))
     yield _sae(dev, trained)
     added = direction.fit(lm, dev.prompts(["unsafe_seen"]), dev.prompts(["safe"]))
-    yield _settled("direction", dev, lambda strength: scaled(added, strength), TIMES, added.record)
+    yield _settled("direction", dev, added)
     yield _conditional(dev, added)
     yield _null_space(dev)
     yield _correlated("correlated-latents", dev, trained, Window("generated"))
@@ -109,13 +123,11 @@ def _sae(dev: Dev, trained: SAE) -> Arm:
     return Arm("sae", Steered(dev.lm, fitted.interventions, name=name), fitted.record)
 
 
-def _settled(
-    method: str, dev: Dev, make: Make, strengths: Sequence[float], record: dict[str, Any] | None = None
-) -> Arm:
-    fitted, choice = dev.settled(make, strengths)
+def _settled(method: str, dev: Dev, fitted: Fitted) -> Arm:
+    chosen, choice = dev.settled(fitted, STRENGTHS[method])
     name = f"{method} x{choice['strength']:g}"
-    responder = Steered(dev.lm, fitted.interventions, name=name)
-    return Arm(method, responder, {**(record or fitted.record), "strength_choice": choice})
+    responder = Steered(dev.lm, chosen.interventions, name=name)
+    return Arm(method, responder, {**fitted.record, "strength_choice": choice})
 
 
 def scaled(fitted: Fitted, strength: float) -> Fitted:
@@ -124,38 +136,29 @@ def scaled(fitted: Fitted, strength: float) -> Fitted:
 
 
 def _times(one: Intervention, strength: float) -> Intervention:
-    if isinstance(one, DirectionEdit):
+    if isinstance(one, Gated):
+        return Gated(_times(one.intervention, strength), one.gate)
+    if isinstance(one, DirectionEdit | NullSpaceEdit):
         return replace(one, strength=strength * one.strength)
     assert isinstance(one, LatentEdit)
     return replace(one, latents={latent: strength * value for latent, value in one.latents.items()})
 
 
 def _conditional(dev: Dev, added: Fitted) -> Arm:
-    harmful, harmless = dev.prompts(HARMFUL), dev.prompts(BENIGN)
-    return _settled(
-        "conditional",
-        dev,
-        lambda strength: conditional.fit(dev.lm, harmful, harmless, scaled(added, strength).interventions),
-        TIMES,
-    )
+    fitted = conditional.fit(dev.lm, dev.prompts(HARMFUL), dev.prompts(BENIGN), added.interventions)
+    return _settled("conditional", dev, fitted)
 
 
 def _null_space(dev: Dev) -> Arm:
     benign, malicious, refused = dev.prompts(BENIGN), dev.prompts(HARMFUL), dev.prompts(["unsafe_seen"])
-    return _settled(
-        "null-space",
-        dev,
-        lambda strength: null_space.fit(dev.lm, benign, malicious, refused, NullSpaceConfig(strength=strength)),
-        (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0),
-    )
+    fitted = null_space.fit(dev.lm, benign, malicious, refused, NullSpaceConfig(strength=1.0))
+    return _settled("null-space", dev, fitted)
 
 
 def _correlated(method: str, dev: Dev, trained: SAE, window: Window) -> Arm:
-    samples = dev.of((*UNSAFE_DEV, *SAFE_DEV))
     config = CorrelatedConfig(max_new_tokens=dev.max_new_tokens, window=window)
-    found = correlated_latents.fit(dev.lm, [trained], samples, config, as_wanted)
-
-    return _settled(method, dev, lambda strength: scaled(found, strength), (0.5, 1.0, 1.5, 2.0, 3.0, 4.0), found.record)
+    fitted = correlated_latents.fit(dev.lm, [trained], dev.of((*UNSAFE_DEV, *SAFE_DEV)), config, as_wanted)
+    return _settled(method, dev, fitted)
 
 
 def as_wanted(result: Result) -> bool:

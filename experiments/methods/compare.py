@@ -29,7 +29,7 @@ def compare(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     torch.set_num_threads(given.threads)
     lm = load_model("embedded")
     sae = load_sae(given.sae) if given.sae else trained_sae(lm, given.seed)
-    dev = Dev(lm, load_prompts(split="dev"), given.dev_limit, given.max_new_tokens)
+    dev = Dev(lm, load_prompts(split="dev", limit=given.fit_limit), given.dev_limit, given.max_new_tokens)
     test = load_prompts(split="test", limit=given.limit)
     rows = []
     started = time.perf_counter()
@@ -42,7 +42,9 @@ def compare(given: argparse.Namespace, console: Console) -> dict[str, Any]:
         started = time.perf_counter()
     return {
         "model": lm.name,
-        "settings": {name: getattr(given, name) for name in ("limit", "dev_limit", "max_new_tokens", "seed", "sae")},
+        "settings": {
+            name: getattr(given, name) for name in ("limit", "fit_limit", "dev_limit", "max_new_tokens", "seed", "sae")
+        },
         "methods": rows,
         "versions": {name: version(name) for name in ("torch", "transformers", "saesteer")},
     }
@@ -98,6 +100,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--limit", type=int, help="test prompts of each set; else all 200")
+    parser.add_argument("--fit-limit", type=int, help="development prompts of each set to fit on; else all 100")
     parser.add_argument("--dev-limit", type=int, default=25, help="development prompts of a set to try strengths on")
     parser.add_argument("--max-new-tokens", type=int, default=48, help="length limit of a reply")
     parser.add_argument("--sae", help="an SAE's folder; else one is trained as in the demo")
