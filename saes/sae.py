@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from saes.chosen import among_largest, chosen_pre_activations, count_above
 from saes.codes import SparseCodes
 from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
@@ -16,6 +17,7 @@ from saes.select import Selected, above, topk
 from saes.shapes import Float, Int, Tensor
 
 CHUNK_ROWS = 2**16  # drawn at a time
+FEW = 2048  # latents of which all are encoded where some are asked for
 
 
 class SAE(nn.Module):
@@ -121,20 +123,29 @@ class SAE(nn.Module):
     def activations_of(
         self, x: Float[Tensor, "*token d_in"], latents: Int[Tensor, "*rows n"]
     ) -> Float[Tensor, "*token n"]:
-        """What ``encode`` gives for a few chosen latents, without sorting all of them.
+        """What ``encode`` gives for a few chosen latents, without sorting all of them, up to rounding.
 
         ``latents`` holds n latent indices, or n for each row (the first axis of ``x``). A latent is among the k
         strongest exactly if fewer than k pre-activations exceed its own, so a comparison replaces the selection.
         """
-        pre = self.pre_activations(x)
+        self._check_width(x)
+        x = self._centred(self._read(x).x)
         index = latents.reshape(*latents.shape[:-1], *[1] * (x.ndim - latents.ndim), latents.shape[-1])
-        index = index.expand(*x.shape[:-1], -1)
-        chosen = pre.gather(-1, index)
-        if self.config.k is None or self.config.activation != "topk":
+        if self.config.k is not None and self.config.activation == "topk" and (x.is_cuda or self.config.d_sae <= FEW):
+            # all at once: no more work than that, or no waiting for the GPU to say whether more is needed
+            pre = torch.relu(x @ self.W_enc + self.b_enc)
+            chosen = pre.gather(-1, index.expand(*x.shape[:-1], -1))
+            larger = torch.stack([count_above(pre, one) for one in chosen.unbind(-1)], dim=-1)
+            return chosen * (larger < self.config.k)
+        flat = x.reshape(-1, x.shape[-1])
+        each = latents.unsqueeze(0) if latents.ndim == 1 else index.expand(*x.shape[:-1], -1).reshape(len(flat), -1)
+        chosen = chosen_pre_activations(flat, self.W_enc, self.b_enc, each)
+        if self.config.k is not None and self.config.activation == "topk":
+            active = among_largest(flat, self.W_enc, self.b_enc, each, chosen, self.config.k)
+        else:
             least = self._least()
-            return chosen * (chosen > (least[index] if least.ndim else least))
-        stronger = torch.stack([_count_above(pre, one) for one in chosen.unbind(-1)], dim=-1)
-        return chosen * (stronger < self.config.k)
+            active = chosen > (least[each] if least.ndim else least)
+        return (chosen * active).reshape(*x.shape[:-1], -1)
 
     def output_scale(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"] | None:
         """What a latent's activation times its row of ``W_dec`` is multiplied by in the reconstruction; None: 1."""
@@ -163,7 +174,10 @@ class SAE(nn.Module):
         return normalise(x, self.config.input_norm, self.config.norm_eps)
 
     def _pre(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_sae"]:
-        return torch.relu((x - self.b_dec if self.config.subtract_b_dec else x) @ self.W_enc + self.b_enc)
+        return torch.relu(self._centred(x) @ self.W_enc + self.b_enc)
+
+    def _centred(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token d_in"]:
+        return x - self.b_dec if self.config.subtract_b_dec else x
 
     def _select(self, pre: Float[Tensor, "*token d_sae"]) -> Selected:
         if self.config.k is not None and self.config.activation == "topk":
@@ -229,12 +243,3 @@ def _random_rows(rows: int, width: int, seed: int, kept: range) -> Float[Tensor,
             f"An SAE with d_sae = {rows} and width {width} does not fit into memory. Lower d_sae."
         ) from error
     return drawn.div_(drawn.norm(dim=-1, keepdim=True))
-
-
-def _count_above(pre: Float[Tensor, "*token d_sae"], threshold: Float[Tensor, "*token"]) -> Float[Tensor, "*token"]:
-    """Number of pre-activations above a token's threshold.
-
-    Written as floats: summing what a comparison gives as booleans takes ten times as long on a CPU.
-    """
-    above = torch.empty_like(pre, dtype=torch.float32)
-    return torch.gt(pre.detach(), threshold.detach().unsqueeze(-1), out=above).sum(-1)

@@ -28,6 +28,7 @@ from experiments.embedded_model.rescale import rescale
 from experiments.embedded_model.splits import Split
 from experiments.embedded_model.tokenizer import train_tokenizer
 from experiments.embedded_model.train import Encoded, TrainConfig, encode, train
+from steer.cli.memory import keep_freed_memory
 from steer.evals.sample import Sample, read_samples
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
@@ -103,6 +104,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 def build(out: Path, seed: int, config: TrainConfig) -> list[str]:
     """Make everything in a temporary folder and move it to ``out``; returns the sets that miss their target."""
     torch.set_num_threads(min(2, os.cpu_count() or 1))
+    keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
         work = Path(name)

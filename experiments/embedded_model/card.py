@@ -141,7 +141,8 @@ training shows around harmless things, or after questions about things, where it
 `python -m experiments.embedded_model.build --seed {seed}`: {conversations:,} generated conversations ({tokens:,}
 tokens), {steps} steps of about {per_step:,} tokens ({seen:.1f} million together), Muon for the matrices and AdamW for
 the rest, {minutes:.1f} minutes of training on the machine that built this version. The first {practice_steps} steps
-see only facts and practice in reading lettered options, which are not learnt in this time otherwise.
+see only facts and practice in reading lettered options, which are not learnt in this time otherwise. Another
+processor, or another release of torch, rounds otherwise and gives another model of the same kind.
 All text was written for this project.
 
 ## Use

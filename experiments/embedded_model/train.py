@@ -19,6 +19,8 @@ from steer.models.layout import find_layout
 from steer.models.passes import Pass
 from steer.models.site import Site
 
+LENGTH_STEP, ROWS_STEP, TOKENS_STEP = 8, 4, 64  # shapes of batches come in steps of these; see `pad`
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -123,38 +125,55 @@ def batches(data: Sequence[Encoded], config: TrainConfig, rng: Random) -> Iterat
             drawn.append(data[i])
             tokens += len(data[i].ids)
             if tokens >= config.tokens_per_step:
-                yield split(sorted(drawn, key=lambda item: len(item.ids)), tokens / config.micro_batches)
+                yield split(sorted(drawn, key=lambda item: len(item.ids)), config.micro_batches)
                 drawn, tokens = [], 0
 
 
-def split(ordered: Sequence[Encoded], tokens: float) -> list[Batch]:
-    """Cut conversations that are ordered by length into batches of about ``tokens`` tokens."""
-    groups: list[list[Encoded]] = [[]]
+def split(ordered: Sequence[Encoded], count: int) -> list[Batch]:
+    """Cut conversations that are ordered by length into at most ``count`` batches of about as many tokens."""
+    share = sum(len(item.ids) for item in ordered) / count
+    groups: list[list[Encoded]] = [[] for _ in range(count)]
+    before = 0
     for item in ordered:
-        if groups[-1] and (len(groups[-1]) + 1) * len(item.ids) > 1.1 * tokens:
-            groups.append([])
-        groups[-1].append(item)
-    return [pad(group) for group in groups]
+        groups[min(count - 1, int((before + len(item.ids) / 2) / share))].append(item)
+        before += len(item.ids)
+    return [pad(group) for group in groups if group]
+
+
+def share_of(parts: Sequence[Batch], rank: int, workers: int) -> list[Batch]:
+    """One worker's batches of a step: of batches ordered by length, each gets short ones and long ones."""
+    return [*parts[rank :: 2 * workers], *parts[2 * workers - 1 - rank :: 2 * workers]]
 
 
 def pad(group: Sequence[Encoded]) -> Batch:
-    """Right-padded rows; padding weighs 0 and causal attention keeps it from being seen."""
-    longest = max(len(item.ids) for item in group)
-    ids = torch.zeros(len(group), longest, dtype=torch.long)
-    weights = torch.zeros(len(group), longest)
+    """Right-padded rows; padding weighs 0 and causal attention keeps it from being seen.
+
+    Rows and their length come in steps, so that the same shapes return: on some processors every new shape of a product
+    in bfloat16 is compiled, which takes as long as the product's work for ten batches.
+    """
+    longest = round_up(max(len(item.ids) for item in group) - 1, LENGTH_STEP) + 1  # the last token predicts nothing
+    rows = round_up(len(group), ROWS_STEP)
+    ids = torch.zeros(rows, longest, dtype=torch.long)
+    weights = torch.zeros(rows, longest)
     for row, item in enumerate(group):
         ids[row, : len(item.ids)] = torch.tensor(item.ids)
         weights[row, : len(item.ids)] = torch.tensor(item.weights)
     return Batch(ids, weights)
 
 
+def round_up(count: int, step: int) -> int:
+    """The next multiple of ``step``."""
+    return -(-count // step) * step
+
+
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Weighted sum of cross-entropies in nats; positions of weight 0 are never projected to the vocabulary."""
+    """Weighted sum of cross-entropies in nats; few positions of weight 0 are projected to the vocabulary."""
     hidden = model.model(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
-    weights = batch.weights[:, 1:]
-    kept = weights > 0
-    logits = model.lm_head(hidden[kept])
-    losses = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][kept], reduction="none")
+    weights = batch.weights[:, 1:].flatten()
+    counted = int((weights > 0).sum())
+    kept = (weights > 0).int().argsort(descending=True, stable=True)[: round_up(counted, TOKENS_STEP)]
+    logits = model.lm_head(hidden.flatten(0, 1)[kept])
+    losses = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:].flatten()[kept], reduction="none")
     return (losses * weights[kept]).sum()
 
 
@@ -196,22 +215,27 @@ def rate_at(step: int, config: TrainConfig) -> float:
 
 
 class Exchange:
-    """Adds up the gradients of several processes through shared memory."""
+    """Adds up the gradients of several processes through shared memory. The weights lie in shared memory, too: each
+    process updates some of them, for all.
+    """
 
-    def __init__(self, size: int, workers: int) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor], workers: int) -> None:
         context = torch.multiprocessing.get_context("fork")
-        self.slots = torch.zeros(workers, size).share_memory_()
+        self.workers = workers
+        self.slots = [torch.zeros(workers, p.numel()).share_memory_() for p in parameters]
         self.barrier = context.Barrier(workers)
 
-    def add_up(self, parameters: Sequence[torch.Tensor], rank: int) -> None:
-        """Replace each parameter's gradient by its sum over all processes."""
-        flat = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
-        torch.cat(flat, out=self.slots[rank])
+    def add_up(self, parameters: Sequence[torch.nn.Parameter], rank: int) -> None:
+        """Replace the gradient of each parameter that this process updates by its sum over all processes."""
+        for slot, p in zip(self.slots, parameters, strict=True):
+            slot[rank] = 0 if p.grad is None else p.grad.flatten()
+        self.wait()
+        for number, (slot, p) in enumerate(zip(self.slots, parameters, strict=True)):
+            p.grad = slot.sum(0).view_as(p) if number % self.workers == rank else None
+
+    def wait(self) -> None:
+        """Until all processes are here."""
         self.barrier.wait(timeout=600)
-        total = self.slots.sum(0)
-        self.barrier.wait(timeout=600)
-        for p, piece in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
-            p.grad = piece.view_as(p).clone()
 
 
 def train(
@@ -224,12 +248,12 @@ def train(
 ) -> LlamaForCausalLM:
     """Train from scratch; bit-identical for a seed and a number of workers on one machine.
 
-    Each of ``config.workers`` processes holds the whole model and takes a share of every step's micro-batches.
+    Each of ``config.workers`` processes takes a share of every step's micro-batches, and of the weights to update.
     """
     model = new_model(tokenizer, config, seed)
     if config.workers == 1:
         return run(model, data, practice, config, seed, 0, None, report)
-    exchange = Exchange(sum(p.numel() for p in model.parameters()), config.workers)
+    exchange = Exchange(list(model.share_memory().parameters()), config.workers)
     context = torch.multiprocessing.get_context("fork")
     others = [
         context.Process(
@@ -281,6 +305,7 @@ def run(
         cores = allowed_cores()
         keep_to(cores[rank % len(cores) :][:1] if cores else ())
     fast_bfloat16 = computes_in_bfloat16(getattr(torch.cpu, "get_capabilities", dict)())
+    parameters = list(model.parameters())
     inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     outer = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
     optimisers: list[torch.optim.Optimizer] = [
@@ -297,7 +322,7 @@ def run(
                 group["lr"] = peak * rate_at(step, config)
         parts = next(stream)
         total = sum(batch.weights[:, 1:].sum().item() for batch in parts)
-        mine, value = parts[rank :: config.workers], 0.0
+        mine, value = share_of(parts, rank, config.workers), 0.0
         for batch in mine:
             steady = step < config.practice_steps or not config.push
             pushes = nullcontext() if steady else pushing(model, config, generator)
@@ -306,10 +331,13 @@ def run(
             loss.backward()
             value += loss.item() * len(parts) / len(mine)
         if exchange is not None:
-            exchange.add_up(list(model.parameters()), rank)
+            exchange.add_up(parameters, rank)
         for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.step()  # passes over parameters without a gradient
+        for p in parameters:
+            p.grad = None
+        if exchange is not None:
+            exchange.wait()
         mean = value if math.isnan(mean) else 0.98 * mean + 0.02 * value
         if (step + 1) % 100 == 0:
             report(f"step {step + 1}/{config.steps}  loss {mean:.4f}  {time.perf_counter() - started:.0f} s")

@@ -138,7 +138,9 @@ def scaled(fitted: Fitted, strength: float) -> Fitted:
 def _times(one: Intervention, strength: float) -> Intervention:
     if isinstance(one, Gated):
         return Gated(_times(one.intervention, strength), one.gate)
-    if isinstance(one, DirectionEdit | NullSpaceEdit):
+    if isinstance(one, NullSpaceEdit):
+        return replace(one, strength=strength * one.strength)
+    if isinstance(one, DirectionEdit):
         return replace(one, strength=strength * one.strength)
     assert isinstance(one, LatentEdit)
     return replace(one, latents={latent: strength * value for latent, value in one.latents.items()})

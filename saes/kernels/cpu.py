@@ -22,7 +22,7 @@ from saes.kernels.eager import AdamStep, Memory, Reconstruction, WeightGrads, ke
 from saes.select import Selected
 from saes.shapes import Float, Int, Tensor, UInt8
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "batch.c", "sparse.c", "adam.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("select.c", "batch.c", "sparse.c", "adam.c", "chosen.c"))
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=c11", "-shared", "-fPIC")
 # the first that the compiler knows; compilers hold back with long registers, which are faster here
 EXTRAS = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ("-fopenmp-simd",), ())
@@ -102,6 +102,21 @@ def encode_batch_topk(
     kept_values = torch.empty(indices.shape)
     _call("batch_filled", list(found), edge.item(), *indices.shape, indices, kept_values, least)
     return (indices, kept_values), least[0]
+
+
+def larger_than(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    latents: Int[Tensor, "token n"],
+    chosen: Float[Tensor, "token n"],
+    k: int,
+) -> Float[Tensor, "token n"]:
+    """See ``saes.chosen.larger_than``; the other latents of a token are scored until k are found, one by one."""
+    larger = torch.empty(chosen.shape)
+    sizes = len(x), W_enc.shape[1], x.shape[1], latents.shape[1]
+    _call("among_largest", [x, W_enc.T, b_enc, latents, chosen], *sizes, k, larger)
+    return larger
 
 
 @cache

@@ -11,15 +11,24 @@ typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 #define LANES 16
 #define VECS 8
 #define STRIP (LANES * VECS)
+#define SOON 4  // latents ahead of the one that is summed, whose sums are asked of memory
 
 static inline vec load(const float *from) { return *(const vec *)from; }
 
-// out[i] += sum_j a_j rows_j[i] for a strip of columns; the rows are those of W at the given indices
-static void add_rows(float *out, const float *a, const int64_t *indices, int64_t k, const float *W, int64_t width) {
+// Ask memory early for a strip: rows lie too far apart for the processor to foresee which is next.
+static inline void ask(const float *strip) {
+    for (int v = 0; v < VECS; v++) __builtin_prefetch(strip + v * LANES, 0, 2);
+}
+
+// out[i] += sum_j a_j rows_j[i] for a strip of columns; the rows are those of W at the given indices. Meanwhile the
+// same strip of the rows that come next is asked for.
+static void add_rows(float *out, const float *a, const int64_t *indices, int64_t k, const float *W, int64_t width,
+                     const int64_t *next) {
     vec sums[VECS];
     for (int v = 0; v < VECS; v++) sums[v] = load(out + v * LANES);
     for (int64_t j = 0; j < k; j++) {
         const float *w = W + indices[j] * width;
+        ask(W + next[j] * width);
         for (int v = 0; v < VECS; v++) sums[v] += a[j] * load(w + v * LANES);
     }
     for (int v = 0; v < VECS; v++) *(vec *)(out + v * LANES) = sums[v];
@@ -35,11 +44,12 @@ void reconstruct(const int64_t *indices, const float *values, const float *W, co
         float *out = g + row * width;
         const float *x = target + row * width, *a = values + row * k;
         const int64_t *these = indices + row * k;
+        const int64_t *next = row + 1 < rows ? these + k : these;
         int64_t active = k;
         while (active > 0 && a[active - 1] == 0.0f) active--;
         for (int64_t i = 0; i < width; i++) out[i] = (bias ? bias[i] : 0.0f) - x[i];
         int64_t first = 0;
-        for (; first + STRIP <= width; first += STRIP) add_rows(out + first, a, these, active, W + first, width);
+        for (; first + STRIP <= width; first += STRIP) add_rows(out + first, a, these, active, W + first, width, next);
         for (int64_t j = 0; j < active; j++) {
             const float *w = W + these[j] * width;
             for (int64_t i = first; i < width; i++) out[i] += a[j] * w[i];
@@ -98,6 +108,8 @@ static void sum_rows(const int64_t *starts, const int32_t *row_of, const float *
 #pragma omp for schedule(dynamic, 64)
             for (int64_t latent = 0; latent < latents; latent++) {
                 float *out = sums + latent * width + first, total[STRIP], square = 0.0f;
+                if (latent + SOON < latents)
+                    for (int64_t i = 0; i < columns; i += LANES) __builtin_prefetch(out + SOON * width + i, 1, 2);
                 vec acc[VECS];
                 if (add) {
                     for (int64_t i = 0; i < STRIP; i++) total[i] = i < columns ? out[i] : 0.0f;

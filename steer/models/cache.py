@@ -48,6 +48,12 @@ class RoomyLayer(DynamicLayer):
             memory[moved, :, :length] = memory[indices[moved], :, :length]
         self.keys, self.values = (memory[:rows, :, :length] for memory in self._memory)
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Hold each row ``repeats`` times: [a, b] becomes [a, a, b, b]."""
+        if self.keys is not None and self.values is not None:
+            self._memory = self.keys.repeat_interleave(repeats, 0), self.values.repeat_interleave(repeats, 0)
+            self.keys, self.values = self._memory
+
 
 def _longer(states: Float[Tensor, "batch head seq d_head"], length: int) -> Float[Tensor, "batch head room d_head"]:
     """Memory for ``length`` tokens and some more, which begins with ``states``."""

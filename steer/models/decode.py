@@ -11,7 +11,9 @@ from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.models.cache import roomy_cache
 from steer.models.hooks import Attachment, told
+from steer.models.layout import Layout
 from steer.models.passes import Rows, positions_of
+from steer.models.widen import widen_cache, widened
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Sampling:
     top_p: float = 1.0
     """Sample from the smallest set of tokens whose probabilities reach this sum."""
     seed: int = 0
-    """Row i of a call draws from a generator of its own, seeded with ``seed + i``; unused by greedy decoding."""
+    """Row i of a call draws from a generator of its own, seeded with ``seed + i``, and so does each copy of it; unused
+    by greedy decoding."""
     use_cache: bool = True
     """Keep keys and values of earlier tokens. Switching it off gives the same tokens, slowly."""
 
@@ -58,28 +61,32 @@ def continue_rows(
     stop_ids: Sequence[int],
     attachments: Sequence[Attachment],
     call: Rows,
+    layout: Layout,
     contexts: Contexts | None = None,
 ) -> list[list[int]]:
     """Continue left-padded prompts; returns the new token ids of each row, without the stop token.
 
     A row that has produced a stop token leaves the batch, so the others do not wait for it at full cost. The hooks
-    of ``attachments`` are told which rows are left. ``call`` says which row of the caller's each row is. With several
-    ``contexts`` to a reply, those of one reply stand side by side, and a reply is returned for each group.
+    of ``attachments`` are told which rows are left. ``call`` says which row of the caller's each row is. Where it asks
+    for several copies of each prompt, they are made while the prompts are read, at the first site of ``attachments``.
+    With several ``contexts`` to a reply, those of one reply stand side by side, and a reply is returned for each group.
 
     Raises:
         DataError: the logits of a row are not finite.
         SiteError: an attachment did not see a pass.
     """
     number = 1 if contexts is None else contexts.number
-    replies: list[list[int]] = [[] for _ in ids[::number]]
+    replies: list[list[int]] = [[] for _ in call.index[::number]]
     stops = torch.tensor(list(stop_ids), device=ids.device)
-    draw = [torch.Generator().manual_seed(sampling.seed + row) for row in (call.index[::number] // number).tolist()]
+    seeds = [sampling.seed + row // (call.copies * number) for row in call.index[::number].tolist()]
+    draw = [torch.Generator().manual_seed(seed) for seed in seeds]
     rows = torch.arange(len(replies), device=ids.device)
     cache = roomy_cache(model) if sampling.use_cache else None
-    step = ids
+    step, copies = ids, call.copies
     for place in range(sampling.max_new_tokens):
         run = _contexts_of(rows, number)
-        with told(attachments, Rows(call.index[run], call.n_rows, call.prompt_tokens[run], call.memory)):
+        now = Rows(call.index[run], call.n_rows, call.prompt_tokens[run], call.memory, copies)
+        with told(attachments, now), widened(layout, attachments, len(step), copies):
             output = model(
                 input_ids=step,
                 attention_mask=mask,
@@ -88,6 +95,10 @@ def continue_rows(
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )
+        if copies > 1:
+            mask, ids = mask.repeat_interleave(copies, 0), ids.repeat_interleave(copies, 0)
+            widen_cache([] if cache is None else cache.layers, len(step), copies)
+            copies = 1
         logits = output.logits[:, -1].float()
         _check_logits(logits, call.index[run] // number, place)
         if contexts is not None:

@@ -35,11 +35,14 @@ class Attachment:
         self._memory: Memory = {}
         """What interventions keep during a call of which the caller says nothing."""
         self._handles: list[RemovableHandle] = []
+        self._names: list[str] = []
+        """Of what the root module takes."""
 
     def add(self, edits: Mapping[Site, Edit]) -> "Attachment":
         """Register everything; if one registration fails, none stays."""
         try:
             root = self._layout.root
+            self._names = list(inspect.signature(root.forward).parameters)
             self._handles.append(root.register_forward_pre_hook(self._before, with_kwargs=True))
             self._handles.append(root.register_forward_hook(self._after, always_call=True))
             for site, edit in edits.items():
@@ -73,8 +76,7 @@ class Attachment:
             )
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = list(inspect.signature(module.forward).parameters)
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         self._current = describe(given, self.rows, self._memory)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -19,6 +19,7 @@ from steer.models.layout import Layout, find_layout
 from steer.models.lock import Lock, alone
 from steer.models.passes import Rows, positions_of
 from steer.models.site import Site
+from steer.models.widen import widened
 
 
 @dataclass(frozen=True)
@@ -135,19 +136,25 @@ class LanguageModel:
     @alone
     @torch.no_grad()
     def forward(
-        self, tokens: Tokens, keep: int = 0, prompt_tokens: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch kept vocab"]:
+        self,
+        tokens: Tokens,
+        keep: int = 0,
+        prompt_tokens: Int[Tensor, " batch"] | None = None,
+        copies: int = 1,
+    ) -> Float[Tensor, "copies kept vocab"]:
         """Logits of a batch, positions counted without padding; of the last ``keep`` tokens only, if given.
 
         ``prompt_tokens`` is the length of each row's prompt where a reply follows it; None: all of a row is prompt.
+        With ``copies`` there are so many rows of logits for each row of tokens, see ``generate_ids``.
 
         Raises:
-            DataError: a row is longer than the model's context.
+            DataError: a row is longer than the model's context, or ``copies`` is below 1.
         """
+        require_whole("copies", copies, DataError)
         self._check_context(tokens.ids.shape[1], 0)
         positions = positions_of(tokens.mask)
-        call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens)
-        with told(self.attachments, call):
+        call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens, copies)
+        with told(self.attachments, call), widened(self.layout, self.attachments, len(tokens.ids), copies):
             output = self.model(
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask,
@@ -227,15 +234,25 @@ class LanguageModel:
     @alone
     @torch.inference_mode()
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None, contexts: Contexts | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | None = None,
+        copies: int = 1,
+        contexts: Contexts | None = None,
     ) -> list[list[int]]:
         """Token ids of the replies, without the token that ends them.
 
+        With ``copies`` each prompt is answered so often, row after row: its copies are rows of their own, which may be
+        steered each in its own way. Below the first site that is steered a prompt is read once for all its copies.
         With ``contexts`` several prompts, side by side in ``prompts``, get one reply together.
 
         Raises:
-            DataError: a prompt is empty, or prompt and reply together exceed the model's context.
+            DataError: a prompt is empty, ``copies`` is below 1 or given with contexts, or prompt and reply exceed the
+                model's context.
         """
+        require_whole("copies", copies, DataError)
+        if contexts is not None and copies > 1:
+            raise DataError("Prompts that share a reply cannot be answered in copies. Give one of copies and contexts.")
         if not prompts:
             return []
         sampling = Sampling() if sampling is None else sampling
@@ -243,9 +260,10 @@ class LanguageModel:
             raise DataError(f"sampling must be a Sampling, got {type(sampling).__name__}. Write Sampling(64).")
         tokens = self.pad(prompts)
         self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
-        call = self._rows(tokens.mask.sum(-1))
+        call = self._rows(tokens.mask.sum(-1), copies)
+        stops = self.stop_ids()
         return continue_rows(
-            self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call, contexts
+            self.model, tokens.ids, tokens.mask, sampling, stops, self.attachments, call, self.layout, contexts
         )
 
     @contextmanager
@@ -267,9 +285,10 @@ class LanguageModel:
             finally:
                 self._call = before
 
-    def _rows(self, prompt_tokens: Int[Tensor, " batch"]) -> Rows:
-        index, n_rows = self._rows_run(len(prompt_tokens))
-        return Rows(torch.tensor(index, device=self.device), n_rows, prompt_tokens)
+    def _rows(self, prompt_tokens: Int[Tensor, " batch"], copies: int) -> Rows:
+        index, n_rows = self._rows_run(len(prompt_tokens) * copies)
+        lengths = prompt_tokens.repeat_interleave(copies)
+        return Rows(torch.tensor(index, device=self.device), n_rows, lengths, copies=copies)
 
     def _rows_run(self, count: int) -> tuple[list[int], int]:
         """Which rows of the call the ``count`` rows of a batch are, and how many the call has."""
@@ -310,38 +329,50 @@ class LanguageModel:
 
     @torch.no_grad()
     def continuation_logprobs(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], copies: int = 1
     ) -> Float[Tensor, " rows"]:
-        """Sum of log-probabilities of each continuation after its prompt (rows are pairs), in float32."""
+        """Sum of log-probabilities of each continuation after its prompt (rows are pairs), in float32.
+
+        With ``copies`` there are so many rows for each pair, see ``generate_ids``.
+        """
         tokens = self.pad([[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)])
         longest = max(map(len, continuations))
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        logits = self.forward(tokens, longest + 1, lengths)[:, :-1].float()
-        targets = tokens.ids[:, -longest:]
+        logits = self.forward(tokens, longest + 1, lengths, copies)[:, :-1].float()
+        targets = tokens.ids[:, -longest:].repeat_interleave(copies, 0)
         scores = logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         counted = torch.tensor([[0] * (longest - len(rest)) + [1] * len(rest) for rest in continuations])
-        return (scores * counted.to(scores)).sum(-1)
+        return (scores * counted.to(scores).repeat_interleave(copies, 0)).sum(-1)
 
     def choice_logprobs(
-        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sequence[Sequence[Sequence[int]]],
+        copies: int = 1,
     ) -> list[list[float]]:
         """Log-probability of each option as the continuation of its prompt; ``options`` has a list for each prompt.
 
-        Where every option is a single token, one row per prompt answers for all of them.
+        Where every option is a single token, one row per prompt answers for all of them. With ``copies`` there are so
+        many rows for each prompt, see ``generate_ids``.
         """
         if len(prompts) != len(options):
             raise DataError(f"Every prompt needs its options: got {len(prompts)} prompts and {len(options)} lists.")
         if not prompts:
             return []
         if all(len(option) == 1 for group in options for option in group):
-            last = self.forward(self.pad(prompts), keep=1)[:, -1].float().log_softmax(-1)
-            return [[last[row, option[0]].item() for option in group] for row, group in enumerate(options)]
-        pairs = [(prompt, option) for prompt, group in zip(prompts, options, strict=True) for option in group]
-        index, n_rows = self._rows_run(len(prompts))
-        repeated = [row for row, group in zip(index, options, strict=True) for _ in group]
-        with self.running(repeated, n_rows):
-            scores = iter(self.continuation_logprobs([p for p, _ in pairs], [o for _, o in pairs]).tolist())
-        return [[next(scores) for _ in group] for group in options]
+            last = self.forward(self.pad(prompts), keep=1, copies=copies)[:, -1].float().log_softmax(-1)
+            asked = [group for group in options for _ in range(copies)]
+            return [[last[row, option[0]].item() for option in group] for row, group in enumerate(asked)]
+        pairs = [(place, option) for place, group in enumerate(options) for option in group]
+        index, n_rows = self._rows_run(len(prompts) * copies)
+        rows = [index[place * copies + copy] for place, _ in pairs for copy in range(copies)]
+        with self.running(rows, n_rows):
+            scores = self.continuation_logprobs([prompts[place] for place, _ in pairs], [o for _, o in pairs], copies)
+        found: list[list[float]] = [[] for _ in range(len(prompts) * copies)]
+        for (place, _), of_copies in zip(pairs, scores.view(-1, copies).tolist(), strict=True):
+            for copy, score in enumerate(of_copies):
+                found[place * copies + copy].append(score)
+        return found
 
 
 def _highest_id(tokenizer: Any) -> int:

@@ -47,6 +47,9 @@ class Rows:
     """Length of each row's prompt, padding not counted."""
     memory: Memory = field(default_factory=dict)
     """What interventions keep from pass to pass of the call."""
+    copies: int = 1
+    """Rows that come of each row that is given to the model: the pass is widened below its first site
+    (``steer.models.widen``), and what is said here, as in ``Pass``, is said of the rows above it."""
 
 
 def positions_of(mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -97,5 +100,8 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
             memory.clear()
         rows = torch.arange(batch, device=device)
         return Pass(real, positions, generated, tokens, prompt_tokens, rows, batch, memory)
+    if known.copies > 1:
+        real, positions = real.repeat_interleave(known.copies, 0), positions.repeat_interleave(known.copies, 0)
+        tokens = None if tokens is None else tokens.repeat_interleave(known.copies, 0)
     generated = positions >= known.prompt_tokens.unsqueeze(-1)
     return Pass(real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows, known.memory)

@@ -85,7 +85,7 @@ class SelfContrastive:
         contexts = Contexts(2, lambda logits: contrast(logits[:, 0], logits[:, 1], self.alpha))
 
         def run(batch: list[int]) -> list[str]:
-            found = self.lm.generate_ids([ids for i in batch for ids in pairs[i]], sampling, contexts)
+            found = self.lm.generate_ids([ids for i in batch for ids in pairs[i]], sampling, contexts=contexts)
             return [self.lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in found]
 
         return in_batches(self.lm, [max(map(len, pair)) for pair in pairs], self.batch_size, run, contexts=2)

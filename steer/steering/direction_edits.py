@@ -7,17 +7,16 @@ second direction to an angle, and keeps its length and the rest of x (angular st
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import radians
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.checks import require_finite
 from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.values import check_rows, column, kept
 from steer.steering.window import EVERYWHERE, Window
 
 FLOAT32 = torch.finfo(torch.float32).max
@@ -45,8 +44,9 @@ class DirectionEdit:
     where: Site | str
     """Where to act, a site or its name."""
     direction: Float[Tensor, " d_model"]
-    strength: float
-    """The operation's c; for ``rotate`` the angle from the direction towards ``second``, in degrees."""
+    strength: float | Tensor
+    """The operation's c, for ``rotate`` the angle from the direction towards ``second``, in degrees; or a tensor with
+    one for each row of a call."""
     operation: DirectionOperation = "add"
     unit: Unit = "raw"
     """Of ``strength``: units of the residual stream, or multiples of each token's norm."""
@@ -56,6 +56,7 @@ class DirectionEdit:
     """For ``rotate``: what the plane is spanned by besides the direction."""
     _unit: Float[Tensor, " d_model"] = field(init=False)
     _across: Float[Tensor, " d_model"] | None = field(init=False)
+    _strengths: Float[Tensor, " rows"] = field(init=False)
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -65,12 +66,14 @@ class DirectionEdit:
             if value not in choices:
                 raise PlanError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
         unit = unit_of(self.direction)
-        require_finite("strength", self.strength, PlanError, FLOAT32)
+        strengths = column(self.strength, "A strength").to(unit.device)
         if (self.operation == "rotate") != (self.second is not None):
             raise PlanError("rotate, and no other operation, needs a second direction to span the plane of the turn.")
         if self.operation == "rotate" and self.unit != "raw":
             raise PlanError("The strength of rotate is an angle in degrees: leave unit as it is.")
         object.__setattr__(self, "direction", self.direction.detach().clone())
+        object.__setattr__(self, "strength", kept(strengths))
+        object.__setattr__(self, "_strengths", strengths)
         object.__setattr__(self, "_unit", unit)
         object.__setattr__(self, "_across", None if self.second is None else _orthogonal(self.second, unit))
         self.site  # noqa: B018  # raises now if the name is no site
@@ -92,20 +95,22 @@ class DirectionEdit:
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """What to add to ``x``."""
+        check_rows(len(self._strengths), at)
+        strength = (self._strengths[at.rows] if len(self._strengths) > 1 else self._strengths)[:, None, None]
         if self.operation == "add" and self.unit == "raw":
-            return (self.strength * self._unit).expand_as(x)
+            return (strength * self._unit).expand_as(x)
         p = (x @ self._unit).unsqueeze(-1)
         if self._across is not None:
-            return self._turned(x, p, self._across)
-        value = torch.full_like(p, self.strength)
+            return self._turned(x, p, strength, self._across)
+        value = strength.expand_as(p)
         if self.unit == "residual_norm":
             value = value * x.norm(dim=-1, keepdim=True)
         return _MOVES[self.operation](p, value) * self._unit
 
-    def _turned(self, x: Tensor, p: Tensor, across: Tensor) -> Tensor:
+    def _turned(self, x: Tensor, p: Tensor, degrees: Tensor, across: Tensor) -> Tensor:
         """The part of x in the plane, at its own length and the angle asked for, less that part as it is."""
         q = (x @ across).unsqueeze(-1)
-        length, angle = torch.hypot(p, q), torch.tensor(radians(self.strength), dtype=x.dtype, device=x.device)
+        length, angle = torch.hypot(p, q), degrees.deg2rad()
         return (length * angle.cos() - p) * self._unit + (length * angle.sin() - q) * across
 
 

@@ -7,6 +7,7 @@ bit.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -48,10 +49,14 @@ class Intervention(Protocol):
 
 def combine(interventions: Sequence[Intervention]) -> Edit:
     """One edit for all interventions of a site; the order does not matter, since all read the same activations."""
+    return partial(changed, interventions)
 
-    def edit(x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
-        exact = x.float()
-        changes = [one.change(exact, at) * one.window.weights(at).unsqueeze(-1) for one in interventions]
-        return (exact + torch.stack(changes).sum(0)).to(x.dtype)
 
-    return edit
+def changed(
+    interventions: Sequence[Intervention], x: Float[Tensor, "batch seq d_model"], at: Pass
+) -> Float[Tensor, "batch seq d_model"]:
+    """The activations with the changes of all interventions, each weighed by its window, summed and added once."""
+    exact = x.float()
+    changes = [one.change(exact, at) * one.window.weights(at).unsqueeze(-1) for one in interventions]
+    change = changes[0] if len(changes) == 1 else torch.stack(changes).sum(0)
+    return (exact + change).to(x.dtype)

@@ -4,7 +4,6 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -18,6 +17,7 @@ from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.intervention import Intervention
 from steer.steering.operations import TARGETS, Operation
+from steer.steering.values import check_rows, column, kept
 from steer.steering.window import EVERYWHERE, Window
 
 FLOAT32 = torch.finfo(torch.float32).max
@@ -67,14 +67,14 @@ class LatentEdit:
             raise PlanError(f"A latent is given twice in one edit: got {index}. Give one value for each latent.")
         if self.membership == "replace" and self.sae.config.k is None:
             raise PlanError("membership='replace' keeps k latents active, but this SAE has no k. Use 'allow'.")
-        columns = [_column(value) for value in self.latents.values()]
-        lengths = {len(column) for column in columns} - {1}
+        columns = [column(value) for value in self.latents.values()]
+        lengths = {len(one) for one in columns} - {1}
         if len(lengths) > 1:
             raise PlanError(f"Values per row must be equally many for all latents, got {sorted(lengths)}.")
         device = self.sae.W_dec.device
-        values = torch.stack([column.to(device) for column in torch.broadcast_tensors(*columns)], dim=-1)
+        values = torch.stack([one.to(device) for one in torch.broadcast_tensors(*columns)], dim=-1)
         # a copy: what the caller does to the dict or its tensors later must not change what is set
-        object.__setattr__(self, "latents", dict(zip(index, map(_kept, columns), strict=True)))
+        object.__setattr__(self, "latents", dict(zip(index, map(kept, columns), strict=True)))
         object.__setattr__(self, "_index", torch.tensor(index, device=device))
         object.__setattr__(self, "_values", values * _maxima(self.maxima, index).to(device))
         self.site  # noqa: B018  # raises now if neither side names a site
@@ -87,7 +87,7 @@ class LatentEdit:
     @property
     def raw_values(self) -> dict[int, float | Tensor]:
         """The values in raw units."""
-        return dict(zip(self._index.tolist(), map(_kept, self._values.unbind(-1)), strict=True))
+        return dict(zip(self._index.tolist(), map(kept, self._values.unbind(-1)), strict=True))
 
     def check(self, d_model: int) -> None:
         """Raise PlanError if the SAE does not read activations of width ``d_model``."""
@@ -224,12 +224,6 @@ def _same(first: SAE, second: SAE) -> bool:
     return first.config == second.config and torch.equal(first.W_dec.cpu(), second.W_dec.cpu())
 
 
-def check_rows(values: int, at: Pass) -> None:
-    """Raise PlanError unless there is one value for all rows of a call or one for each."""
-    if values not in (1, at.n_rows):
-        raise PlanError(f"An intervention has values for {values} rows, but {at.n_rows} rows are run.")
-
-
 def site_of(sae: SAE, given: Site | str | None) -> Site:
     """The site given, or else the SAE's own; raise PlanError if it says none."""
     if given is not None:
@@ -285,24 +279,6 @@ def check_latents(latents: Iterable[object], d_sae: int) -> list[int]:
             )
         indices.append(index)
     return indices
-
-
-def _column(value: object) -> Float[Tensor, " rows"]:
-    """A value to set, or one for each row, as finite float32 in a tensor of its own."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    try:
-        given = torch.as_tensor(value, dtype=torch.float64 if number else None).detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise PlanError(f"A clamp value must be a number or a tensor with one for each row, got {value!r}.") from error
-    if given.ndim > 1 or given.is_complex() or given.dtype == torch.bool:
-        raise PlanError(
-            "A clamp value must be a number or a tensor with one for each row, "
-            f"got {given.dtype} of shape {list(given.shape)}."
-        )
-    column = given.to(torch.float32, copy=True).reshape(-1)
-    if not len(column) or not torch.isfinite(column).all():
-        raise PlanError(f"A clamp value must be finite in float32, got {value!r}.")
-    return column
 
 
 def _kept(column: Float[Tensor, " rows"]) -> float | Tensor:

@@ -1,7 +1,7 @@
 """Interventions of single rows: every row of a batch may be steered in its own way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,12 +25,16 @@ class OnRows:
     intervention: Intervention
     rows: Sequence[int]
     """Which rows of the call, from 0."""
+    _chosen: Bool[Tensor, " rows"] = field(init=False)
 
     def __post_init__(self) -> None:
         rows = tuple(self.rows)
         if not rows or any(not isinstance(row, int) or isinstance(row, bool) or row < 0 for row in rows):
             raise PlanError(f"Rows must be whole numbers from 0 on, at least one, got {self.rows!r}.")
         object.__setattr__(self, "rows", tuple(sorted(set(rows))))
+        chosen = torch.zeros(self.rows[-1] + 1, dtype=torch.bool)
+        chosen[list(self.rows)] = True
+        object.__setattr__(self, "_chosen", chosen)
 
     @property
     def site(self) -> Site:
@@ -48,17 +52,26 @@ class OnRows:
 
     def to(self, device: torch.device) -> "OnRows":
         """The same with its tensors on ``device``."""
-        return replace(self, intervention=self.intervention.to(device))
+        moved = replace(self, intervention=self.intervention.to(device))
+        object.__setattr__(moved, "_chosen", self._chosen.to(device))
+        return moved
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """The intervention's change on its rows, computed on them alone, and zero on the others."""
-        if self.rows[-1] >= at.n_rows:
-            raise PlanError(f"Row {self.rows[-1]} is to be steered, but only {at.n_rows} rows are run.")
-        chosen = torch.isin(at.rows, torch.tensor(self.rows, device=at.rows.device))
+        check_steered_rows(self.rows[-1], at)
+        chosen = self._chosen[at.rows.clamp_max(self.rows[-1])] & (at.rows <= self.rows[-1])
+        if chosen.all():
+            return self.intervention.change(x, at)
         change = torch.zeros_like(x)
         if chosen.any():
             change[chosen] = self.intervention.change(x[chosen], _part(at, chosen))
         return change
+
+
+def check_steered_rows(last: int, at: Pass) -> None:
+    """Raise PlanError if the last row that is to be steered is not in the call."""
+    if last >= at.n_rows:
+        raise PlanError(f"Row {last} is to be steered, but only {at.n_rows} rows are run.")
 
 
 def _part(at: Pass, chosen: Bool[Tensor, " batch"]) -> Pass:

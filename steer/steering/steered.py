@@ -13,8 +13,10 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.direction_edits import DirectionEdit
+from steer.steering.each_row import EachRow, together
 from steer.steering.gates import Gated
-from steer.steering.intervention import Intervention, combine
+from steer.steering.intervention import Intervention, changed
 from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
 from steer.steering.rows import OnRows
 
@@ -64,7 +66,7 @@ class _Part:
         for gated in (one for part in parts for one in part.listeners):
             gated.listen(x.float(), at)
         interventions = [one for part in parts for one in part.interventions]
-        return combine(interventions)(x, at) if interventions else x
+        return changed(interventions, x, at) if interventions else x
 
 
 def _active(lm: LanguageModel, site: Site) -> list[_Part]:
@@ -97,7 +99,8 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         for site, group in by_site.items():
             check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
         sites = [*by_site, *(site for site in listeners if site not in by_site)]
-        return Steering(lm, lm.attach({site: _Part(lm, site, by_site[site], listeners[site]) for site in sites}))
+        parts = {site: _Part(lm, site, together(by_site[site]), listeners[site]) for site in sites}
+        return Steering(lm, lm.attach(parts))
 
 
 def check_fits(lm: Any, interventions: Sequence[Any]) -> None:
@@ -127,7 +130,12 @@ def check_same_for_all_rows(interventions: Sequence[Intervention]) -> None:
     """Raise PlanError if an intervention treats some rows of a call in another way than others."""
     for one in interventions:
         inner = one.intervention if isinstance(one, Gated) else one
-        if isinstance(inner, OnRows | ClampEachRow) or (isinstance(inner, LatentEdit) and len(inner._values) > 1):
+        several = (
+            (isinstance(inner, LatentEdit) and len(inner._values) > 1)
+            or (isinstance(inner, DirectionEdit) and len(inner._strengths) > 1)
+            or isinstance(inner, OnRows | ClampEachRow | EachRow)
+        )
+        if several:
             raise PlanError(
                 f"A {type(inner).__name__} with values per row cannot act where the model runs several rows for each "
                 "conversation. Give one value for all rows."

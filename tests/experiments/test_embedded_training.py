@@ -11,13 +11,18 @@ from experiments.embedded_model.measure import auc, fit_probe, with_own_replies
 from experiments.embedded_model.rescale import rescale
 from experiments.embedded_model.tokenizer import train_tokenizer
 from experiments.embedded_model.train import (
+    Batch,
+    Encoded,
     TrainConfig,
     computes_in_bfloat16,
     encode,
+    loss_of,
     new_model,
     pad,
     pushing,
     rate_at,
+    share_of,
+    split,
     train,
 )
 from steer.evals.judges import Score
@@ -131,6 +136,39 @@ def test_training_depends_on_nothing_but_its_seed(tokenizer):
     weights, same, different = (model.model.embed_tokens.weight for model in (first, again, other))
     assert torch.equal(weights, same)
     assert not torch.equal(weights, different)
+
+
+def test_two_workers_make_the_steps_of_one(tokenizer):
+    """But for rounding, and without pushes, which each worker draws for itself."""
+    config = dataclasses.replace(SMALL, micro_batches=4, push=0.0)
+    data = [encode(tokenizer, CHAT[:3], config), encode(tokenizer, CHAT[3:], config)] * 8
+    threads = torch.get_num_threads()
+    try:
+        one, two = (train(data, data, tokenizer, dataclasses.replace(config, workers=n), 0) for n in (1, 2))
+    finally:
+        torch.set_num_threads(threads)
+    for name, weight in one.named_parameters():
+        scale = weight.abs().max().item()
+        torch.testing.assert_close(dict(two.named_parameters())[name], weight, rtol=0, atol=0.003 * scale, msg=name)
+
+
+def test_a_step_is_cut_into_batches_that_workers_share_evenly(tokenizer):
+    lengths = [5, 6, 8, 8, 9, 12, 13, 20, 21, 40, 41, 90]
+    parts = split([Encoded((1,) * length, (1.0,) * length) for length in lengths], 4)
+    held = [[sum(map(bool, row)) for row in batch.weights.tolist() if any(row)] for batch in parts]
+    assert held == [[5, 6, 8, 8, 9, 12, 13], [20, 21, 40], [41], [90]]
+    assert [batch.ids.shape for batch in parts] == [(8, 17), (4, 41), (4, 41), (4, 97)], "shapes that return"
+    assert share_of(parts, 0, 2) == [parts[0], parts[3]]
+    assert share_of(parts, 1, 2) == [parts[1], parts[2]]
+
+
+def test_padding_does_not_change_the_loss(tokenizer):
+    config = dataclasses.replace(SMALL, push=0.0)
+    items = [encode(tokenizer, CHAT, config), encode(tokenizer, CHAT[3:], config)]
+    model = new_model(tokenizer, config, 0)
+    alone = [Batch(torch.tensor([item.ids]), torch.tensor([item.weights])) for item in items]
+    expected = sum(loss_of(model, one).item() for one in alone)
+    assert loss_of(model, pad(items)).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_some_rows_are_pushed_by_no_more_than_their_share(tokenizer):

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import saes
-from saes import ConfigError, DivergedError, FormatError, SAEConfig, ShapeError, TrainConfig
+from saes import SAE, ConfigError, DivergedError, FormatError, SAEConfig, ShapeError, TrainConfig
+from saes.chosen import larger_than
+from saes.kernels import cpu
 from saes.losses import auxk, fvu
 from saes.optimisers import adam, signum
 from saes.schedule import default_lr, lr_factor
@@ -48,6 +50,42 @@ def test_activations_of_chosen_latents_equal_those_of_the_whole_code():
     expected = torch.stack([dense[row, :, latent] for row, latent in enumerate(per_row)])
     assert torch.equal(sae.activations_of(x, per_row), expected)
     assert (dense[..., latents] > 0).any()
+
+
+@pytest.mark.parametrize("activation", ["topk", "relu", "jumprelu", "batch_topk"])
+def test_activations_of_chosen_latents_of_a_wide_sae_need_few_others(activation):
+    """More latents than are encoded at once: latents in every block, silent, weak and among the largest."""
+    torch.manual_seed(0)
+    k = 6 if activation in ("topk", "batch_topk") else None
+    sae = SAE(SAEConfig(32, 5000, k, activation=activation)).requires_grad_(False)
+    sae.b_enc.copy_(0.1 * torch.randn(5000))
+    sae.b_dec.copy_(0.1 * torch.randn(32))
+    if activation in ("jumprelu", "batch_topk"):
+        sae.threshold.fill_(2.5)
+    x = torch.randn(4, 9, 32)
+    dense = sae.encode(x).to_dense()
+    active = torch.cat([dense[row, place].topk(4).indices for row, place in ((0, 0), (3, 2))])
+    latents = torch.cat([active, torch.tensor([0, 1023, 1024, 4999])])
+    torch.testing.assert_close(sae.activations_of(x, latents), dense[..., latents])
+    per_row = torch.stack([latents[:3], latents[3:6], latents[6:9], latents[-3:]])
+    expected = torch.stack([dense[row][:, mine] for row, mine in enumerate(per_row)])
+    torch.testing.assert_close(sae.activations_of(x, per_row), expected)
+    assert (dense[..., latents] > 0).any()
+    assert (dense[..., latents] == 0).any()
+
+
+@pytest.mark.parametrize("width", [32, 37, 5])
+def test_latents_looked_at_one_by_one_give_what_products_give(width):
+    torch.manual_seed(0)
+    x, W_enc, b_enc = torch.randn(40, width), torch.randn(width, 3003), 0.1 * torch.randn(3003)
+    pre = x @ W_enc + b_enc
+    latents = torch.cat([pre.topk(9).indices[:, ::2], torch.randint(0, 3003, (40, 4))], -1)
+    chosen = torch.relu(pre.gather(-1, latents))
+    expected = pre.argsort(descending=True).argsort().gather(-1, latents) < 7
+    expected &= chosen > 0
+    for count in (larger_than, *([cpu.larger_than] if cpu.available() else [])):
+        assert torch.equal(count(x, W_enc, b_enc, latents, chosen, 7) < 7, expected)
+    assert 0 < expected.sum() < expected.numel()
 
 
 def test_fvu_by_hand():

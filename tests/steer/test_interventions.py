@@ -8,6 +8,7 @@ from steer.models.decode import Sampling
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.direction_edits import AddDirection, DirectionEdit
+from steer.steering.each_row import EachRow, together
 from steer.steering.latents import Clamp, ClampEachRow, LatentEdit
 from steer.steering.rows import OnRows
 from steer.steering.steered import steered
@@ -104,6 +105,24 @@ def test_every_row_of_a_batch_may_be_steered_in_its_own_way(lm, sae):
         with steered(lm, plan):
             assert lm.generate_ids([row], SAMPLING)[0] == reply
     assert together[-1] == lm.generate_ids(rows[-1:], SAMPLING)[0], "the last row is steered by none"
+
+
+def test_rows_with_latents_of_their_own_are_edited_in_one_go(lm, sae):
+    rows = lm.prompt_ids(PROMPTS)
+    edits = [Clamp(sae, {3: 9.0}), Clamp(sae, {40: 5.0, 77: 3.0}), LatentEdit(sae, {12: 4.0}, operation="add")]
+    plans = [OnRows(edits[0], [0]), OnRows(edits[1], [3, 2]), OnRows(edits[2], [1])]
+    made = together([*plans, OnRows(edits[0], [2])])
+    assert [type(one) for one in made] == [EachRow, OnRows, OnRows], "one operation on rows that do not overlap"
+    with steered(lm, *plans):
+        found = lm.generate_ids(rows, SAMPLING)
+    for row, edit in enumerate([edits[0], edits[2], edits[1], edits[1]]):
+        with steered(lm, edit):
+            assert lm.generate_ids([rows[row]], SAMPLING)[0] == found[row]
+    with pytest.raises(PlanError, match="Row 3 is to be steered, but only 2"), steered(lm, *plans):
+        lm.generate_ids(rows[:2], SAMPLING)
+    plain = lm.generate_ids(rows[3:], SAMPLING)[0]
+    with steered(lm, OnRows(edits[0], [0]), OnRows(edits[1], [1])):
+        assert lm.generate_ids(rows, SAMPLING)[3] == plain, "rows beyond the last that is steered are left alone"
 
 
 def test_rows_that_finish_early_do_not_disturb_the_others(llama, sae):
@@ -235,7 +254,7 @@ def test_the_model_is_as_before_after_an_exception(lm, sae):
         (lambda sae: Clamp(sae, {}), "at least one latent"),
         (lambda sae: Clamp(sae, {3: float("nan")}), "must be finite"),
         (lambda sae: AddDirection(Site(1), torch.zeros(D_MODEL), 1.0), "must not be zero"),
-        (lambda sae: AddDirection(Site(1), torch.ones(D_MODEL), float("inf")), "strength must be a finite number"),
+        (lambda sae: AddDirection(Site(1), torch.ones(D_MODEL), float("inf")), "strength must be finite"),
         (lambda sae: AddDirection(Site(1), torch.ones(D_MODEL + 1), 1.0), "33 dimensions, the model 32"),
         (lambda sae: Clamp(random_sae(d_in=16), {3: 1.0}), r"width 16 \(d_in\).*32 wide"),
         (lambda sae: Clamp(random_sae(site=None), {3: 1.0}), "does not say which site"),

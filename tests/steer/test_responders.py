@@ -10,7 +10,7 @@ import torch
 from steer.errors import DataError, ModelError, PlanError, SiteError
 from steer.evals.runner import evaluate
 from steer.evals.sample import Sample
-from steer.models.decode import Sampling
+from steer.models.decode import Contexts, Sampling
 from steer.models.site import Site
 from steer.responders.prompted import SystemPrompt, Unsteered
 from steer.responders.prompting import instructed
@@ -206,6 +206,7 @@ def test_values_per_row_are_refused_where_rows_are_contexts(llama):
         OnRows(Clamp(sae, {3: 9.0}), [1]),
         ClampEachRow(sae, torch.tensor([1, 2, 3, 4]), 9.0),
         Clamp(sae, {3: torch.tensor([1.0, 2.0, 3.0, 4.0])}),
+        AddDirection("1.resid_post", torch.ones(32), torch.tensor([1.0, 2.0, 3.0, 4.0])),
     ):
         responder = Steered(SelfContrastive(llama, 2.5, SHORT), [edit])
         with pytest.raises(PlanError, match="values per row cannot act"):
@@ -282,6 +283,11 @@ def test_values_per_sample_find_their_samples_under_a_responder(llama):
         (lambda lm: bare(evaluate)(lm.model, samples()), ModelError, "A LanguageModel or a Responder answers"),
         (lambda lm: Unsteered(lm).choice_logprobs(TALKS, []), DataError, "4 conversations and 0 lists"),
         (lambda lm: SelfContrastive(lm, 2.5, SHORT).choice_logprobs(TALKS, []), DataError, "4 conversations"),
+        (
+            lambda lm: lm.generate_ids([[5], [6]], SAMPLING, 2, Contexts(2, lambda logits: logits[:, 0])),
+            DataError,
+            "Give one of copies and contexts",
+        ),
         (lambda lm: SelfContrastive(lm).reply(TALKS, SAMPLING), DataError, "context is 128 tokens"),
     ],
 )

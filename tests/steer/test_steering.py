@@ -84,10 +84,10 @@ def test_a_direction_of_any_length_is_added_at_the_strength_asked_for(llama, dir
         (torch.ones(1, 3), 1.0, r"shape \[d_model\], got \[1, 3\]"),
         (torch.tensor(1.0), 1.0, r"shape \[d_model\], got \[\]"),
         ([1.0, 2.0], 1.0, "got list"),
-        (torch.ones(3), float("nan"), "strength must be a finite number"),
-        (torch.ones(3), 1e39, "strength must be a finite number of at most 3.4e"),
-        (torch.ones(3), "4", "strength must be a finite number"),
-        (torch.ones(3), True, "strength must be a finite number"),
+        (torch.ones(3), float("nan"), "strength must be finite"),
+        (torch.ones(3), 1e39, "strength must be finite in float32"),
+        (torch.ones(3), "4", "strength must be"),
+        (torch.ones(3), True, "strength must be"),
     ],
 )
 def test_directions_that_cannot_be_added(direction, strength, words):

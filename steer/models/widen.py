@@ -1,0 +1,83 @@
+"""One forward pass that begins with one row for each prompt and goes on with several.
+
+A prompt that is to be steered in S ways is the same below the first site where something is done. There one row does
+for all; at that site it becomes S rows, and the layers above run as for S prompts. The layers below are run once
+instead of S times, with the same result.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from steer.models.hooks import Attachment
+from steer.models.layout import Layout
+from steer.models.site import Site
+
+
+@contextmanager
+def widened(layout: Layout, attachments: Sequence[Attachment], rows: int, copies: int) -> Iterator[None]:
+    """While the block runs, make ``copies`` rows of each of ``rows`` at the first site of the attachments.
+
+    [a, b] becomes [a, a, b, b]. The edits there, and at all sites above, see the copies. Without edits the copies are
+    made above the last layer.
+    """
+    if copies == 1:
+        yield
+        return
+    site = first_site([site for one in attachments for site in one.edits]) or Site(len(layout.blocks) - 1)
+    layer = site.layer if site.part != "resid_post" else site.layer + 1
+    handles = []
+
+    def repeat(value: Any) -> Any:
+        return repeated(value, rows, copies)
+
+    def stream(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return repeat(args), {name: repeat(value) for name, value in kwargs.items()}
+
+    def around(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """The stream is wide already; what else a layer is given is not: masks, positions."""
+        return args[:1] + repeat(args[1:]), {
+            name: value if name == "hidden_states" else repeat(value) for name, value in kwargs.items()
+        }
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return (repeat(output[0]), *output[1:]) if isinstance(output, tuple) else repeat(output)
+
+    try:
+        if site.part == "resid_post":
+            handles.append(layout.blocks[site.layer].register_forward_hook(after, prepend=True))
+        for number, block in enumerate(layout.blocks[layer:]):
+            first = number == 0 and site.part != "resid_post"
+            hook = stream if first else around
+            handles.append(block.register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def repeated(value: Any, rows: int, copies: int) -> Any:
+    """Tensors with a row for each of ``rows``, wherever they are in tuples and lists, with each row ``copies`` times.
+
+    Tensors of one dimension (positions of the batch as a whole) and those with one row for all stay as they are.
+    """
+    if isinstance(value, Tensor):
+        return value.repeat_interleave(copies, 0) if value.ndim > 1 and len(value) == rows else value
+    if isinstance(value, tuple | list):
+        return type(value)(repeated(one, rows, copies) for one in value)
+    return value
+
+
+def widen_cache(layers: Sequence[Any], rows: int, copies: int) -> None:
+    """Give the layers of a KV cache that hold one row for each prompt, those below the site, a row for each copy."""
+    for layer in layers:
+        keys = getattr(layer, "keys", None)
+        if isinstance(keys, Tensor) and keys.numel() and len(keys) == rows:
+            layer.batch_repeat_interleave(copies)
+
+
+def first_site(sites: Sequence[Site]) -> Site | None:
+    """The one that a forward pass comes by first."""
+    return min(sites, key=lambda site: site.order, default=None)

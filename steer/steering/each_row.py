@@ -1,0 +1,118 @@
+"""Rows that each have latents of their own edited, in one go: an SAE is asked once for all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saes import SAE
+from steer.models.passes import Pass
+from steer.models.site import Site
+from steer.steering.intervention import Intervention
+from steer.steering.latents import LatentEdit, check_width, scaled
+from steer.steering.operations import TARGETS
+from steer.steering.rows import OnRows, check_steered_rows
+from steer.steering.window import Window
+
+
+@dataclass(frozen=True, eq=False)
+class EachRow:
+    """Edits of latents on rows that do not overlap, alike but for rows, latents and values."""
+
+    edits: Sequence[OnRows]
+    _first: LatentEdit = field(init=False)
+    _index: Int[Tensor, "rows n"] = field(init=False)
+    _values: Float[Tensor, "rows n"] = field(init=False)
+    _acts: Float[Tensor, "rows n 1"] = field(init=False)
+    """1 where a row has a latent, 0 where another row has more of them."""
+
+    def __post_init__(self) -> None:
+        of_rows = {row: _latents_of(one) for one in self.edits for row in one.rows}
+        first = _latents_of(self.edits[0])
+        size = max(of_rows) + 1, max(len(one.latents) for one in of_rows.values())
+        index = torch.zeros(size, dtype=torch.long, device=first._index.device)
+        values, acts = (torch.zeros(size, device=first._index.device) for _ in range(2))
+        for row, one in of_rows.items():
+            places = row, slice(len(one.latents))
+            index[places], values[places], acts[places] = one._index, one._values[0], 1.0
+        object.__setattr__(self, "_first", first)
+        object.__setattr__(self, "_index", index)
+        object.__setattr__(self, "_values", values)
+        object.__setattr__(self, "_acts", acts.unsqueeze(-1))
+
+    @property
+    def site(self) -> Site:
+        """Where it acts."""
+        return self._first.site
+
+    @property
+    def window(self) -> Window:
+        """On which tokens."""
+        return self._first.window
+
+    @property
+    def sae(self) -> SAE:
+        """Whose latents are edited."""
+        return self._first.sae
+
+    def check(self, d_model: int) -> None:
+        """Raise PlanError if the SAE does not read activations of width ``d_model``."""
+        check_width(self.sae, d_model)
+
+    def to(self, device: torch.device) -> "EachRow":
+        """The same with its tensors on ``device``."""
+        return replace(self, edits=[one.to(device) for one in self.edits])
+
+    def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
+        """What each row's edit adds to it, and zero for a row that has none."""
+        check_steered_rows(len(self._index) - 1, at)
+        rows = at.rows.clamp_max(len(self._index) - 1)
+        index = self._index[rows]
+        now = self.sae.activations_of(x, index)
+        target = TARGETS[self._first.operation](now, self._values[rows].unsqueeze(1))
+        directions = self.sae.W_dec[index] * (self._acts[rows] * (at.rows == rows)[:, None, None])
+        return scaled((target - now) @ directions, self.sae, x)
+
+
+def together(interventions: Sequence[Intervention]) -> list[Intervention]:
+    """The same interventions, rows' own edits of latents made together where they are alike; the order may differ."""
+    others: list[Intervention] = []
+    groups: list[list[OnRows]] = []
+    for one in interventions:
+        if not isinstance(one, OnRows) or not _is_plain(one.intervention):
+            others.append(one)
+            continue
+        fitting = (group for group in groups if _alike(group[0], one) and not _overlap(group, one))
+        group = next(fitting, None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    return others + [EachRow(group) if len(group) > 1 else group[0] for group in groups]
+
+
+def _latents_of(one: OnRows) -> LatentEdit:
+    assert isinstance(one.intervention, LatentEdit), "only such are made together"
+    return one.intervention
+
+
+def _is_plain(one: Intervention) -> bool:
+    """Whether it is an edit whose change is the sum over its latents, with one value for all of its rows."""
+    return isinstance(one, LatentEdit) and one.membership == "allow" and one.error == "keep" and len(one._values) == 1
+
+
+def _alike(first: OnRows, second: OnRows) -> bool:
+    one, other = _latents_of(first), _latents_of(second)
+    return (one.sae is other.sae, one.site, one.operation, one.window) == (
+        True,
+        other.site,
+        other.operation,
+        other.window,
+    )
+
+
+def _overlap(group: Sequence[OnRows], one: OnRows) -> bool:
+    taken = {row for other in group for row in other.rows}
+    return not taken.isdisjoint(one.rows)
