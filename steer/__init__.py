@@ -47,11 +47,16 @@ if TYPE_CHECKING:
     from steer.plans.plan import SteeringPlan
     from steer.plans.sources import ModelSpec, SaeSpec
     from steer.quality.evaluation import evaluate_sae
+    from steer.responders.prompted import SystemPrompt, Unsteered
+    from steer.responders.responder import Responder
+    from steer.responders.self_contrastive import SelfContrastive
+    from steer.responders.steered import Steered
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
     from steer.steering.gate_trees import AllOf, AnyOf
     from steer.steering.gates import Gate, Gated, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
+    from steer.steering.null_space import NullSpaceEdit
     from steer.steering.rows import OnRows
     from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
     from steer.steering.steered import Steering, mismatches, steered
@@ -86,30 +91,36 @@ _WHERE = {
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
     "ModelSpec": "steer.plans.sources",
+    "NullSpaceEdit": "steer.steering.null_space",
     "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
     "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
+    "Responder": "steer.responders.responder",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
     "SaeSpec": "steer.plans.sources",
     "Sample": "steer.evals.sample",
     "Sampling": "steer.models.decode",
+    "SelfContrastive": "steer.responders.self_contrastive",
     "ShardConfig": "steer.activations.shards",
     "ShardSource": "steer.activations.shard_source",
     "Site": "steer.models.site",
     "SiteError": "steer.errors",
     "SteerError": "steer.errors",
+    "Steered": "steer.responders.steered",
     "Steering": "steer.steering.steered",
     "SteeringPlan": "steer.plans.plan",
     "StreamConfig": "steer.activations.batch",
     "TextGate": "steer.steering.text_gate",
+    "SystemPrompt": "steer.responders.prompted",
     "TokenPolicy": "steer.activations.policy",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
     "Trial": "steer.features.candidates",
+    "Unsteered": "steer.responders.prompted",
     "Window": "steer.steering.window",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
@@ -165,29 +176,35 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "ModelSpec",
+    "NullSpaceEdit",
     "OnRows",
     "OutputError",
     "PlanError",
     "ProbeScore",
     "Rate",
     "Reading",
+    "Responder",
     "Result",
     "SaeSpec",
     "Sample",
     "Sampling",
+    "SelfContrastive",
     "ShardConfig",
     "ShardSource",
     "Site",
     "SiteError",
     "SteerError",
+    "Steered",
     "Steering",
     "SteeringPlan",
     "StreamConfig",
+    "SystemPrompt",
     "TextGate",
     "TokenPolicy",
     "TrainingConfig",
     "TrainingResult",
     "Trial",
+    "Unsteered",
     "Window",
     "activation_batches",
     "activation_rows",

@@ -13,7 +13,7 @@ from steer.checks import require_whole
 from steer.errors import DataError, ModelError
 from steer.models.batches import batches_of
 from steer.models.chat import Conversation, as_conversations, has_template, render
-from steer.models.decode import Sampling, continue_rows
+from steer.models.decode import Contexts, Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading, told
 from steer.models.layout import Layout, find_layout
 from steer.models.lock import Lock, alone
@@ -241,17 +241,25 @@ class LanguageModel:
     @alone
     @torch.inference_mode()
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None, copies: int = 1
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | None = None,
+        copies: int = 1,
+        contexts: Contexts | None = None,
     ) -> list[list[int]]:
         """Token ids of the replies, without the token that ends them.
 
         With ``copies`` each prompt is answered so often, row after row: its copies are rows of their own, which may be
         steered each in its own way. Below the first site that is steered a prompt is read once for all its copies.
+        With ``contexts`` several prompts, side by side in ``prompts``, get one reply together.
 
         Raises:
-            DataError: a prompt is empty, ``copies`` is below 1, or prompt and reply exceed the model's context.
+            DataError: a prompt is empty, ``copies`` is below 1 or given with contexts, or prompt and reply exceed the
+                model's context.
         """
         require_whole("copies", copies, DataError)
+        if contexts is not None and copies > 1:
+            raise DataError("Prompts that share a reply cannot be answered in copies. Give one of copies and contexts.")
         if not prompts:
             return []
         sampling = Sampling() if sampling is None else sampling
@@ -260,8 +268,9 @@ class LanguageModel:
         tokens = self.pad(prompts)
         self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
         call = self._rows(tokens.mask.sum(-1), copies, tokens.prompts)
+        stops = self.stop_ids()
         return continue_rows(
-            self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call, self.layout
+            self.model, tokens.ids, tokens.mask, sampling, stops, self.attachments, call, self.layout, contexts
         )
 
     @contextmanager

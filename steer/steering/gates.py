@@ -23,7 +23,7 @@ from steer.steering.intervention import Intervention
 from steer.steering.scores import Score
 from steer.steering.window import Window
 
-Pool = Literal["last", "mean", "max", "share"]
+Pool = Literal["last", "mean", "max", "share", "mean_state"]
 Decided = Literal["prompt", "token"]
 
 
@@ -36,7 +36,8 @@ class Gate:
     """The gate is open above it. For the pool ``share`` a share of the prompt's tokens."""
     pool: Pool = "max"
     """How the prompt's scores become one: of the ``last`` token, their ``mean`` or ``max``, or the ``share`` of tokens
-    whose score is above ``token_threshold``. Padding and the first token do not count."""
+    whose score is above ``token_threshold``; or ``mean_state``, the score of the mean of the activations. Padding and
+    the first token do not count."""
     decided: Decided = "prompt"
     """When the prompt has been read, for the whole reply; or at every ``token`` for itself."""
     token_threshold: float = 0.0
@@ -53,6 +54,16 @@ class Gate:
                 raise PlanError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
         require_finite("threshold", self.threshold, PlanError, FLOAT32)
         require_finite("token_threshold", self.token_threshold, PlanError, FLOAT32)
+
+    def of_prompt(
+        self, x: Float[Tensor, "batch seq d_model"], counts: Bool[Tensor, "batch seq"]
+    ) -> Float[Tensor, " batch"]:
+        """One number for each row, from the activations of the tokens that count; 0 for a row that has none."""
+        if self.pool != "mean_state":
+            return self.pooled(self.score.score(x), counts)
+        number = counts.sum(-1, keepdim=True)
+        mean = (x * counts.unsqueeze(-1)).sum(1) / number.clamp_min(1)
+        return torch.where(number > 0, self.score.score(mean.unsqueeze(1)), 0.0).squeeze(-1)
 
     def pooled(self, scores: Float[Tensor, "batch seq"], counts: Bool[Tensor, "batch seq"]) -> Float[Tensor, " batch"]:
         """One number for each row, from the tokens that count; 0 for a row that has none."""
@@ -183,13 +194,12 @@ class Gated:
         for number, leaf in enumerate(self.gate.leaves):
             if not isinstance(leaf, Gate) or leaf.score.site != site:
                 continue
-            scores = leaf.score.score(x)
             if leaf.decided == "token":
-                at.memory[self, number, "tokens"] = (at.rows, leaf.opens(scores))
+                at.memory[self, number, "tokens"] = (at.rows, leaf.opens(leaf.score.score(x)))
                 continue
             counts = after_first(at.real, at.positions) & ~at.generated
             rows = counts.any(-1)
-            self._decide(at.memory, number, at.n_rows, at.rows[rows], leaf.opens(leaf.pooled(scores, counts))[rows])
+            self._decide(at.memory, number, at.n_rows, at.rows[rows], leaf.opens(leaf.of_prompt(x, counts))[rows])
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """The intervention's change where the gate is open, zero elsewhere."""

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +14,8 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass, Rows
 from steer.models.site import Site
-from steer.steering.each_row import together
+from steer.steering.direction_edits import DirectionEdit
+from steer.steering.each_row import EachRow, together
 from steer.steering.gates import Gated
 from steer.steering.intervention import Intervention, changed
 from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
@@ -86,21 +88,11 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         ModelError: ``lm`` is a bare model.
         SiteError: the model lacks a site; or, at the end of the block, the model ran and a site was never reached.
     """
-    if not isinstance(lm, LanguageModel):
-        raise ModelError(
-            f"A LanguageModel is steered, got {type(lm).__name__}. Make one: load_model(name), or "
-            "LanguageModel(model, tokenizer, name)."
-        )
+    check_fits(lm, interventions)
     by_site: dict[Site, list[Intervention]] = defaultdict(list)
     listeners: dict[Site, list[Gated]] = defaultdict(list)
     gateds: list[Gated] = []
     for intervention in interventions:
-        if isinstance(intervention, type) or not isinstance(intervention, Intervention):
-            raise PlanError(
-                f"An intervention is a LatentEdit (Clamp, ...) or a DirectionEdit, got {type(intervention).__name__}. "
-                "Give several one by one: steered(lm, first, second)."
-            )
-        intervention.check(lm.d_model)
         moved = intervention.to(lm.device)
         by_site[intervention.site].append(moved)
         if gated := gate_in(moved):
@@ -121,6 +113,45 @@ def _begin(gateds: Sequence[Gated], call: Rows) -> None:
     """Let the gates decide that do so before the model runs."""
     for gated in gateds:
         gated.begin(call)
+
+
+def check_fits(lm: Any, interventions: Sequence[Any]) -> None:
+    """Check interventions one by one against a model, which is not touched.
+
+    Raises:
+        PlanError: something is no intervention, or does not fit the model.
+        ModelError: ``lm`` is a bare model.
+        SiteError: the model lacks a site.
+    """
+    if not isinstance(lm, LanguageModel):
+        raise ModelError(
+            f"A LanguageModel is steered, got {type(lm).__name__}. Make one: load_model(name), or "
+            "LanguageModel(model, tokenizer, name)."
+        )
+    for intervention in interventions:
+        if isinstance(intervention, type) or not isinstance(intervention, Intervention):
+            raise PlanError(
+                f"An intervention is a LatentEdit (Clamp, ...) or a DirectionEdit, got {type(intervention).__name__}. "
+                "Give several one by one: steered(lm, first, second)."
+            )
+        intervention.check(lm.d_model)
+        lm.layout.module(intervention.site)
+
+
+def check_same_for_all_rows(interventions: Sequence[Intervention]) -> None:
+    """Raise PlanError if an intervention treats some rows of a call in another way than others."""
+    for one in interventions:
+        inner = one.intervention if isinstance(one, Gated) else one
+        several = (
+            (isinstance(inner, LatentEdit) and len(inner._values) > 1)
+            or (isinstance(inner, DirectionEdit) and len(inner._strengths) > 1)
+            or isinstance(inner, OnRows | ClampEachRow | EachRow)
+        )
+        if several:
+            raise PlanError(
+                f"A {type(inner).__name__} with values per row cannot act where the model runs several rows for each "
+                "conversation. Give one value for all rows."
+            )
 
 
 def gate_in(intervention: Intervention) -> Gated | None:
