@@ -14,14 +14,13 @@ def as_activations(x: object, d_in: int, tokens: int | None = None, look: bool =
     Without ``look`` its values are not looked at, which waits for a GPU.
 
     Raises:
-        ShapeError: it is no dense tensor of floating-point numbers of shape [token, d_in], or holds NaN or infinite
-            values.
+        ShapeError: it is no dense tensor that holds floating-point numbers, of shape [token, d_in], or holds NaN or
+            infinite values.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided:
-        got = f"a tensor of {x.dtype} ({x.layout})" if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
+        got = f"a tensor of {x.dtype} ({x.layout}, {x.device})" if isinstance(x, Tensor) else type(x).__name__
         raise ShapeError(
-            f"A batch of activations must be a dense tensor of floating-point numbers, got {got}. "
-            "Convert it where it is made: torch.as_tensor(x, dtype=torch.float32)."
+            f"A batch of activations must be a dense tensor of floating-point numbers, got {got}. {_remedy(x)}"
         )
     rows = "token" if tokens is None else tokens
     if x.ndim != 2 or x.shape[1] != d_in or tokens not in (None, len(x)):
@@ -37,6 +36,15 @@ def as_activations(x: object, d_in: int, tokens: int | None = None, look: bool =
             "Check the model's weights and its dtype (float16 overflows easily)."
         )
     return x
+
+
+def _remedy(x: object) -> str:
+    """What to do with what is no batch of activations."""
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        return "Make it dense where it is made: x.to_dense()."
+    if isinstance(x, Tensor) and x.is_meta:
+        return "The device meta holds no numbers: compute it on cpu or cuda."
+    return "Convert it where it is made: torch.as_tensor(x, dtype=torch.float32)."
 
 
 class Alike:

@@ -10,7 +10,7 @@ from saes.kernels import cpu, kernels_for
 from saes.shapes import Bool, Float, Int, Tensor
 
 BLOCK = 1024  # latents looked at first, together
-FEW_TOKENS = 64  # for which latents are looked at one by one; for more, products are faster
+FEW_TOKENS = 256  # for which latents are looked at one by one; for more, products are faster
 
 
 def chosen_pre_activations(

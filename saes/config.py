@@ -1,6 +1,7 @@
 """What an SAE is and how it is trained, as frozen data checked at construction."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from saes.errors import ConfigError
@@ -14,6 +15,18 @@ ComputeDtype = Literal["float32", "bfloat16"]
 BDecInit = Literal["mean", "geometric_median", "zero"]
 
 
+ADAM_BETA2: dict[Activation, float] = {"topk": 0.95, "batch_topk": 0.95, "jumprelu": 0.95, "relu": 0.999}
+"""Where none is given. 0.95 lowers the FVU of all, but of the latents of ReLU, whose penalty falls on all that are
+active, it kills two to ten times as many (docs/quality.md)."""
+MOST = 2**63
+"""Whole numbers are less than this."""
+
+
+def shortened(value: object) -> str:
+    """A value as a message shows it; Python does not even write out whole numbers of thousands of digits."""
+    return "a number of more than 300 digits" if isinstance(value, int) and abs(value) > 10**300 else repr(value)
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -22,9 +35,11 @@ def _require(condition: bool, message: str) -> None:
 def _require_whole(config: object, *names: str, least: int = 1) -> None:
     for name in names:
         value = getattr(config, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
         _require(
-            isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63,
-            f"{name} must be a whole number of at least {least}, got {value!r}.",
+            whole and least <= value < MOST,
+            f"{name} must be a whole number of at least {least}"
+            + (", and less than 2^63, but is larger." if whole and value >= MOST else f", got {shortened(value)}."),
         )
 
 
@@ -32,8 +47,8 @@ def _require_finite(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         _require(
-            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"),
-            f"{name} must be a finite number, got {value!r}.",
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max,
+            f"{name} must be a finite number, got {shortened(value)}.",
         )
 
 
@@ -159,9 +174,9 @@ class TrainConfig:
     """Share of the tokens, at the end, over which it falls to zero."""
     optimiser: OptimiserName = "adam"
     """``adam``; ``adam_bf16`` with half the state; ``adam_8bit`` with a quarter; ``signum`` with one average alone."""
-    adam_beta2: float = 0.95
-    """Share of its mean of squared gradients that Adam keeps at a step. With the 0.999 of arXiv 1412.6980 it remembers
-    the large gradients of the first steps for a thousand."""
+    adam_beta2: float | None = None
+    """Share of its mean of squared gradients that Adam keeps at a step; None: that of the activation in ``ADAM_BETA2``.
+    With the 0.999 of arXiv 1412.6980 it remembers the large gradients of the first steps for a thousand."""
     compute_dtype: ComputeDtype = "float32"
     """Dtype of the encoder's product; weights, sums and gradients are float32 anyway."""
     k_start: int | None = None
@@ -217,15 +232,18 @@ class TrainConfig:
         shares = ("warmup_frac", "decay_frac", "k_decay_frac", "sparsity_warmup_frac")
         not_negative = ("auxk_weight", "multi_topk_weight", "l1_weight", "l0_weight", "jumprelu_threshold")
         positive = ("grad_clip", "jumprelu_bandwidth")
-        optional = tuple(name for name in ("lr", "outlier_norm") if getattr(self, name) is not None)
-        _require_finite(self, *shares, *not_negative, *positive, *optional, "adam_beta2")
+        optional = tuple(name for name in ("lr", "outlier_norm", "adam_beta2") if getattr(self, name) is not None)
+        _require_finite(self, *shares, *not_negative, *positive, *optional)
         _require(
             self.total_tokens >= self.batch_tokens,
             f"total_tokens must cover at least one batch: got {self.total_tokens} tokens "
             f"for batches of {self.batch_tokens}.",
         )
         _require(self.lr is None or self.lr > 0, f"lr must be positive or None, got {self.lr!r}.")
-        _require(0 <= self.adam_beta2 < 1, f"adam_beta2 must be at least 0 and less than 1, got {self.adam_beta2!r}.")
+        _require(
+            self.adam_beta2 is None or 0 <= self.adam_beta2 < 1,
+            f"adam_beta2 must be at least 0 and less than 1, or None: got {self.adam_beta2!r}.",
+        )
         for name in shares:
             value = getattr(self, name)
             _require(0 <= value <= 1, f"{name} must lie between 0 and 1, got {value!r}.")
@@ -241,6 +259,10 @@ class TrainConfig:
             self.outlier_norm is None or self.outlier_norm > 1,
             f"outlier_norm must exceed 1, or half of the tokens are left out: got {self.outlier_norm!r}.",
         )
+
+    def of(self, activation: Activation) -> "TrainConfig":
+        """The same with what depends on the activation and was left open: ``adam_beta2``."""
+        return self if self.adam_beta2 is not None else replace(self, adam_beta2=ADAM_BETA2[activation])
 
     @property
     def steps(self) -> int:

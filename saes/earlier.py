@@ -5,8 +5,9 @@ from typing import Any
 from saes.optimisers import OPTIMISERS
 from saes.schedule import default_lr
 
-VERSION = 2
-"""Of ``run.json``. Up to 1, Adam's beta2 was 0.999 and the default learning rate that of a long run."""
+VERSION = 3
+"""Of ``run.json``. Up to 1, Adam's beta2 was 0.999 and the default learning rate that of a long run. Up to 2, ``about``
+held ``repeat`` (of ``steer train``), which is compared no more."""
 
 
 def as_today(settings: Any) -> Any:
@@ -16,8 +17,12 @@ def as_today(settings: Any) -> Any:
     differ from these numbers, and who gives these numbers goes on exactly.
     """
     try:
-        if settings["version"] != 1:
+        if settings["version"] not in (1, 2):
             return settings
+        if isinstance(settings.get("about"), dict):
+            settings = {**settings, "about": {name: one for name, one in settings["about"].items() if name != "repeat"}}
+        if settings["version"] == 2:
+            return {**settings, "version": VERSION}
         saes = [{**one, "train": _train(one["config"], one["train"])} for one in settings["saes"]]
         about = settings.get("about")
         if isinstance(about, dict) and "lr" in about:  # the caller's own record of these settings, where it keeps one

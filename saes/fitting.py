@@ -61,6 +61,7 @@ class Fitting:
 
     def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0, world: World = ONE) -> None:
         _check_together(config, train)
+        train = train.of(config.activation)  # what was left open is kept as the number that it is
         self.config, self.train, self.number, self.world = config, train, number, world
         self.latents, self.share = world.shard(config.d_sae), world.share(train.batch_tokens)
         optimiser = OPTIMISERS[train.optimiser]
@@ -207,9 +208,18 @@ class Fitting:
         when = f"at step {number}" if every == 1 else f"at step {number} or one of the {every - 1} before"
         raise DivergedError(
             f"The loss became {loss} {when} ({number * self.train.batch_tokens} tokens). "
-            "Lower the learning rate or look at the activations for outliers"
+            f"Lower the learning rate{self._weights_of_losses()}, or look at the activations for outliers"
             + ("." if every == 1 else ", NaN and infinite values.")
         )
+
+    def _weights_of_losses(self) -> str:
+        """What else of the settings makes a loss large, with its value."""
+        counted = self.config.activation in ("topk", "batch_topk")
+        penalty = {"relu": ["l1_weight"], "jumprelu": ["l0_weight"]}.get(self.config.activation, [])
+        names = [*penalty, "auxk_weight", *(["multi_topk_weight"] if counted else [])]
+        defaults = {one.name: one.default for one in dataclasses.fields(TrainConfig)}
+        told = [name for name in names if name in penalty or getattr(self.train, name) > defaults[name]]
+        return "".join(f" or {name} ({getattr(self.train, name):g})" for name in told)
 
     def _given(self, batch: object, looks: bool) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What this rank's stream gives for the SAE to read and to write, the same tensor in an autoencoder."""
@@ -246,6 +256,14 @@ class Fitting:
 
 
 def _check_together(config: SAEConfig, train: TrainConfig) -> None:
+    if train.selection != "exact" and not (
+        config.activation == "topk" and train.compute_dtype == "float32" and not train.multi_topk_weight
+    ):
+        raise ConfigError(
+            f"selection {train.selection} is a way to find the k largest of topk's product in float32, and has no "
+            f"effect with activation {config.activation}, compute_dtype {train.compute_dtype}, multi_topk_weight "
+            f"{train.multi_topk_weight:g}. Leave it out, or use topk with float32 and without multi-top-k."
+        )
     if train.k_start is not None and (config.k is None or not config.k <= train.k_start <= config.d_sae):
         raise ConfigError(
             f"k_start falls to k, so it lies between k = {config.k} and d_sae = {config.d_sae}: got {train.k_start}. "

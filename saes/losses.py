@@ -18,18 +18,26 @@ def fvu(x: Float[Tensor, "token d_in"], x_hat: Float[Tensor, "token d_in"]) -> F
     return (x_hat - x).square().sum() / (x - x.mean(0)).square().sum()
 
 
-Summed = Callable[[Tensor], float | Tensor]
+SumOfSquares = Callable[[Tensor], float | Tensor]
+"""Of a batch around its mean, as the kernels' ``variance`` gives it."""
 
 
-def spread(x: Float[Tensor, "token d"], ranks: Group = ALONE, summed: Summed | None = None) -> Float[Tensor, ""]:
+def k_aux_of(d_in: int, dead: int) -> int:
+    """How many dead latents AuxK takes of each token: d_in / 2 (arXiv 2406.04093, appendix A.2), or all there are."""
+    return min(max(1, d_in // 2), dead)
+
+
+def spread(
+    x: Float[Tensor, "token d"], ranks: Group = ALONE, sum_of_squares: SumOfSquares | None = None
+) -> Float[Tensor, ""]:
     """Sum of squares around the mean of a batch, whose tokens may be divided over ``ranks``; a number in float64.
 
     Each rank sums around the mean of its own tokens; the distances between these means make up what is missing
     (Chan, Golub & LeVeque 1983, eq. 2.1), in float64. So one sum over the ranks is enough.
-    ``summed`` is a faster way for a rank that is alone (``saes.kernels``).
+    ``sum_of_squares`` is a faster way for a rank that is alone (``saes.kernels``).
     """
     if ranks.alone:
-        found = summed(x) if summed else (x - x.mean(0)).square().sum()
+        found = sum_of_squares(x) if sum_of_squares else (x - x.mean(0)).square().sum()
         return torch.as_tensor(found, dtype=torch.float64, device=x.device)
     count, own = len(x), x.double().mean(0) if len(x) else x.new_zeros(x.shape[1], dtype=torch.float64)
     inside = (x - own.to(x.dtype)).double().square().sum()
@@ -39,13 +47,13 @@ def spread(x: Float[Tensor, "token d"], ranks: Group = ALONE, summed: Summed | N
 
 
 def variance_of(
-    x: Float[Tensor, "token d_in"], ranks: Group = ALONE, summed: Summed | None = None
+    x: Float[Tensor, "token d_in"], ranks: Group = ALONE, sum_of_squares: SumOfSquares | None = None
 ) -> Float[Tensor, ""]:
     """Sum of squares around the batch mean, by which an FVU is divided; NaN if it is not finite.
 
     See ``spread`` for the rest. Whoever reads it refuses a 0 (``require_variance``): reading waits for a GPU.
     """
-    variance = spread(x, ranks, summed)
+    variance = spread(x, ranks, sum_of_squares)
     return torch.where(variance < math.inf, variance, math.nan)  # dividing by infinity would give a perfect FVU
 
 

@@ -8,7 +8,7 @@ import torch
 
 from saes.batches import require_iterable
 from saes.errors import ConfigError, ShapeError
-from saes.metrics.block import Batch, blocks_of
+from saes.metrics.block import Batch, blocks_of, require_size
 from saes.metrics.likeness import LikenessSums
 from saes.metrics.position import PositionNorms, PositionSums
 from saes.metrics.sparsity import Firing, SparsitySums
@@ -75,11 +75,12 @@ def measure(sae: SAE, batches: Iterable[Batch], block_tokens: int = BLOCK_TOKENS
 
     Raises:
         ShapeError: no tokens were given, or all are equal, or a batch is not of shape [token, d_in], not finite, or of
-            another dtype or device than the first.
+            another dtype or device than the first; or ``block_tokens`` is no whole number of at least 1.
         ConfigError: the SAE is a transcoder, whose reconstruction is of other activations than it reads; or ``batches``
             is no iterable.
     """
     require_iterable(batches)
+    require_size(block_tokens)
     if sae.config.is_transcoder:
         raise ConfigError("A transcoder writes other activations than it reads, and only autoencoders are measured.")
     variance, likeness, positions = FvuSums(block_tokens), LikenessSums(), PositionSums()

@@ -9,7 +9,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import IO, Any
 
-from saes.checkpoints import to_disk, writing
+from saes.checkpoints import checkpoints, to_disk, writing
 from saes.config import SAEConfig, TrainConfig
 from saes.earlier import VERSION, as_today
 from saes.errors import ConfigError, FormatError
@@ -77,6 +77,11 @@ def claim(folder: Path, settings: Any) -> None:
     path = folder / SETTINGS
     with writing(folder):
         if not path.exists():
+            if checkpoints(folder / CHECKPOINTS):
+                raise ConfigError(
+                    f"{folder} holds checkpoints of a run, but {SETTINGS}, by which the run is known again, is "
+                    "missing. Put it back if there is a copy, or choose another folder; the checkpoints hold the SAEs."
+                )
             if others := sorted(one.name for one in folder.iterdir() if not one.name.startswith(".")):
                 raise ConfigError(
                     f"{folder} is not empty and holds no run ({SETTINGS}), but {others[0]}. Choose another folder."

@@ -1,12 +1,15 @@
 """Where a training run is kept, and when it is saved and stopped; the names of what lies in its folder."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from saes.config import shortened
 from saes.errors import ConfigError
+from saes.paths import as_path
 
 SETTINGS, LOG, LOCK, CHECKPOINTS = "run.json", "log.jsonl", ".lock", "checkpoints"
 OWN = (SETTINGS, LOG, CHECKPOINTS)
@@ -39,8 +42,7 @@ class RunConfig:
     """Folders of the trained SAEs in the run folder, one for each; (): ``sae-0``, ``sae-1``, ..."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.folder, str | Path) or "\0" in str(self.folder):
-            raise ConfigError(f"folder must be a path, as text or a Path, got {self.folder!r}.")
+        as_path(self.folder, "folder", ConfigError)
         self._check_times()
         if not isinstance(self.use_older, bool):
             raise ConfigError(f"use_older must be true or false, got {self.use_older!r}.")
@@ -52,7 +54,7 @@ class RunConfig:
             json.dumps(dict(self.about), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(
-                f"about must be JSON data without NaN or infinity ({error}): got {self.about!r}. Give text or numbers."
+                f"about must be JSON data without NaN or infinity ({error}). Give text or numbers."
             ) from error
         self._check_names()
 
@@ -62,12 +64,12 @@ class RunConfig:
             if value is None and name != "keep":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {shortened(value)}.")
         for name in ("save_every_seconds", "stop_after_seconds"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and 0 <= value < float("inf")):
-                raise ConfigError(f"{name} must be a number of at least 0, or None: got {value!r}.")
+            if value is not None and not (number and 0 <= value <= sys.float_info.max):
+                raise ConfigError(f"{name} must be a number of at least 0, or None: got {shortened(value)}.")
 
     def _check_names(self) -> None:
         plain = isinstance(self.names, tuple) and all(

@@ -1,5 +1,6 @@
 """One training step: gradients of a batch, their sum over ranks, clipping, the optimiser, the counters."""
 
+import dataclasses
 import math
 
 import torch
@@ -52,8 +53,9 @@ def update(training: Training, made: Gradients, norm: Float[Tensor, ""], lr: flo
     sae, config = training.sae, training.config
     optimiser = OPTIMISERS[config.optimiser]
     clip = (config.grad_clip / (norm + 1e-6)).clamp_max(1.0)
-    told = Update(kernels_for(sae.W_dec.device), lr, training.steps_done + 1, clip, config.seed, config.adam_beta2)
+    told = Update(kernels_for(sae.W_dec.device), lr, training.steps_done + 1, clip, config.seed, training.beta2)
     for name, weight in weights(sae).items():
-        optimiser.update_(weight, made.of[name], training.moments[name], told, project=name == "W_dec")
+        of = dataclasses.replace(told, weight=name)
+        optimiser.update_(weight, made.of[name], training.moments[name], of, project=name == "W_dec")
     if "threshold" in made.of:
         sae.threshold.clamp_(min=0)  # pre-activations come after the ReLU

@@ -43,6 +43,8 @@ class Training:
     """Of the least values that ``batch_topk`` kept: their sum, and that of their weights, both decaying; in float64."""
     look_every: int = field(init=False)
     """Steps between two at which the CPU looks at what the device has found; the others it only queues."""
+    beta2: float = field(init=False)
+    """``adam_beta2``, by the activation where the config leaves it open."""
     ill: Float[Tensor, ""] = field(init=False)
     """0, or NaN once a loss or gradient was not finite and the step was made without looking; in float64."""
     _most_dead: int | None = field(init=False, default=None)
@@ -57,7 +59,9 @@ class Training:
     """Its parts: the gradient of each weight, and ``radial`` and ``fired`` of ``Gradients``."""
 
     def __post_init__(self) -> None:
-        sae = self.sae
+        sae, self.config = self.sae, self.config.of(self.sae.config.activation)
+        assert self.config.adam_beta2 is not None, "it has just been filled in"
+        self.beta2 = self.config.adam_beta2
         if not sae.W_enc.data.T.is_contiguous():  # the step writes to its rows in place, one for each latent
             sae.W_enc.data = sae.W_enc.data.T.contiguous().T
         device = sae.W_dec.device

@@ -37,17 +37,30 @@ if TYPE_CHECKING:
     from steer.evals.stats import Rate
     from steer.features.archetype import latents_active, refuse_archetype
     from steer.features.candidates import Trial, best_strengths, measure_candidates, settle_strength
+    from steer.models.classifier import load_classifier
     from steer.models.decode import Sampling
     from steer.models.load import load_model
     from steer.models.model import LanguageModel
     from steer.models.site import Site
+    from steer.plans.bind import Bound
+    from steer.plans.files import read_plan, write_plan
+    from steer.plans.plan import SteeringPlan
+    from steer.plans.sources import ModelSpec, SaeSpec
     from steer.quality.evaluation import evaluate_sae
+    from steer.responders.prompted import SystemPrompt, Unsteered
+    from steer.responders.responder import Responder
+    from steer.responders.self_contrastive import SelfContrastive
+    from steer.responders.steered import Steered
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
-    from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
+    from steer.steering.gate_trees import AllOf, AnyOf
+    from steer.steering.gates import Gate, Gated, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
+    from steer.steering.null_space import NullSpaceEdit
     from steer.steering.rows import OnRows
+    from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
     from steer.steering.steered import Steering, mismatches, steered
+    from steer.steering.text_gate import TextGate
     from steer.steering.window import Window
     from steer.studies.config import DemoConfig
     from steer.studies.demo import run_demo
@@ -59,10 +72,13 @@ if TYPE_CHECKING:
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
     "AddDirection": "steer.steering.direction_edits",
+    "AllOf": "steer.steering.gate_trees",
+    "AnyOf": "steer.steering.gate_trees",
+    "Bound": "steer.plans.bind",
     "CheckpointError": "steer.errors",
     "Clamp": "steer.steering.latents",
     "Columns": "steer.activations.sources.source",
-    "ConditionScore": "steer.steering.gates",
+    "ConditionScore": "steer.steering.scores",
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.config",
     "DirectionEdit": "steer.steering.direction_edits",
@@ -71,30 +87,40 @@ _WHERE = {
     "HubSource": "steer.activations.sources.hub",
     "LanguageModel": "steer.models.model",
     "LatentEdit": "steer.steering.latents",
-    "LatentScore": "steer.steering.gates",
+    "LatentScore": "steer.steering.scores",
     "MissingExtra": "steer.errors",
     "ModelError": "steer.errors",
+    "ModelSpec": "steer.plans.sources",
+    "NullSpaceEdit": "steer.steering.null_space",
     "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
-    "ProbeScore": "steer.steering.gates",
+    "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
+    "Responder": "steer.responders.responder",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
+    "SaeSpec": "steer.plans.sources",
     "Sample": "steer.evals.sample",
     "Sampling": "steer.models.decode",
+    "SelfContrastive": "steer.responders.self_contrastive",
     "ShardConfig": "steer.activations.shards",
     "ShardSource": "steer.activations.shard_source",
     "Site": "steer.models.site",
     "SiteError": "steer.errors",
     "SteerError": "steer.errors",
+    "Steered": "steer.responders.steered",
     "Steering": "steer.steering.steered",
+    "SteeringPlan": "steer.plans.plan",
     "StreamConfig": "steer.activations.batch",
+    "TextGate": "steer.steering.text_gate",
+    "SystemPrompt": "steer.responders.prompted",
     "TokenPolicy": "steer.activations.policy",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
     "Trial": "steer.features.candidates",
+    "Unsteered": "steer.responders.prompted",
     "Window": "steer.steering.window",
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
@@ -105,6 +131,7 @@ _WHERE = {
     "evaluate_sae": "steer.quality.evaluation",
     "fit_threshold": "steer.steering.gates",
     "latents_active": "steer.features.archetype",
+    "load_classifier": "steer.models.classifier",
     "load_model": "steer.models.load",
     "load_prompts": "steer.evals.sets",
     "load_sae": "steer.checkpoints.load",
@@ -112,6 +139,7 @@ _WHERE = {
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
     "rate": "steer.evals.runner",
+    "read_plan": "steer.plans.files",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
     "refuse_archetype": "steer.features.archetype",
@@ -120,6 +148,7 @@ _WHERE = {
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
     "train": "steer.training.job",
+    "write_plan": "steer.plans.files",
     "write_report": "steer.studies.report",
     "write_shards": "steer.activations.shards",
 }
@@ -128,6 +157,9 @@ __all__ = [
     "SAE",
     "ActivationStream",
     "AddDirection",
+    "AllOf",
+    "AnyOf",
+    "Bound",
     "CheckpointError",
     "Clamp",
     "Columns",
@@ -143,26 +175,36 @@ __all__ = [
     "LatentScore",
     "MissingExtra",
     "ModelError",
+    "ModelSpec",
+    "NullSpaceEdit",
     "OnRows",
     "OutputError",
     "PlanError",
     "ProbeScore",
     "Rate",
     "Reading",
+    "Responder",
     "Result",
+    "SaeSpec",
     "Sample",
     "Sampling",
+    "SelfContrastive",
     "ShardConfig",
     "ShardSource",
     "Site",
     "SiteError",
     "SteerError",
+    "Steered",
     "Steering",
+    "SteeringPlan",
     "StreamConfig",
+    "SystemPrompt",
+    "TextGate",
     "TokenPolicy",
     "TrainingConfig",
     "TrainingResult",
     "Trial",
+    "Unsteered",
     "Window",
     "activation_batches",
     "activation_rows",
@@ -173,6 +215,7 @@ __all__ = [
     "evaluate_sae",
     "fit_threshold",
     "latents_active",
+    "load_classifier",
     "load_model",
     "load_prompts",
     "load_sae",
@@ -180,6 +223,7 @@ __all__ = [
     "mismatches",
     "open_source",
     "rate",
+    "read_plan",
     "read_texts",
     "refusal_direction",
     "refuse_archetype",
@@ -188,6 +232,7 @@ __all__ = [
     "splice_loss",
     "steered",
     "train",
+    "write_plan",
     "write_report",
     "write_shards",
 ]

@@ -6,11 +6,16 @@ from typing import Any
 
 from steer.errors import SteerError
 
+MOST = 2**62
+"""Whole numbers are less than this."""
+
 
 def require_whole(name: str, value: Any, error: type[SteerError], least: int = 1) -> None:
-    """Raise ``error`` unless ``value`` is a whole number (no bool) from ``least`` up to 2^62."""
+    """Raise ``error`` unless ``value`` is a whole number (no bool) from ``least`` and below 2^62."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not least <= value < 2**62:
+    if whole and value >= MOST:
+        raise error(f"{name} must be a whole number of at least {least}, and less than 2^62, but is larger.")
+    if not whole or value < least:
         raise error(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 

@@ -57,7 +57,7 @@ def copied(trained: Training, config: TrainConfig) -> Training:
 def dense(trained: Training, dead: Tensor) -> Step:
     """The same losses by plain autograd on dense tensors, with torch's clipping and Adam."""
     sae = copy.deepcopy(trained.sae).requires_grad_(True)
-    optimiser = torch.optim.Adam(sae.parameters(), lr=LR, betas=(BETA1, trained.config.adam_beta2), eps=EPS)
+    optimiser = torch.optim.Adam(sae.parameters(), lr=LR, betas=(BETA1, trained.beta2), eps=EPS)
     is_dead = torch.zeros(sae.config.d_sae, dtype=torch.bool, device=dead.device)
     is_dead[dead] = True
     silent = torch.zeros(sae.config.d_sae, dtype=torch.long, device=dead.device)

@@ -2,9 +2,10 @@
 
 ``python -m experiments.benchmarks.steering --json`` times, in turns and in one process, replies of a fixed length to
 the same prompts: without any hook by ``model.generate``; with one latent clamped; with another plan in every row; with
-the same edit in a ``TransformerBridge``; by self-contrastive decoding; and eight strengths in one call beside eight
-calls. Ratios of tokens/s are to plain generation (1: as fast; ``bridge_ratio``: ours to the bridge's);
-``selfcd_ratio`` and ``sweep8_ratio`` are ratios of times.
+the same edit in a ``TransformerBridge``; and eight strengths in one call beside eight calls. Self-contrastive decoding
+has the paper's safety text before its prompts, plain generation beside it has none. Ratios of tokens/s are to plain
+generation (1: as fast; ``bridge_ratio``: ours to the bridge's); ``selfcd_ratio`` and ``sweep8_ratio`` are ratios of
+times.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +25,12 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Phi3Co
 from experiments.benchmarks.sae_step import device_name, versions
 from saes.config import SAEConfig
 from saes.sae import SAE
+from steer.evals.sets import load_prompts
 from steer.models.decode import Sampling
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
 from steer.models.site import Site
+from steer.responders.self_contrastive import SelfContrastive
 from steer.steering.branches import branched
 from steer.steering.latents import Clamp
 from steer.steering.rows import OnRows
@@ -48,8 +52,8 @@ class Case:
     """Tokens of each reply."""
     d_sae: int = 8192
     """Latents of the SAE, all of which are encoded; k is 32."""
-    sweep_rows: int = 16
-    """Prompts of the sweep."""
+    sweeps: tuple[int, ...] = (4, 8, 16, 32)
+    """Prompts of the sweeps; ``sweep8_ratio`` is that of ``rows`` prompts."""
 
 
 def llama(layers: int, width: int, vocabulary: int) -> LlamaForCausalLM:
@@ -94,7 +98,10 @@ def endless(lm: LanguageModel) -> LanguageModel:
 def random_sae(lm: LanguageModel, d_sae: int, site: Site) -> SAE:
     """A top-k SAE of random weights, which costs what a trained one costs."""
     torch.manual_seed(1)
-    return SAE(SAEConfig(lm.d_model, d_sae, 32, site=str(site), model=lm.name)).to(lm.device)
+    sae = SAE(SAEConfig(lm.d_model, d_sae, 32, site=str(site), model=lm.name)).to(lm.device).requires_grad_(False)
+    rows = torch.randint(5, min(lm.vocabulary or 1000, 1000), (8, 64)).tolist()
+    sae.b_dec.copy_(lm.activations(lm.pad(rows), [site])[site].float().mean((0, 1)))  # as at the start of training
+    return sae
 
 
 def contenders(lm: LanguageModel, case: Case) -> dict[str, Run]:
@@ -103,10 +110,9 @@ def contenders(lm: LanguageModel, case: Case) -> dict[str, Run]:
     sae = random_sae(lm, case.d_sae, site)
     generator = torch.Generator().manual_seed(2)
     highest = min(lm.vocabulary or 1000, 1000)
-    prompts = torch.randint(5, highest, (case.sweep_rows, case.prompt), generator=generator).tolist()
+    prompts = torch.randint(5, highest, (max(case.rows, *case.sweeps), case.prompt), generator=generator).tolist()
     few = prompts[: case.rows]
     ids = torch.tensor(few, device=lm.device)
-
     generate: Any = lm.model.generate
 
     def plain() -> Any:
@@ -125,24 +131,37 @@ def contenders(lm: LanguageModel, case: Case) -> dict[str, Run]:
         with steered(lm, *plans):
             return lm.generate_ids(few, sampling)
 
-    def separate() -> Any:
+    def separate(count: int) -> Any:
         for value in STRENGTHS:
             with steered(lm, Clamp(sae, {3: value})):
-                lm.generate_ids(prompts, sampling)
+                lm.generate_ids(prompts[:count], sampling)
 
-    def together() -> Any:
+    def together(count: int) -> Any:
         ways = [[Clamp(sae, {3: value})] for value in STRENGTHS]
-        with steered(lm, *branched(ways, len(prompts))):
-            return lm.generate_ids(prompts, sampling, copies=len(ways))
+        with steered(lm, *branched(ways, count)):
+            return lm.generate_ids(prompts[:count], sampling, copies=len(ways))
 
-    return {
-        "plain": plain,
-        "ours_unsteered": ours,
-        "clamp": clamp,
-        "per_row": per_row,
-        "sweep8_separate": separate,
-        "sweep8_together": together,
-    } | bridge(lm, sae, site, ids, case)
+    sweeps: dict[str, Run] = {}
+    for count in sorted({case.rows, *case.sweeps}):
+        sweeps |= {f"separate {count}": partial(separate, count), f"together {count}": partial(together, count)}
+
+    runs: dict[str, Run] = {"plain": plain, "ours_unsteered": ours, "clamp": clamp, "per_row": per_row}
+    return runs | sweeps | self_contrastive(lm, case) | bridge(lm, sae, site, ids, case)
+
+
+def self_contrastive(lm: LanguageModel, case: Case) -> dict[str, Run]:
+    """Self-CD with the paper's safety text, and plain generation after the same conversations without it."""
+    asked = [sample.messages[-1]["content"] for sample in load_prompts("looks_unsafe", split="dev")]
+    texts = [" ".join(asked[4 * row : 4 * row + 4]) for row in range(case.rows)]
+    tokens = lm.pad(lm.prompt_ids(texts))
+    responder, sampling = SelfContrastive(lm), Sampling(max_new_tokens=case.new)
+    generate: Any = lm.model.generate
+
+    def plain() -> Any:
+        with torch.inference_mode():
+            return generate(tokens.ids, attention_mask=tokens.mask, max_new_tokens=case.new, do_sample=False)
+
+    return {"selfcd_plain": plain, "selfcd": lambda: responder.reply(texts, sampling)}
 
 
 def bridge(lm: LanguageModel, sae: SAE, site: Site, ids: Tensor, case: Case) -> dict[str, Run]:
@@ -153,7 +172,7 @@ def bridge(lm: LanguageModel, sae: SAE, site: Site, ids: Tensor, case: Case) -> 
         return {}
     model = copy.deepcopy(lm.model)
     wrapped = builder.build_bridge_from_module(
-        model, type(model).__name__, hf_config=model.config, tokenizer=lm.tokenizer, model_name="benchmark"
+        model, type(model).__name__, hf_config=model.config, tokenizer=None, model_name="benchmark"
     )
     latents = torch.tensor([3], device=lm.device)
 
@@ -203,8 +222,11 @@ def measure(lm: LanguageModel, case: Case, rounds: int) -> dict[str, Any]:
         "per_row_ratio": paired(times["plain"], times["per_row"]),
         "unsteered_ratio": paired(times["plain"], times["ours_unsteered"]),
         "bridge_ratio": paired(times["bridge"], times["clamp"]) if "bridge" in times else None,
-        "selfcd_ratio": paired(times["selfcd"], times["plain"]) if "selfcd" in times else None,
-        "sweep8_ratio": paired(times["sweep8_together"], times["sweep8_separate"]),
+        "selfcd_ratio": paired(times["selfcd"], times["selfcd_plain"]),
+        "sweep8_ratio": paired(times[f"together {case.rows}"], times[f"separate {case.rows}"]),
+        "sweep8_ratio_by_prompts": {
+            count: paired(times[f"together {count}"], times[f"separate {count}"]) for count in case.sweeps
+        },
     }
     found["plain_tokens_per_second"] = case.rows * case.new / statistics.median(times["plain"])
     found["seconds"] = {name: {"min": min(one), "median": statistics.median(one)} for name, one in times.items()}
@@ -218,12 +240,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda adds the shape of Phi-3 mini")
     parser.add_argument("--rows", type=int, default=Case.rows, help="prompts in a batch")
-    parser.add_argument("--sweep-rows", type=int, default=Case.sweep_rows, help="prompts of the sweep")
     parser.add_argument("--only", default="", help="one of the shapes")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    case = Case(rows=given.rows, sweep_rows=max(given.rows, given.sweep_rows))
+    case = Case(rows=given.rows)
     embedded = load_model("embedded", given.device)
     shapes: dict[str, Callable[[], LanguageModel]] = {
         "embedded (4 layers of 128)": lambda: endless(embedded),

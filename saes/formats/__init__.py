@@ -24,6 +24,7 @@ from saes.formats import (
 )
 from saes.formats.files import Found, all_finite, find
 from saes.formats.given import Given
+from saes.paths import as_path
 from saes.sae import SAE
 
 
@@ -85,20 +86,31 @@ def load(
     Args:
         path: the folder of a checkpoint, or one file of it.
         format: the format's name; None: it is recognised by its files, or by the keys of a torch file.
-        k: latents active on a token, where the files do not say it.
-        input_scale: factor that activations were multiplied by in training, where the files do not say it.
+        k: latents active on a token, where the files do not say it; where they do, the same.
+        input_scale: factor that activations were multiplied by in training, where the files do not say it; the same.
         model: name of the language model, instead of what the files say.
         site: where in the model the SAE reads, instead of what the files say.
 
     Raises:
         FormatError: nothing is there, the format is not recognised, or a file is damaged, incomplete, not consistent,
-            or holds what has no exact form here.
-        ConfigError: there is no format of this name.
+            or holds what has no exact form here; or ``k`` or ``input_scale`` are other than the files say.
+        ConfigError: there is no format of this name, or ``model`` or ``site`` is no name.
     """
-    found, given = find(_path(path)), Given(k, input_scale, model, site)
-    chosen = _chosen(found, format)
+    given = Given(k, input_scale, model, site)
+    sae = read(path, format, given)
+    given.require_heeded(sae.config, Path(path))
+    return sae
+
+
+def read(path: Any, format: str | None, given: Given) -> SAE:
+    """``load``, but that what is ``given`` need not be of use: what somebody's list says beside the files.
+
+    Raises:
+        FormatError, ConfigError: see ``load``.
+    """
     try:
-        return chosen.read(found, given)
+        found = find(_path(path))
+        return _chosen(found, format).read(found, given)
     except OSError as error:
         raise FormatError(f"The SAE at {path} cannot be read ({error}). Check the permissions.") from error
 
@@ -193,18 +205,16 @@ def save(
     for name, tensor in sae.state_dict().items():
         if not all_finite(tensor):
             raise ShapeError(f"The SAE is not written: {name} holds NaN or infinite values. Train it again.")
-    if format == "saes":
-        native.save(sae, path, dtype, training)
-    elif training is not None:
+    if format != "saes" and training is not None:
         raise ConfigError(f"The format {format} has no place for training. Leave it out, or write the format saes.")
-    else:
-        chosen.save(sae, path, dtype)
+    try:
+        native.save(sae, path, dtype, training) if format == "saes" else chosen.save(sae, path, dtype)
+    except OSError as error:
+        raise FormatError(f"The SAE cannot be written to {path} ({error}). Choose another folder.") from error
 
 
 def _path(path: object) -> Path:
-    if not isinstance(path, str | Path):
-        raise FormatError(f"An SAE lies in a folder or a file, given as text or a Path: got {type(path).__name__}.")
-    return Path(path)
+    return as_path(path, "The folder or file of an SAE", FormatError)
 
 
 def find_format(name: str) -> Format:

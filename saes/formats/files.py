@@ -297,14 +297,20 @@ def read_torch(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error}). Check the path and the permissions.") from error
     except Exception as error:  # a damaged pickle can fail in any way
-        first = str(error).split("\n")[0].split(" (1)")[0][:200]
         raise FormatError(
-            f"{path} is damaged, or holds more than tensors, numbers and text ({type(error).__name__}: {first}). It is "
-            "not read further, since unpickling can run code. Copy it again, or save its state dict alone."
+            f"{path} is damaged, or holds more than tensors, numbers and text ({type(error).__name__}: "
+            f"{_reason(str(error))}). It is not read further, since unpickling can run code. Copy it again, or have "
+            "its owner save the state dict alone."
         ) from error
     if not isinstance(contents, dict) or not all(isinstance(key, str) for key in contents):
         raise FormatError(f"{path} holds {type(contents).__name__}, expected the state dict of an SAE.")
     return dict(contents)
+
+
+def _reason(told: str) -> str:
+    """What torch found, without its advice to read the file unsafely, or to let it name what is safe."""
+    found = told.partition("WeightsUnpickler error:")[2] or told
+    return " ".join(found.split("Please use")[0].split("Check the documentation")[0].split())[:200].rstrip(". ")
 
 
 def tensors_in(path: Path, contents: Mapping[str, Any]) -> Stored:

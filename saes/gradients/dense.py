@@ -13,7 +13,7 @@ from saes.distributed.group import Group
 from saes.distributed.select import topk_of_shards
 from saes.gradients.gradients import Gradients, facts_of_all
 from saes.jumprelu import active, jumprelu
-from saes.losses import auxk, spread, variance_of
+from saes.losses import auxk, k_aux_of, spread, variance_of
 from saes.shapes import Float, Tensor
 from saes.training import Training, weights
 
@@ -87,7 +87,7 @@ def _auxk(
 ) -> Float[Tensor, ""]:
     """The AuxK loss (``saes.losses.auxk``) of the dead latents of all shards."""
     shards = training.world.latents
-    k_aux = min(max(1, training.sae.config.d_in // 2), int(shards.total(training.most_dead)))
+    k_aux = k_aux_of(training.sae.config.d_in, int(shards.total(training.most_dead)))
     if not k_aux:
         return residual.new_zeros(())
     left = spread(residual, training.world.data).to(residual.dtype)

@@ -19,7 +19,7 @@ from saes.distributed.select import topk_of_shards
 from saes.gradients.gradients import Gradients, facts_of_all
 from saes.kernels import kernels_for
 from saes.kernels.eager import Reconstruction
-from saes.losses import spread, variance_of
+from saes.losses import k_aux_of, spread, variance_of
 from saes.select import Selected, batch_topk
 from saes.shapes import Float, Int, Tensor
 from saes.training import Training
@@ -181,8 +181,7 @@ def _auxk(
     variance = spread(residual, training.world.data, kernels.variance)
     scale = torch.where(variance == 0, 0.0, weight / variance)  # the living may leave nothing to reconstruct
     rows = (sae.W_enc.data.T[dead], sae.b_enc.data[dead] + silence, sae.W_dec.data[dead])
-    most = min(max(1, sae.config.d_in // 2), len(dead))
-    return auxk(dead, *rows, read, residual, scale, most, kernels)
+    return auxk(dead, *rows, read, residual, scale, k_aux_of(sae.config.d_in, len(dead)), kernels)
 
 
 def _auxk_of_shards(
@@ -190,7 +189,7 @@ def _auxk_of_shards(
 ) -> list[Term]:
     """The same where latents are divided: each shard has so few of a token's active ones that sparse sums are less."""
     weight, shards, most_dead = training.config.auxk_weight, training.world.latents, training.most_dead
-    k_aux = min(max(1, training.sae.config.d_in // 2), int(shards.total(most_dead))) if weight else 0
+    k_aux = k_aux_of(training.sae.config.d_in, int(shards.total(most_dead))) if weight else 0
     if not k_aux:
         return []
     dead, silence = training.dead_places()

@@ -11,10 +11,14 @@ typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
 
 static inline vec load(const float *from) { return *(const vec *)from; }
 
+typedef float half __attribute__((vector_size(32)));
+typedef float quarter __attribute__((vector_size(16)));
+
 static inline float sum(vec v) {
-    float total = 0.0f;
-    for (int lane = 0; lane < LANES; lane++) total += v[lane];
-    return total;
+    union { vec whole; half of[2]; } a = {v};
+    union { half whole; quarter of[2]; } b = {a.of[0] + a.of[1]};
+    quarter c = b.of[0] + b.of[1];
+    return (c[0] + c[1]) + (c[2] + c[3]);
 }
 
 // out[i] = x . w_i + b_i for TOGETHER rows w_i that follow each other

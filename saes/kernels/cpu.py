@@ -32,9 +32,7 @@ DEVIATIONS = 6  # standard deviations of the error of a product in bfloat16 that
 
 @cache
 def available() -> bool:
-    """Whether there is a C compiler that makes the kernels; ``SAES_KERNELS=eager`` in the environment says no."""
-    if os.environ.get("SAES_KERNELS") == "eager":
-        return False
+    """Whether there is a C compiler that makes the kernels."""
     try:
         _library()
     except (OSError, subprocess.SubprocessError):
@@ -56,8 +54,8 @@ def encode_topk(
     memory: Memory | None = None,
 ) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
     """See ``eager.encode_topk``. Where the processor cannot multiply in bfloat16, all selections are ``exact``."""
-    d_sae = W_enc.shape[1]
-    if selection == "exact" or not multiplies_bf16():
+    d_sae, selection = W_enc.shape[1], selection_done(selection)
+    if selection == "exact":
         pre = kept(memory, "pre", (len(x), d_sae), x)
         torch.mm(x, W_enc, out=pre)  # the bias waits for the selection: addmm takes up to twice the time of mm
         return _topk(pre, b_enc, k)
@@ -117,6 +115,11 @@ def larger_than(
     sizes = len(x), W_enc.shape[1], x.shape[1], latents.shape[1]
     _call("among_largest", [x, W_enc.T, b_enc, latents, chosen], *sizes, k, larger)
     return larger
+
+
+def selection_done(selection: Selection) -> Selection:
+    """What ``encode_topk`` does where ``selection`` is asked for: all are ``exact`` without products in bfloat16."""
+    return selection if multiplies_bf16() else "exact"
 
 
 @cache

@@ -24,6 +24,7 @@ __all__ = [
     "encode_topk",
     "kept",
     "reconstruct",
+    "selection_done",
     "topk",
     "variance",
     "weight_grads",
@@ -66,6 +67,11 @@ def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token 
     """Indices and values of the k largest of each row, in no particular order."""
     values, indices = pre.topk(k, dim=-1, sorted=False)
     return indices, values
+
+
+def selection_done(selection: Selection) -> Selection:
+    """What ``encode_topk`` does where ``selection`` is asked for: not ``proven``, whose latents ``exact`` finds too."""
+    return "exact" if selection == "proven" else selection
 
 
 def encode_topk(

@@ -50,10 +50,9 @@ def blocks_of(sae: SAE, batches: Iterable[object], block_tokens: int) -> Iterato
 
     Raises:
         ShapeError: a batch is not of shape [token, d_in], is not finite, is of another dtype or device than the first,
-            or only some of the batches have places; or ``block_tokens`` is below 1.
+            or only some of the batches have places; or ``block_tokens`` is no whole number or below 1.
     """
-    if block_tokens < 1:
-        raise ShapeError(f"block_tokens must be a whole number of at least 1, got {block_tokens!r}.")
+    require_size(block_tokens)
     waiting: list[Placed | Tensor] = []
     kinds, alike = set(), Alike()
     for batch in batches:
@@ -68,6 +67,16 @@ def blocks_of(sae: SAE, batches: Iterable[object], block_tokens: int) -> Iterato
             waiting = [_part(whole, block_tokens, _count(whole))]
     if sum(map(_count, waiting)):
         yield _block(sae, _joined(waiting))
+
+
+def require_size(block_tokens: object) -> None:
+    """See that blocks have a size.
+
+    Raises:
+        ShapeError: it is no whole number, or below 1.
+    """
+    if not isinstance(block_tokens, int) or isinstance(block_tokens, bool) or block_tokens < 1:
+        raise ShapeError(f"block_tokens must be a whole number of at least 1, got {block_tokens!r}.")
 
 
 def _checked(batch: object, d_in: int) -> Placed | Tensor:

@@ -26,11 +26,13 @@ class Update:
     """Of whatever is drawn at random, together with the number of the step."""
     beta2: float
     """Share of the running mean of squares that a step keeps (Adam)."""
+    weight: str = ""
+    """Name of the weight that is updated."""
 
     @property
     def key(self) -> int:
-        """A number of 32 bits that looks random, another one for each seed and step."""
-        return derived(self.seed, "rounding", self.number) % 2**32
+        """A number of 32 bits that looks random, another one for each seed, step and weight."""
+        return derived(self.seed, "rounding", self.number, self.weight) % 2**32
 
 
 class Optimiser(Protocol):

@@ -92,7 +92,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"No activations at {folder}: {MANIFEST} is missing. write_shards writes one.") from None
+        raise DataError(
+            f"No activations at {folder}: {MANIFEST} is missing. Write them with write_shards, or with "
+            "`steer train --text FILE --shards FOLDER`."
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}). Write the shards again.") from error
     if not isinstance(data, dict) or data.get("version") != VERSION:

@@ -179,12 +179,13 @@ def _block(
     """Activations of the tokens of a batch that count; None if ``stop`` was set meanwhile."""
     tokens = lm.pad([row.ids for row in rows])
     longest = tokens.ids.shape[1]
-    counts = torch.tensor([[False] * (longest - len(row.ids)) + row.counts for row in rows], device=lm.device)
+    counts = torch.tensor([[False] * (longest - len(row.ids)) + row.counts for row in rows])
+    places = counts.flatten().nonzero().squeeze(1).to(lm.device)  # a mask would make a GPU wait for its count
     while stop is None or not stop.is_set():
         with lm.lock:
             if lm.attachments == list(edits):
                 found = lm.activations(tokens, sites)
-                return torch.stack([found[site][counts] for site in sites])
+                return torch.stack([found[site].flatten(0, 1)[places] for site in sites])
         if stop is None:
             raise edited_error()
         stop.wait(_WAIT)

@@ -99,19 +99,36 @@ class ActivationStream:
         """Go on after the batch that was handed out before ``state`` was taken.
 
         On the same machine, with the same number of threads, what follows is bit-identical to an uninterrupted run.
+        A stream that ends with its text may go on as an ``endless`` one, as long as the text has not ended: until then,
+        both give the same.
 
         Raises:
-            DataError: the state is of another version, model, text, reading or ring.
+            DataError: the state is of another version, model, text, reading or ring, or of an endless stream, or the
+                text had ended and this stream shall be endless.
         """
         if state.get("version") != VERSION:
             raise DataError(f"The state of the stream has version {state.get('version')!r}, expected {VERSION}.")
-        require_same(state["identity"], self._identity, "The state of the stream")
+        self._require_same(state)
         self.close()
         self._edits = list(self.lm.attachments)
         self._position, self._ring = state["position"], None
         if state["ring"] is not None:
             self._ring = self._new_ring(state["ring"]["rows"])
             self._ring.restore(state["ring"])
+
+    def _require_same(self, state: Mapping[str, Any]) -> None:
+        there, here = dict(state["identity"]), dict(self._identity)
+        if here["endless"] and not there["endless"]:
+            if (ring := state["ring"]) and ring["end"] - len(ring["holes"]) + self.config.batch_tokens < len(
+                ring["rows"][0]
+            ):
+                raise DataError(
+                    "The text had ended when this state was taken, and the ring was no longer full, so what follows "
+                    "would not be what a stream gives that reads the text again (`--repeat`). Go on from a checkpoint "
+                    "before that (remove the newer ones), or begin anew."
+                )
+            there["endless"] = True
+        require_same(there, here, "The state of the stream")
 
     def close(self) -> None:
         """End the background thread. A batch that is asked for later is the one that would have come."""

@@ -132,7 +132,7 @@ def _text(lm: LanguageModel, document: Document, policy: TokenPolicy) -> str:
     if policy.form == "chat":
         raise DataError(
             "form='chat' needs conversations, got a plain text. Name the column that holds them, "
-            "Columns(messages=...), or use form='documents'."
+            "`--messages-column` (in Python Columns(messages=...)), or use another form, `documents`."
         )
     return document
 

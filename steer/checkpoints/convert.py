@@ -11,7 +11,7 @@ from saes.formats import FORMATS, find_format, recognise
 from saes.shapes import Float, Tensor
 from steer.checkpoints.describe import training_summary
 from steer.checkpoints.load import Located
-from steer.checkpoints.staging import check_out, staged
+from steer.checkpoints.staging import check_apart, check_out, staged
 from steer.errors import CheckpointError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -53,11 +53,12 @@ def convert(located: Located, out: Path, format: str, dtype: str = "float32", ov
     ``overwrite`` the files of an SAE in ``out`` are replaced, others are left alone.
 
     Raises:
-        OutputError: ``out`` is there and ``overwrite`` is not set, or it cannot be written to.
+        OutputError: ``out`` is there and ``overwrite`` is not set, or is the source, or cannot be written to.
         CheckpointError: the dtype is not known, or what was written computes something else.
         SaesError: the source cannot be read, or the format is unknown, read only, or has no form for the SAE.
     """
     check_target(out, format, dtype, overwrite)
+    check_apart(located, out)
     with staged(out, overwrite) as stage:
         sae = located.load()
         training = training_summary(located.path)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import saes
 from saes import SAE
-from saes.formats import find_format
+from saes.formats import find_format, read
+from saes.formats.given import Given
+from saes.paths import as_path
 from steer.checkpoints.hub import fetch
 from steer.checkpoints.registry import look_up
 from steer.checkpoints.source import FORMS, HubPlace, RegistryPlace, parse_source
@@ -23,7 +24,9 @@ class Located:
     format: str | None = None
     """Its format, where that is known."""
     known: Mapping[str, Any] = field(default_factory=dict)
-    """What the files do not say, as arguments of ``saes.load``."""
+    """What the files may not say, as arguments of ``saes.load``."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """Those of them that somebody asked for, and that must not be passed over therefore."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the config to set, whatever the files say."""
 
@@ -33,7 +36,8 @@ class Located:
         Raises:
             SaesError: the files cannot be read; see ``saes.load``.
         """
-        sae = saes.load(self.path, self.format, **self.known)
+        sae = read(self.path, self.format, Given(**self.known))
+        Given(**self.asked).require_heeded(sae.config, self.path)
         sae.config = replace(sae.config, **self.changes)
         return sae
 
@@ -57,8 +61,8 @@ def load_sae(
         format: name of the format; None: it is recognised by its files.
         model: name of the language model, instead of what the files say.
         site: where in the model the SAE reads, instead of what the files say.
-        k: latents active on a token, where the files do not say it.
-        input_scale: factor that activations were multiplied by in training, where the files do not say it.
+        k: latents active on a token, where the files do not say it; where they do, the same.
+        input_scale: factor that activations were multiplied by in training, where the files do not say it; the same.
         revision: commit, branch or tag on the hub, if it does not stand in ``source``.
         note: told before the network is used, and when the local cache has to do instead.
 
@@ -89,16 +93,22 @@ def locate(
     """
     if format is not None:
         find_format(format)
+    as_path(source, "An SAE's source", CheckpointError)
     place = parse_source(source, revision)
     given = {name: value for name, value in given.items() if value is not None}
+    Given(**given)  # names and numbers that cannot be show before anything is downloaded
     if isinstance(place, HubPlace):
-        return Located(fetch(place, format, note)[0], format, given)
+        return Located(fetch(place, format, note)[0], format, given, given)
     if isinstance(place, RegistryPlace):
         return _registered(place, format, given, note)
-    if not place.exists():
+    try:
+        there = place.exists()
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be looked at ({error}). An SAE is named by {FORMS}.") from error
+    if not there:
         hint = f" For the hub, write hub:{source}." if str(source).count("/") >= 1 and not place.is_absolute() else ""
         raise CheckpointError(f"No SAE at {place}: nothing is there. An SAE is named by {FORMS}.{hint}")
-    return Located(place, format, given)
+    return Located(place, format, given, given)
 
 
 def _registered(
@@ -115,4 +125,4 @@ def _registered(
             f"{entry.place} has no config.json, which says where the transcoder reads and writes. Download the folder, "
             "add one with hf_hook_point_in and hf_hook_point_out, and give its path."
         )
-    return Located(path, entry.format, {**entry.known, **given}, entry.changes)
+    return Located(path, entry.format, {**entry.known, **given}, given, entry.changes)

@@ -14,7 +14,7 @@ from steer.checkpoints.describe import describe
 from steer.checkpoints.hub import is_offline, one_line
 from steer.checkpoints.load import Located, locate
 from steer.checkpoints.source import HubPlace, parse_hub
-from steer.checkpoints.staging import CARD, TRAINING_LOG, is_file, staged
+from steer.checkpoints.staging import CARD, TRAINING_LOG, check_apart, is_file, staged
 from steer.errors import CheckpointError
 from steer.files import writing
 
@@ -31,6 +31,8 @@ class Upload:
     """Text of the model card."""
     own_card: bool
     """Whether the card is the folder's own README.md rather than a written one."""
+    what: str = ""
+    """What the commit adds, in words; empty: the SAE of the place's name."""
 
     @property
     def card_path(self) -> str:
@@ -95,7 +97,7 @@ def push(upload: Upload, private: bool = False, note: Callable[[str], None] | No
         done = api.create_commit(
             place.repo,
             added,
-            commit_message=f"Add the SAE {place.inside or place.repo.split('/')[1]}",
+            commit_message=f"Add the {upload.what or 'SAE ' + (place.inside or place.repo.split('/')[1])}",
             revision=place.revision,
         )
     except Exception as error:  # network, server and client raise errors of many kinds
@@ -133,7 +135,7 @@ def pull(located: Located, out: Path, overwrite: bool = False) -> Pulled:
     """Copy the files of an SAE, as they are, to a folder, once they are seen to load.
 
     Raises:
-        OutputError: ``out`` is there and ``overwrite`` is not set, or it cannot be written to.
+        OutputError: ``out`` is there and ``overwrite`` is not set, or is the source, or cannot be written to.
         CheckpointError: ``out`` names a file, or a copy of the files would be another SAE.
         SaesError: the files are not those of an SAE, or are damaged.
     """
@@ -144,6 +146,7 @@ def pull(located: Located, out: Path, overwrite: bool = False) -> Pulled:
             f"SAELens' list sets {', '.join(located.changes)} for this release, which its files do not say, so a copy "
             "of them would be another SAE. Write files that say it: steer sae convert SOURCE OUT --to saes."
         )
+    check_apart(located, out)
     with staged(out, overwrite) as stage:
         sae = located.load()
         base, names = _files(located)
@@ -159,7 +162,11 @@ def pull(located: Located, out: Path, overwrite: bool = False) -> Pulled:
 
 def _not_kept(sae: SAE, copy: Path, located: Located) -> dict[str, Any]:
     """What ``load_sae`` has to be told of a copy to give the same SAE."""
-    needed = {name: value for name, value in located.known.items() if name in ("k", "input_scale")}
+    needed = {
+        name: value
+        for name, value in located.known.items()
+        if name in ("k", "input_scale") and value == getattr(sae.config, name)  # others were of no use
+    }
     try:
         alone = saes.load(copy, located.format, **needed)
     except saes.FormatError:

@@ -73,6 +73,8 @@ def parse_hub(text: str, revision: str | None = None) -> HubPlace:
     Raises:
         CheckpointError: it has another form, or a revision is given twice.
     """
+    if text.startswith("hub:"):
+        raise CheckpointError(f"'hub:{text[:200]}' says hub: twice. Write hub:owner/name.")
     named, _, at = text.rpartition("@") if "@" in text else (text, "", "")
     owner, name, inside = [*named.split("/", 2), "", ""][:3]
     inside = inside.rstrip("/")

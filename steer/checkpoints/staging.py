@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from saes.formats import FORMATS
+from saes.formats import FORMATS, recognise
 from saes.formats.files import TORCH
+from steer.checkpoints.load import Located
 from steer.errors import OutputError
 from steer.files import check_output, clear_output, writing
 
@@ -66,6 +67,18 @@ def check_out(out: Path, overwrite: bool) -> None:
     check_output(out.parent, overwrite=True, owned=[out.name])
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists. Choose another name, or pass --overwrite.")
+
+
+def check_apart(located: Located, out: Path) -> None:
+    """See that ``out`` is not where the source lies, by whatever name: what is read would be replaced.
+
+    Raises:
+        OutputError: it is.
+        SaesError: no SAE is recognised at the source.
+    """
+    found = recognise(located.path, located.format)
+    if out.exists() and any(os.path.samefile(out, one) for one in (located.path, found.folder, *found.paths)):
+        raise OutputError(f"{out} is where the source lies, which is not replaced by what comes of it. Choose another.")
 
 
 def _publish(stage: Path, out: Path) -> None:

@@ -37,7 +37,8 @@ def run(arguments: list[str] | None = None) -> int:
         if not _is_ours(error):
             raise
         if first or not _first_tells(error):
-            typer.echo(f"steer: {error}", err=True)
+            told = str(error).encode(errors="backslashreplace").decode()  # names of files need be no text
+            typer.echo(f"steer: {told}", err=True)
         return 2
     return code if isinstance(code, int) else 0  # of the processes that are not the first: how else typer ends
 

@@ -4,6 +4,8 @@ import typer
 
 from steer.cli.demo import demo
 from steer.cli.generate import generate
+from steer.cli.options import NothingEmpty
+from steer.cli.plan.verbs import plan
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
 from steer.cli.sweep import sweep
@@ -18,7 +20,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(generate)
+app.add_typer(plan)
 app.command()(report)
 app.add_typer(sae)
 app.command()(sweep)
-app.command()(train)
+app.command(cls=NothingEmpty)(train)

@@ -1,7 +1,8 @@
 """``steer generate``: a reply without steering, and with it."""
 
 import json
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +13,6 @@ from steer.cli.options import (
     DtypeName,
     Json,
     Layer,
-    Model,
-    Seed,
     Threads,
     asked_threads,
     parse_clamp,
@@ -22,7 +21,17 @@ from steer.cli.options import (
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One or more prompts.", metavar="PROMPT...")],
-    model: Model = "embedded",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="`embedded`, a folder in transformers format, or a hub id; else the plan's, else `embedded`.",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="A steering plan: .json, .toml, or hub:owner/name/plan.toml.", show_default=False),
+    ] = None,
     sae: Annotated[
         str | None,
         typer.Option(
@@ -37,14 +46,30 @@ def generate(
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
     layer: Layer = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length limit of a reply, in tokens.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that sum to this.")] = 1.0,
-    seed: Seed = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length limit of a reply, in tokens; 64 by default.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0, by default: the likeliest token each time.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Sample from the likeliest tokens that sum to this; 1 by default.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of everything random; 0 by default.", min=0, max=2**62 - 1, show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the unsteered reply to each prompt and, with --sae and --clamp, the steered one."""
+    """Print the unsteered reply to each prompt and, with --plan or with --sae and --clamp, the steered one.
+
+    The unsteered reply is without the plan's system prompt. Options given here count for more than what the plan says
+    of model and sampling.
+    """
     clamps = read_clamps(clamp or [], sae, layer)
+    if plan is not None and sae is not None:
+        raise typer.BadParameter("--plan says what is done: leave --sae and --clamp out, or write them into the plan")
     with importing():
         from steer.checkpoints.load import load_sae
         from steer.cli.console import import_transformers
@@ -52,25 +77,40 @@ def generate(
         from steer.models.decode import Sampling
         from steer.models.load import load_model
         from steer.models.site import Site
+        from steer.plans.bind import Bound
+        from steer.plans.files import read_plan
+        from steer.plans.hub import pull_plan
         from steer.steering.latents import Clamp
         from steer.steering.steered import mismatches, steered
         from steer.threads import torch_threads
 
         import_transformers()
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    lm = load_model(model, device, dtype.value, note=say)
-    site = None if layer is None else Site(layer)
-    interventions = [Clamp(load_sae(sae, note=say), clamps, site)] if sae else []
-    notes = [] if lm.has_chat_template else [NO_TEMPLATE_NOTE]
-    for note in notes + mismatches(lm, *interventions):
-        say(note)
+    named: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    named = {name: value for name, value in named.items() if value is not None}
+    sampling, chosen = Sampling(**named), None
+    if plan is not None:
+        chosen = pull_plan(plan, say) if plan.startswith("hub:") else read_plan(plan)
+    asked = model or (chosen.model.name if chosen else None) or "embedded"
+    revision = chosen.model.revision if chosen and model is None else None
+    lm = load_model(asked, device, dtype.value, revision, note=say)
+    if not lm.has_chat_template:
+        say(NO_TEMPLATE_NOTE)
+    if chosen is not None:
+        bound = chosen.bind(lm, say)
+        sampling = replace(bound.sampling or sampling, **named)
+    else:
+        interventions = [Clamp(load_sae(sae, note=say), clamps, None if layer is None else Site(layer))] if sae else []
+        for note in mismatches(lm, *interventions):
+            say(note)
+        bound = Bound(tuple(interventions), None, None, "")
+    steers = plan is not None or sae is not None
     with torch_threads(lm.model, asked_threads(threads)):
-        with steered(lm, *interventions):
-            edited = lm.generate(prompts, sampling)
-        plain = lm.generate(prompts, sampling) if interventions else edited
+        with steered(lm, *bound.interventions):
+            edited = lm.generate(bound.conversations(prompts), sampling)
+        plain = lm.generate(prompts, sampling) if steers else edited
 
     rows = [
-        {"prompt": prompt, "unsteered": one, **({"steered": other} if interventions else {})}
+        {"prompt": prompt, "unsteered": one, **({"steered": other} if steers else {})}
         for prompt, one, other in zip(prompts, plain, edited, strict=True)
     ]
     if as_json:

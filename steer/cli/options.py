@@ -3,9 +3,10 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 
 class DtypeName(StrEnum):
@@ -32,6 +33,23 @@ Processes = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**62 - 1)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that `steer demo` wrote.")]
+
+
+class NothingEmpty(TyperCommand):
+    """A command that takes no empty text for a name: a variable of the shell that is not set, more often than not."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See typer.
+
+        Raises:
+            typer.BadParameter: an argument, or the value of an option, is empty.
+        """
+        for before, value in zip(["", *args], args, strict=False):
+            option = value[:-1] if value.strip() else before
+            if not value.strip() or (value.startswith("--") and value.endswith("=")):
+                place = f" after {option}" if option.startswith("-") else ""
+                raise typer.BadParameter(f"an empty text{place} names nothing: give a value, or leave it out")
+        return super().parse_args(ctx, args)
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Evaluating a language model, steered or not, on samples."""
+"""Evaluating a language model, or any other responder, on samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from steer.evals.stats import Rate
 from steer.models.batches import batches_of
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
+from steer.responders.prompted import Unsteered
+from steer.responders.responder import Responder, check_responder
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Result:
 
 
 def evaluate(
-    lm: LanguageModel,
+    responder: LanguageModel | Responder,
     samples: Sequence[Sample],
     max_new_tokens: int = 64,
     batch_size: int = 256,
@@ -44,11 +46,12 @@ def evaluate(
 ) -> list[Result]:
     """Replies and verdicts for all samples, in their order; ``on_done`` is told how many more are finished.
 
-    Replies are greedy. The model is evaluated as it is: put the call inside ``with steered(...)`` to evaluate it
-    steered; values given per row are then values per sample. Prompts of similar length share a batch, so little is
-    spent on padding.
+    Replies are greedy. A model is evaluated as it is: put the call inside ``with steered(...)`` to evaluate it steered;
+    values given per row are then values per sample. Prompts of similar length share a batch, so little is spent on
+    padding. A responder makes batches smaller if its own ``batch_size`` says so.
 
     Raises:
+        ModelError: ``responder`` cannot answer.
         DataError: ``batch_size`` or ``max_new_tokens`` is below 1, a prompt is malformed or too long, or logits are
             not finite.
     """
@@ -56,16 +59,18 @@ def evaluate(
     require_whole("max_new_tokens", max_new_tokens, DataError)
     if strange := [sample for sample in samples if not isinstance(sample, Sample)]:
         raise DataError(f"Samples are evaluated, got {type(strange[0]).__name__}. Make them with Sample(...).")
+    responder = Unsteered(responder, batch_size) if isinstance(responder, LanguageModel) else responder
+    check_responder(responder)
+    lm, sampling = responder.lm, Sampling(max_new_tokens=max_new_tokens)
     prompts = lm.prompt_ids([sample.messages for sample in samples])
     results: dict[int, Result] = {}
     for choice in (True, False):
         chosen = [i for i, sample in enumerate(samples) if (sample.kind == "choice") == choice]
         for places in batches_of([len(prompts[i]) for i in chosen], batch_size):
             batch = [chosen[place] for place in places]
-            rows = [prompts[i] for i in batch]
             group = [samples[i] for i in batch]
             with lm.running(batch, len(samples)):
-                done = _choices(lm, group, rows) if choice else _replies(lm, group, rows, max_new_tokens)
+                done = _choices(responder, group) if choice else _replies(responder, group, sampling)
             results.update(zip(batch, done, strict=True))
             if on_done:
                 on_done(len(batch))
@@ -77,19 +82,18 @@ def rate(results: Sequence[Result]) -> Rate:
     return Rate(sum(result.score.value for result in results), len(results))
 
 
-def _replies(
-    lm: LanguageModel, samples: Sequence[Sample], prompts: Sequence[list[int]], max_new_tokens: int
-) -> list[Result]:
-    generated = lm.generate_ids(prompts, Sampling(max_new_tokens=max_new_tokens))
-    texts = [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
+def _replies(responder: Responder, samples: Sequence[Sample], sampling: Sampling) -> list[Result]:
+    texts = responder.reply([sample.messages for sample in samples], sampling)
     return [Result(sample, text, judge(sample, text)) for sample, text in zip(samples, texts, strict=True)]
 
 
-def _choices(lm: LanguageModel, samples: Sequence[Sample], prompts: Sequence[list[int]]) -> list[Result]:
+def _choices(responder: Responder, samples: Sequence[Sample]) -> list[Result]:
     """Log-likelihood of every choice as the start of the reply."""
-    options = [lm.encode(sample.expect["choices"]) for sample in samples]
+    options = [sample.expect["choices"] for sample in samples]
     results = []
-    for sample, logprobs in zip(samples, lm.choice_logprobs(prompts, options), strict=True):
+    for sample, logprobs in zip(
+        samples, responder.choice_logprobs([sample.messages for sample in samples], options), strict=True
+    ):
         taken, score = judge_choice(sample, logprobs)
         results.append(Result(sample, taken, score))
     return results

@@ -1,7 +1,7 @@
 """Generating replies token by token with a KV cache, dropping rows as they finish."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +43,16 @@ class Sampling:
             )
 
 
+@dataclass(frozen=True)
+class Contexts:
+    """Several contexts for one reply: rows that stand together in a batch and get the same next token."""
+
+    number: int
+    """Rows that belong to one reply."""
+    mix: Callable[[Float[Tensor, "reply context vocab"]], Float[Tensor, "reply vocab"]]
+    """What their logits become together."""
+
+
 def continue_rows(
     model: nn.Module,
     ids: Int[Tensor, "batch seq"],
@@ -52,25 +62,30 @@ def continue_rows(
     attachments: Sequence[Attachment],
     call: Rows,
     layout: Layout,
+    contexts: Contexts | None = None,
 ) -> list[list[int]]:
     """Continue left-padded prompts; returns the new token ids of each row, without the stop token.
 
     A row that has produced a stop token leaves the batch, so the others do not wait for it at full cost. The hooks
     of ``attachments`` are told which rows are left. ``call`` says which row of the caller's each row is. Where it asks
     for several copies of each prompt, they are made while the prompts are read, at the first site of ``attachments``.
+    With several ``contexts`` to a reply, those of one reply stand side by side, and a reply is returned for each group.
 
     Raises:
         DataError: the logits of a row are not finite.
         SiteError: an attachment did not see a pass.
     """
-    replies: list[list[int]] = [[] for _ in call.index]
+    number = 1 if contexts is None else contexts.number
+    replies: list[list[int]] = [[] for _ in call.index[::number]]
     stops = torch.tensor(list(stop_ids), device=ids.device)
-    draw = [torch.Generator().manual_seed(sampling.seed + row // call.copies) for row in call.index.tolist()]
-    rows = torch.arange(len(call.index), device=ids.device)
+    seeds = [sampling.seed + row // (call.copies * number) for row in call.index[::number].tolist()]
+    draw = [torch.Generator().manual_seed(seed) for seed in seeds]
+    rows = torch.arange(len(replies), device=ids.device)
     cache = roomy_cache(model) if sampling.use_cache else None
     step, copies = ids, call.copies
     for place in range(sampling.max_new_tokens):
-        now = Rows(call.index[rows], call.n_rows, call.prompt_tokens[rows], call.memory, copies)
+        run = _contexts_of(rows, number)
+        now = replace(call, index=call.index[run], prompt_tokens=call.prompt_tokens[run], copies=copies)
         with told(attachments, now), widened(layout, attachments, len(step), copies):
             output = model(
                 input_ids=step,
@@ -85,7 +100,9 @@ def continue_rows(
             widen_cache([] if cache is None else cache.layers, len(step), copies)
             copies = 1
         logits = output.logits[:, -1].float()
-        _check_logits(logits, call.index[rows], place)
+        _check_logits(logits, call.index[run] // number, place)
+        if contexts is not None:
+            logits = contexts.mix(logits.unflatten(0, (-1, number)))
         chosen = _choose(logits, sampling, [draw[row] for row in rows.tolist()])
         going = ~torch.isin(chosen, stops)
         for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
@@ -95,13 +112,22 @@ def continue_rows(
             break
         if not going.all():
             kept = _closed_up(going)
-            rows, chosen, mask, ids = rows[kept], chosen[kept], mask[kept], ids[kept]
+            run = _contexts_of(kept, number)
+            rows, chosen, mask, ids = rows[kept], chosen[kept], mask[run], ids[run]
             if cache is not None:
-                cache.batch_select_indices(kept)
+                cache.batch_select_indices(run)
+        new = chosen.repeat_interleave(number).unsqueeze(-1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-        ids = torch.cat([ids, chosen.unsqueeze(-1)], dim=-1)
-        step = chosen.unsqueeze(-1) if cache is not None else ids
+        ids = torch.cat([ids, new], dim=-1)
+        step = new if cache is not None else ids
     return replies
+
+
+def _contexts_of(replies: Int[Tensor, " reply"], number: int) -> Int[Tensor, " row"]:
+    """The rows of the contexts of each reply."""
+    if number == 1:
+        return replies
+    return (replies.unsqueeze(-1) * number + torch.arange(number, device=replies.device)).flatten()
 
 
 def _check_logits(logits: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], place: int) -> None:

@@ -18,6 +18,10 @@ Edit = Callable[[Float[Tensor, "batch seq d_model"], Pass], Tensor]
 """A pure function of a site's activations and of the pass: it returns a new tensor and changes nothing in place."""
 
 
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+PreHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[Any, Any]]
+
+
 class Attachment:
     """Edits attached to a model. Use it as a context manager, or keep it and call ``remove``."""
 
@@ -30,6 +34,8 @@ class Attachment:
         """Forward passes seen to their end; one that was stopped early tells nothing about the sites above."""
         self.rows: Rows | None = None
         """What the caller says of the rows of the next pass."""
+        self.on_call: Callable[[Rows], None] | None = None
+        """Told of the rows of each call of a LanguageModel, before its first pass."""
         self._layout = layout
         self._current: Pass | None = None
         self._memory: Memory = {}
@@ -115,6 +121,20 @@ def attached(layout: Layout, edits: Mapping[Site, Edit]) -> Attachment:
         SiteError: the model lacks a site (nothing stays attached).
     """
     return Attachment(layout).add(edits)
+
+
+@contextmanager
+def first_of_all(before: Mapping[nn.Module, PreHook], after: Mapping[nn.Module, Hook]) -> Iterator[None]:
+    """Hooks on modules for the length of a block, which run before any edit that was attached to them earlier."""
+    handles: list[RemovableHandle] = []
+    try:
+        handles += [module.register_forward_hook(hook, prepend=True) for module, hook in after.items()]
+        for module, hook in before.items():
+            handles.append(module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

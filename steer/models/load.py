@@ -49,6 +49,10 @@ def load_model(
     """
     source = _source(name)
     is_folder = os.path.isdir(source)
+    if is_folder and revision is not None:
+        raise ModelError(
+            f"revision is that of a model of the hub, and {name} is local: got {revision!r}. Leave it out."
+        )
     if is_folder:
         _check_folder(Path(source))
     else:

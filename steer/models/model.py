@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from steer.checks import require_whole
 from steer.errors import DataError, ModelError
 from steer.models.batches import batches_of
 from steer.models.chat import Conversation, as_conversations, has_template, render
-from steer.models.decode import Sampling, continue_rows
+from steer.models.decode import Contexts, Sampling, continue_rows
 from steer.models.hooks import Attachment, Edit, attached, reading, told
 from steer.models.layout import Layout, find_layout
 from steer.models.lock import Lock, alone
 from steer.models.passes import Rows, positions_of
+from steer.models.roles import PromptIds, Said
 from steer.models.site import Site
 from steer.models.widen import widened
 
@@ -29,6 +30,8 @@ class Tokens:
     ids: Int[Tensor, "batch seq"]
     mask: Int[Tensor, "batch seq"]
     """1 for real tokens, 0 for padding."""
+    prompts: Sequence[PromptIds | None] = ()
+    """Where they are known, the rows' prompts with their conversations; (): of no row."""
 
 
 @dataclass
@@ -106,13 +109,15 @@ class LanguageModel:
             )
         return rows
 
-    def prompt_ids(self, prompts: Sequence[str | Conversation]) -> list[list[int]]:
-        """Token ids of prompts, each ending where the assistant's reply begins.
+    def prompt_ids(self, prompts: Sequence[str | Conversation]) -> list[PromptIds]:
+        """Token ids of prompts, each ending where the assistant's reply begins, with the conversations they are of.
 
         Raises:
             DataError: this is no list of prompts, or a prompt is malformed, refused by the template or no Unicode.
         """
-        return self.encode([render(self.tokenizer, prompt, reply=True) for prompt in as_conversations(prompts)])
+        conversations = as_conversations(prompts)
+        texts = [render(self.tokenizer, conversation, reply=True) for conversation in conversations]
+        return [PromptIds(*one) for one in zip(self.encode(texts), conversations, texts, strict=True)]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tokens:
         """Left-pad rows of token ids to one length.
@@ -131,7 +136,8 @@ class LanguageModel:
         pad = self.tokenizer.pad_token_id
         ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return Tokens(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device))
+        known = _known(rows)
+        return Tokens(torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device), known)
 
     @alone
     @torch.no_grad()
@@ -153,7 +159,8 @@ class LanguageModel:
         require_whole("copies", copies, DataError)
         self._check_context(tokens.ids.shape[1], 0)
         positions = positions_of(tokens.mask)
-        call = self._rows(tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens, copies)
+        lengths = tokens.mask.sum(-1) if prompt_tokens is None else prompt_tokens
+        call = self._rows(lengths, copies, tokens.prompts)
         with told(self.attachments, call), widened(self.layout, self.attachments, len(tokens.ids), copies):
             output = self.model(
                 input_ids=tokens.ids,
@@ -234,17 +241,25 @@ class LanguageModel:
     @alone
     @torch.inference_mode()
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling | None = None, copies: int = 1
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | None = None,
+        copies: int = 1,
+        contexts: Contexts | None = None,
     ) -> list[list[int]]:
         """Token ids of the replies, without the token that ends them.
 
         With ``copies`` each prompt is answered so often, row after row: its copies are rows of their own, which may be
         steered each in its own way. Below the first site that is steered a prompt is read once for all its copies.
+        With ``contexts`` several prompts, side by side in ``prompts``, get one reply together.
 
         Raises:
-            DataError: a prompt is empty, ``copies`` is below 1, or prompt and reply exceed the model's context.
+            DataError: a prompt is empty, ``copies`` is below 1 or given with contexts, or prompt and reply exceed the
+                model's context.
         """
         require_whole("copies", copies, DataError)
+        if contexts is not None and copies > 1:
+            raise DataError("Prompts that share a reply cannot be answered in copies. Give one of copies and contexts.")
         if not prompts:
             return []
         sampling = Sampling() if sampling is None else sampling
@@ -252,9 +267,10 @@ class LanguageModel:
             raise DataError(f"sampling must be a Sampling, got {type(sampling).__name__}. Write Sampling(64).")
         tokens = self.pad(prompts)
         self._check_context(tokens.ids.shape[1], sampling.max_new_tokens)
-        call = self._rows(tokens.mask.sum(-1), copies)
+        call = self._rows(tokens.mask.sum(-1), copies, tokens.prompts)
+        stops = self.stop_ids()
         return continue_rows(
-            self.model, tokens.ids, tokens.mask, sampling, self.stop_ids(), self.attachments, call, self.layout
+            self.model, tokens.ids, tokens.mask, sampling, stops, self.attachments, call, self.layout, contexts
         )
 
     @contextmanager
@@ -276,10 +292,17 @@ class LanguageModel:
             finally:
                 self._call = before
 
-    def _rows(self, prompt_tokens: Int[Tensor, " batch"], copies: int) -> Rows:
+    def _rows(self, prompt_tokens: Int[Tensor, " batch"], copies: int, prompts: Sequence[PromptIds | None]) -> Rows:
+        """What is known of the rows of a batch; attachments that ask for it are told."""
         index, n_rows = self._rows_run(len(prompt_tokens) * copies)
-        lengths = prompt_tokens.repeat_interleave(copies)
-        return Rows(torch.tensor(index, device=self.device), n_rows, lengths, copies=copies)
+        each = [prompt for prompt in prompts for _ in range(copies)] or [None] * len(index)
+        known = {row: prompt for row, prompt in zip(index, each, strict=True) if prompt is not None}
+        lengths, said = prompt_tokens.repeat_interleave(copies), Said(self.tokenizer, known)
+        call = Rows(torch.tensor(index, device=self.device), n_rows, lengths, copies=copies, said=said)
+        for attachment in self.attachments:
+            if attachment.on_call is not None:
+                attachment.on_call(call)
+        return call
 
     def _rows_run(self, count: int) -> tuple[list[int], int]:
         """Which rows of the call the ``count`` rows of a batch are, and how many the call has."""
@@ -327,6 +350,7 @@ class LanguageModel:
         With ``copies`` there are so many rows for each pair, see ``generate_ids``.
         """
         tokens = self.pad([[*prompt, *rest] for prompt, rest in zip(prompts, continuations, strict=True)])
+        tokens = replace(tokens, prompts=_known(prompts))
         longest = max(map(len, continuations))
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         logits = self.forward(tokens, longest + 1, lengths, copies)[:, :-1].float()
@@ -364,6 +388,11 @@ class LanguageModel:
             for copy, score in enumerate(of_copies):
                 found[place * copies + copy].append(score)
         return found
+
+
+def _known(rows: Sequence[Sequence[int]]) -> list[PromptIds | None]:
+    """The rows that remember their conversation."""
+    return [row if isinstance(row, PromptIds) else None for row in rows]
 
 
 def _highest_id(tokenizer: Any) -> int:

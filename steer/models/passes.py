@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from steer.errors import SiteError
+from steer.models.roles import Said
 
 Memory = dict[Any, Any]
 _INPUTS = ("input_ids", "inputs_embeds", "input")  # the last in TransformerLens
@@ -33,6 +34,8 @@ class Pass:
     """Rows of the whole call."""
     memory: Memory = field(default_factory=dict)
     """What interventions keep from pass to pass of one call, each under a key of its own."""
+    said: Said | None = None
+    """Who says what in the call's prompts; None: nobody said so."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Rows:
     copies: int = 1
     """Rows that come of each row that is given to the model: the pass is widened below its first site
     (``steer.models.widen``), and what is said here, as in ``Pass``, is said of the rows above it."""
+    said: Said | None = None
+    """Who says what in the prompts."""
 
 
 def positions_of(mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -104,4 +109,6 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
         real, positions = real.repeat_interleave(known.copies, 0), positions.repeat_interleave(known.copies, 0)
         tokens = None if tokens is None else tokens.repeat_interleave(known.copies, 0)
     generated = positions >= known.prompt_tokens.unsqueeze(-1)
-    return Pass(real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows, known.memory)
+    return Pass(
+        real, positions, generated, tokens, known.prompt_tokens, known.index, known.n_rows, known.memory, known.said
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steer.models.hooks import Attachment
+from steer.models.hooks import Attachment, Hook, PreHook, first_of_all
 from steer.models.layout import Layout
 from steer.models.site import Site
 
@@ -28,7 +28,6 @@ def widened(layout: Layout, attachments: Sequence[Attachment], rows: int, copies
         return
     site = first_site([site for one in attachments for site in one.edits]) or Site(len(layout.blocks) - 1)
     layer = site.layer if site.part != "resid_post" else site.layer + 1
-    handles = []
 
     def repeat(value: Any) -> Any:
         return repeated(value, rows, copies)
@@ -45,17 +44,15 @@ def widened(layout: Layout, attachments: Sequence[Attachment], rows: int, copies
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return (repeat(output[0]), *output[1:]) if isinstance(output, tuple) else repeat(output)
 
-    try:
-        if site.part == "resid_post":
-            handles.append(layout.blocks[site.layer].register_forward_hook(after, prepend=True))
-        for number, block in enumerate(layout.blocks[layer:]):
-            first = number == 0 and site.part != "resid_post"
-            hook = stream if first else around
-            handles.append(block.register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+    above = layout.blocks[layer:]
+    pre: dict[nn.Module, PreHook] = dict.fromkeys(above, around)
+    post: dict[nn.Module, Hook] = {}
+    if site.part == "resid_post":
+        post[layout.blocks[site.layer]] = after
+    else:
+        pre[above[0]] = stream
+    with first_of_all(pre, post):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def repeated(value: Any, rows: int, copies: int) -> Any:

@@ -100,7 +100,9 @@ def _latents_of(one: OnRows) -> LatentEdit:
 
 def _is_plain(one: Intervention) -> bool:
     """Whether it is an edit whose change is the sum over its latents, with one value for all of its rows."""
-    return isinstance(one, LatentEdit) and one.membership == "allow" and one.error == "keep" and len(one._values) == 1
+    if not isinstance(one, LatentEdit) or len(one._values) > 1:
+        return False
+    return (one.membership, one.error, one.unit) == ("allow", "keep", "raw")
 
 
 def _alike(first: OnRows, second: OnRows) -> bool:

@@ -15,6 +15,8 @@ from steer.checks import require_finite
 from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.direction_edits import Unit
+from steer.steering.guard import check_edits
 from steer.steering.intervention import Intervention
 from steer.steering.operations import TARGETS, Operation
 from steer.steering.values import check_rows, column, kept
@@ -45,11 +47,14 @@ class LatentEdit:
     window: Window = EVERYWHERE
     """On which tokens."""
     maxima: Mapping[int, float] | None = None
-    """Largest activation of each latent, in raw units: values are multiples of it. None: values are raw units."""
+    """Largest activation of each latent, in raw units: values are multiples of it. None: see ``unit``."""
     membership: Membership = "allow"
     """Of a top-k SAE, when a silent latent becomes active: ``allow`` k + 1, or ``replace`` the weakest active one."""
     error: ErrorTerm = "keep"
     """``drop``: what the SAE cannot reconstruct is taken out of the activations too."""
+    unit: Unit = "raw"
+    """Of the values, without ``maxima``: raw activation units, or ``residual_norm``: the fraction of each token's norm
+    that the latent contributes, ``value |x| / (g(x) |W_dec[i]|)`` in raw units."""
     _index: Int[Tensor, " n"] = field(init=False)
     _values: Float[Tensor, "rows n"] = field(init=False)
 
@@ -58,6 +63,7 @@ class LatentEdit:
         _check_choice("operation", self.operation, tuple(TARGETS))
         _check_choice("membership", self.membership, get_args(Membership))
         _check_choice("error", self.error, get_args(ErrorTerm))
+        _check_choice("unit", self.unit, get_args(Unit))
         if not isinstance(self.latents, Mapping) or not self.latents:
             raise PlanError(
                 f"{type(self).__name__} needs at least one latent, as {{latent: value}}: got {self.latents!r}."
@@ -67,6 +73,9 @@ class LatentEdit:
             raise PlanError(f"A latent is given twice in one edit: got {index}. Give one value for each latent.")
         if self.membership == "replace" and self.sae.config.k is None:
             raise PlanError("membership='replace' keeps k latents active, but this SAE has no k. Use 'allow'.")
+        if self.unit != "raw" and (self.maxima is not None or self.operation == "scale"):
+            other = "maxima" if self.maxima is not None else "scale, whose values are factors without a unit,"
+            raise PlanError(f"unit={self.unit!r} and {other} contradict each other. Give one of them.")
         columns = [column(value) for value in self.latents.values()]
         lengths = {len(one) for one in columns} - {1}
         if len(lengths) > 1:
@@ -76,7 +85,7 @@ class LatentEdit:
         # a copy: what the caller does to the dict or its tensors later must not change what is set
         object.__setattr__(self, "latents", dict(zip(index, map(kept, columns), strict=True)))
         object.__setattr__(self, "_index", torch.tensor(index, device=device))
-        object.__setattr__(self, "_values", values * _maxima(self.maxima, index).to(device))
+        object.__setattr__(self, "_values", values * self._factors(index).to(device))
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
@@ -84,14 +93,30 @@ class LatentEdit:
         """Where it acts."""
         return site_of(self.sae, self.where)
 
+    def _factors(self, index: Sequence[int]) -> Float[Tensor, " n"]:
+        """What the value of each latent is multiplied by: then it is in raw units, or in those over ``|x| / g``."""
+        if self.unit == "raw":
+            return _maxima(self.maxima, index)
+        norms = self.sae.W_dec.detach()[list(index)].norm(dim=-1)
+        if not norms.all():
+            raise PlanError("A latent whose row of W_dec is zero contributes nothing, whatever its activation.")
+        return 1 / norms
+
     @property
     def raw_values(self) -> dict[int, float | Tensor]:
-        """The values in raw units."""
+        """The values in raw units.
+
+        Raises:
+            PlanError: they differ from token to token, since they are fractions of each one's norm.
+        """
+        if self.unit != "raw":
+            raise PlanError("Values in units of the residual norm are other raw values at each token.")
         return dict(zip(self._index.tolist(), map(kept, self._values.unbind(-1)), strict=True))
 
     def check(self, d_model: int) -> None:
-        """Raise PlanError if the SAE does not read activations of width ``d_model``."""
+        """Raise PlanError if the SAE reads another width than ``d_model``, or computes otherwise than its edits."""
         check_width(self.sae, d_model)
+        check_edits(self.sae)
 
     def to(self, device: torch.device) -> "LatentEdit":
         """The same with its tensors on ``device``; the SAE is copied there if it is elsewhere."""
@@ -102,7 +127,11 @@ class LatentEdit:
         check_rows(len(self._values), at)
         now = self.sae.activations_of(x, self._index)
         values = self._values[at.rows] if len(self._values) > 1 else self._values
-        target = TARGETS[self.operation](now, values.unsqueeze(1))
+        values = values.unsqueeze(1)
+        if self.unit == "residual_norm":
+            norm, scale = x.norm(dim=-1, keepdim=True), self.sae.output_scale(x)
+            values = values * (norm if scale is None else norm / scale)
+        target = TARGETS[self.operation](now, values)
         change = scaled((target - now) @ self.sae.W_dec[self._index], self.sae, x)
         if self.membership == "replace":
             change = change - scaled(self._fallen_out(x, now, target), self.sae, x)
@@ -163,8 +192,9 @@ class ClampEachRow:
         return site_of(self.sae, self.where)
 
     def check(self, d_model: int) -> None:
-        """Raise PlanError if the SAE does not read activations of width ``d_model``."""
+        """Raise PlanError if the SAE reads another width than ``d_model``, or computes otherwise than its edits."""
         check_width(self.sae, d_model)
+        check_edits(self.sae)
 
     def to(self, device: torch.device) -> "ClampEachRow":
         """The same with its tensors on ``device``; the SAE is copied there if it is elsewhere."""

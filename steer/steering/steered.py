@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,9 +12,10 @@ from torch import Tensor
 from steer.errors import ModelError, PlanError, SiteError
 from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
-from steer.models.passes import Pass
+from steer.models.passes import Pass, Rows
 from steer.models.site import Site
-from steer.steering.each_row import together
+from steer.steering.direction_edits import DirectionEdit
+from steer.steering.each_row import EachRow, together
 from steer.steering.gates import Gated
 from steer.steering.intervention import Intervention, changed
 from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
@@ -62,7 +65,7 @@ class _Part:
         if parts[0] is not self:
             return x
         for gated in (one for part in parts for one in part.listeners):
-            gated.listen(x.float(), at)
+            gated.listen(x.float(), at, self.site)
         interventions = [one for part in parts for one in part.interventions]
         return changed(interventions, x, at) if interventions else x
 
@@ -85,13 +88,46 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
         ModelError: ``lm`` is a bare model.
         SiteError: the model lacks a site; or, at the end of the block, the model ran and a site was never reached.
     """
+    check_fits(lm, interventions)
+    by_site: dict[Site, list[Intervention]] = defaultdict(list)
+    listeners: dict[Site, list[Gated]] = defaultdict(list)
+    gateds: list[Gated] = []
+    for intervention in interventions:
+        moved = intervention.to(lm.device)
+        by_site[intervention.site].append(moved)
+        if gated := gate_in(moved):
+            gateds.append(gated)
+            for site in gated.gate_sites:
+                listeners[site].append(gated)
+    with lm.lock:
+        for site, group in by_site.items():
+            check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
+        sites = [*by_site, *(site for site in listeners if site not in by_site)]
+        parts = {site: _Part(lm, site, together(by_site[site]), listeners[site]) for site in sites}
+        attachment = lm.attach(parts)
+        attachment.on_call = partial(_begin, gateds)
+        return Steering(lm, attachment)
+
+
+def _begin(gateds: Sequence[Gated], call: Rows) -> None:
+    """Let the gates decide that do so before the model runs."""
+    for gated in gateds:
+        gated.begin(call)
+
+
+def check_fits(lm: Any, interventions: Sequence[Any]) -> None:
+    """Check interventions one by one against a model, which is not touched.
+
+    Raises:
+        PlanError: something is no intervention, or does not fit the model.
+        ModelError: ``lm`` is a bare model.
+        SiteError: the model lacks a site.
+    """
     if not isinstance(lm, LanguageModel):
         raise ModelError(
             f"A LanguageModel is steered, got {type(lm).__name__}. Make one: load_model(name), or "
             "LanguageModel(model, tokenizer, name)."
         )
-    by_site: dict[Site, list[Intervention]] = defaultdict(list)
-    listeners: dict[Site, list[Gated]] = defaultdict(list)
     for intervention in interventions:
         if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
@@ -99,16 +135,23 @@ def steered(lm: LanguageModel, *interventions: Intervention) -> Steering:
                 "Give several one by one: steered(lm, first, second)."
             )
         intervention.check(lm.d_model)
-        moved = intervention.to(lm.device)
-        by_site[intervention.site].append(moved)
-        if gated := gate_in(moved):
-            listeners[gated.gate.score.site].append(gated)
-    with lm.lock:
-        for site, group in by_site.items():
-            check_set_once([*(one for part in _active(lm, site) for one in part.interventions), *group])
-        sites = [*by_site, *(site for site in listeners if site not in by_site)]
-        parts = {site: _Part(lm, site, together(by_site[site]), listeners[site]) for site in sites}
-        return Steering(lm, lm.attach(parts))
+        lm.layout.module(intervention.site)
+
+
+def check_same_for_all_rows(interventions: Sequence[Intervention]) -> None:
+    """Raise PlanError if an intervention treats some rows of a call in another way than others."""
+    for one in interventions:
+        inner = one.intervention if isinstance(one, Gated) else one
+        several = (
+            (isinstance(inner, LatentEdit) and len(inner._values) > 1)
+            or (isinstance(inner, DirectionEdit) and len(inner._strengths) > 1)
+            or isinstance(inner, OnRows | ClampEachRow | EachRow)
+        )
+        if several:
+            raise PlanError(
+                f"A {type(inner).__name__} with values per row cannot act where the model runs several rows for each "
+                "conversation. Give one value for all rows."
+            )
 
 
 def gate_in(intervention: Intervention) -> Gated | None:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steer.checks import require_finite, require_whole
-from steer.errors import PlanError
+from steer.errors import DataError, PlanError
+from steer.models.chat import ROLES
 from steer.models.passes import Pass, after_first
 
 Phase = Literal["all", "prompt", "generated", "last"]
@@ -36,6 +37,11 @@ class Window:
     """Token ids to leave alone, such as those of a chat template."""
     decay: float = 1.0
     """Factor by which the effect shrinks with each generated token; 1: it stays."""
+    roles: frozenset[str] | None = None
+    """Whose words to act on: those that messages of these roles say (generated tokens are the assistant's), without
+    what the chat template adds around them; None: all tokens."""
+    template: bool = True
+    """Whether to act on the tokens that the chat template adds, which are nobody's."""
 
     def __post_init__(self) -> None:
         if self.phase not in get_args(Phase):
@@ -53,6 +59,17 @@ class Window:
         if self.decay < 0:
             raise PlanError(f"decay must be between 0 and 1, got {self.decay}.")
         object.__setattr__(self, "exclude_ids", frozenset(self.exclude_ids))
+        if self.roles is not None:
+            self._check_roles()
+
+    def _check_roles(self) -> None:
+        if isinstance(self.roles, str) or not self.roles or not set(self.roles) <= set(ROLES):
+            raise PlanError(f"roles must be a set of some of {', '.join(ROLES)}, or None for all, got {self.roles!r}.")
+        object.__setattr__(self, "roles", frozenset(self.roles))
+        if self.phase == "generated" and "assistant" not in self.roles:
+            raise PlanError("Generated tokens are the assistant's: a window on them needs that role, or no roles.")
+        if self.phase == "last":
+            raise PlanError("The last token of a prompt is the template's, or the last user's: give no roles with it.")
 
     def excludes(self, other: "Window") -> bool:
         """Whether no token can be in both."""
@@ -75,10 +92,17 @@ class Window:
             inside = inside & (place >= self.start) & (place < (2**62 if self.stop is None else self.stop))
         if self.exclude_ids:
             inside = inside & ~torch.isin(_tokens(at), torch.tensor(sorted(self.exclude_ids), device=inside.device))
+        if self.roles is not None or not self.template:
+            inside = inside & self._said(at)
         if self.decay == 1.0:
             return inside.float()
         age = (at.positions - _prompt_tokens(at) + 1).clamp_min(0)  # 0 in the prompt, 1 at the first generated token
         return inside * torch.full_like(age, self.decay, dtype=torch.float32) ** age
+
+    def _said(self, at: Pass) -> Bool[Tensor, "batch seq"]:
+        """Which tokens somebody says whose words count."""
+        numbers = [ROLES.index(role) for role in self.roles or ROLES]
+        return torch.isin(_roles(at), torch.tensor(numbers, device=at.real.device))
 
 
 EVERYWHERE = Window()
@@ -91,6 +115,24 @@ def _prompt_tokens(at: Pass) -> Int[Tensor, "batch 1"]:
             "the cache. Generate with LanguageModel.generate."
         )
     return at.prompt_tokens.unsqueeze(-1)
+
+
+def _roles(at: Pass) -> Int[Tensor, "batch seq"]:
+    """Number of the role that says each token, or that of the template."""
+    own = torch.full_like(at.positions, ROLES.index("assistant"))
+    if at.generated.all():
+        return own  # where the prompt was read before, what it says does not matter
+    if at.said is None or any(row not in at.said.prompts for row in at.rows.tolist()):
+        raise PlanError(
+            "This window is by role, and nobody said who says what: the model was given bare token ids. Give texts or "
+            "conversations to generate, or what prompt_ids makes of them, unchanged, to generate_ids."
+        )
+    try:
+        said = at.said.roles(at.rows)
+    except DataError as error:
+        raise PlanError(f"{error} Give a window without roles, and with template=True.") from error
+    places = at.positions.clamp_max(said.shape[1] - 1)
+    return torch.where(at.generated, own, said.gather(-1, places))
 
 
 def _tokens(at: Pass) -> Int[Tensor, "batch seq"]:

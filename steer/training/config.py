@@ -3,19 +3,33 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from saes.config import Activation, BDecInit, ComputeDtype, InputNorm, LrSchedule, OptimiserName, Selection, TrainConfig
+from saes.config import (
+    ADAM_BETA2,
+    Activation,
+    BDecInit,
+    ComputeDtype,
+    InputNorm,
+    LrSchedule,
+    OptimiserName,
+    Selection,
+    TrainConfig,
+)
+from saes.paths import as_path
 from steer.activations.policy import Form, Roles, TokenPolicy
 from steer.errors import DataError
 from steer.models.load import EMBEDDED, Dtype
 
 KEEPING = (
     "device", "threads", "offline", "ring_device", "ahead", "out", "save_every_steps", "save_every_seconds", "keep",
-    "use_older", "stop_after_steps", "stop_after_seconds", "tensorboard", "wandb",
+    "use_older", "stop_after_steps", "stop_after_seconds", "tensorboard", "wandb", "repeat",
 )  # fmt: skip
-"""Fields that say where and how a run is kept and computed; they may be others when it is gone on with."""
+"""Fields that say where and how a run is kept and computed; they may be others when it is gone on with. ``repeat`` is
+one since it decides nothing until the text ends; ``ActivationStream.restore`` sees to that."""
 CHOICES = ("text", "dataset", "shards")
+OF_DATASETS = ("subset", "split", "dataset_revision")
+OF_TEXT = ("text_column", "messages_column")
 K = 32  # latents active on a token where none is given
 
 
@@ -24,7 +38,16 @@ def _several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else None if value is None else (value,)
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_several)]
+def _a_name(value: str) -> str:
+    """A name, or a path: text that is not empty and that any file could have for its name."""
+    if not value.strip():
+        raise ValueError("Input should be a name")
+    as_path(value, "Input", DataError)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_a_name)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_several)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_several)]
 
 
@@ -36,11 +59,11 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    model: str | None = None
+    model: Name | None = None
     """``embedded``, a folder in transformers format, or a hub id; None: the model of the shards, else ``embedded``."""
-    revision: str | None = None
+    revision: Name | None = None
     """Commit, branch or tag of a model of the hub."""
-    device: str = "auto"
+    device: Name = "auto"
     """Where to compute: ``auto`` takes CUDA where it is present."""
     dtype: Dtype = "auto"
     """Number format of the model: ``auto`` takes float32 on a CPU, else the checkpoint's own."""
@@ -55,19 +78,19 @@ class TrainingConfig(BaseModel):
     """Where transcoders write: one for all sites, or one for each; (): autoencoders."""
     text: Names = ()
     """Files of text: ``.txt``, ``.jsonl``, both also with ``.gz``, ``.parquet``; or folders of such files."""
-    dataset: str | None = None
+    dataset: Name | None = None
     """A data set of the hub, OWNER/NAME, streamed."""
-    subset: str | None = None
+    subset: Name | None = None
     """Its configuration, where it has several."""
-    split: str = "train"
+    split: Name = "train"
     """Its split."""
-    dataset_revision: str | None = None
+    dataset_revision: Name | None = None
     """Its commit, branch or tag; None: the newest commit when it is opened."""
-    shards: str | None = None
-    """Folder of stored activations, instead of text."""
-    text_column: str = "text"
+    shards: Name | None = None
+    """Folder of stored activations, read instead of text; with text, they are written there first."""
+    text_column: Name = "text"
     """Column that holds a plain text."""
-    messages_column: str = "messages"
+    messages_column: Name = "messages"
     """Column that holds a conversation."""
     repeat: bool = False
     """Whether the text is begun again when it ends; otherwise it must hold ``total_tokens`` tokens that count."""
@@ -89,7 +112,7 @@ class TrainingConfig(BaseModel):
 
     ring_tokens: int = 65_536
     """Size of the shuffle ring, in tokens; it is no smaller than a batch."""
-    ring_device: str | None = None
+    ring_device: Name | None = None
     """Where the ring is and SAEs are trained; None: where the model is."""
     ahead: int = 2
     """Model passes made in advance by a background thread."""
@@ -127,8 +150,8 @@ class TrainingConfig(BaseModel):
     """Share of the tokens over which it rises."""
     decay_frac: float = TrainConfig.decay_frac
     """Share of the tokens over which it falls."""
-    adam_beta2: float = TrainConfig.adam_beta2
-    """Share of its mean of squared gradients that Adam keeps at a step."""
+    adam_beta2: float | None = TrainConfig.adam_beta2
+    """Share of its mean of squared gradients that Adam keeps at a step; None: by the activation."""
     compute_dtype: ComputeDtype = TrainConfig.compute_dtype
     """Dtype of the encoder's product."""
     selection: Selection = TrainConfig.selection
@@ -164,7 +187,7 @@ class TrainingConfig(BaseModel):
     measure_every_steps: int = TrainConfig.measure_every_steps
     """Steps between two lines of the training log."""
 
-    out: str
+    out: Name
     """The run folder."""
     save_every_steps: int = 1000
     """Steps between two checkpoints."""
@@ -180,22 +203,41 @@ class TrainingConfig(BaseModel):
     """Seconds of this call after which it saves and ends."""
     tensorboard: bool = False
     """Whether the log goes to TensorBoard files in the run folder, too."""
-    wandb: str | None = None
+    wandb: Name | None = None
     """Project of Weights & Biases that the log goes to, too."""
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide what is trained, as JSON data. Also what another run is told apart by."""
-        return self.model_dump(mode="json", exclude=set(KEEPING))
+        """The fields that decide what is trained, as JSON data. Also what another run is told apart by.
+
+        ``adam_beta2`` is told as the number that it is: which one is left open may be another in another release.
+        """
+        beta2 = ADAM_BETA2[self.activation] if self.adam_beta2 is None else self.adam_beta2
+        return self.model_dump(mode="json", exclude=set(KEEPING)) | {"adam_beta2": beta2}
+
+    @property
+    def stores(self) -> bool:
+        """Whether activations of the text are stored before they are trained on."""
+        return bool(self.shards and (self.text or self.dataset))
 
     def require_one_source(self) -> None:
         """Raise DataError where it is not said, or said twice, what is read."""
         given = [name for name in CHOICES if getattr(self, name)]
         own = self.model in (None, EMBEDDED)
-        if len(given) > 1 or not (given or own):
+        if {"text", "dataset"} <= set(given) or not (given or own):
             raise DataError(
                 f"One of text, dataset and shards says what is read: got {' and '.join(given) or 'none'}. "
                 "Give --text FILE, --dataset OWNER/NAME or --shards FOLDER."
             )
+        self._require_of_use("dataset", OF_DATASETS, "a data set of the hub (--dataset)")
+        if self.shards and not self.stores:
+            self._require_of_use("text", OF_TEXT, "text (--text, --dataset)")
+
+    def _require_of_use(self, source: str, names: Sequence[str], what: str) -> None:
+        """Raise DataError where a field is given that counts only with another source."""
+        fields = type(self).model_fields
+        for name in names if not getattr(self, source) else ():
+            if (value := getattr(self, name)) != fields[name].default:
+                raise DataError(f"{name} is a setting of {what}, which is not read here: got {value!r}. Leave it out.")
 
 
 def each(values: Sequence[Any] | None, default: Any) -> Sequence[Any]:

@@ -82,7 +82,7 @@ def estimate(
     require_loggers(config)
     check_folder(config, overwrite)
     folder = Path(config.out)
-    with opened(config, progress) as run:
+    with opened(config, progress, store=False) as run:
         for sae, train in zip(run.plan.saes, run.plan.trains, strict=True):
             Fitting(sae, train, world=world)  # what cannot be divided shows now
         with progress.stage("measuring the model"):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from saes.checkpoints import DAMAGED, TEMPORARY, checkpoints
+from saes.checkpoints import DAMAGED, TEMPORARY, checkpoint_name, checkpoints
 from saes.earlier import as_today
 from saes.formats import native
 from saes.run_config import CHECKPOINTS, LOG, SETTINGS
@@ -22,6 +22,11 @@ SHOWN = 12  # names in a message
 def holds_run(folder: Path) -> bool:
     """Whether there is a run in the folder."""
     return (folder / SETTINGS).is_file()
+
+
+def lost_its_settings(folder: Path) -> bool:
+    """Whether the folder holds checkpoints of a run, but not the file by which the run is known again."""
+    return not holds_run(folder) and bool(checkpoints(folder / CHECKPOINTS))
 
 
 def came_to_nothing(folder: Path) -> bool:
@@ -50,9 +55,15 @@ def check_folder(config: TrainingConfig, overwrite: bool) -> None:
     """
     folder = Path(config.out)
     check_output(folder, overwrite=True)
-    there = holds_run(folder)
+    there, lost = holds_run(folder), lost_its_settings(folder)
     others = sorted(_others(folder))
-    if others and not there:
+    if lost and not overwrite:
+        raise OutputError(
+            f"{folder} holds checkpoints of a run, but {SETTINGS}, by which the run is known again, is missing, so it "
+            f"cannot be gone on with. Put {SETTINGS} back if there is a copy, or begin anew with --overwrite; the SAEs "
+            f"so far are in {folder / CHECKPOINTS / checkpoint_name(steps_saved(folder))}."
+        )
+    if others and not (there or lost):
         raise OutputError(f"{folder} is not empty and holds no run: {_first(others)}. Choose another folder.")
     if overwrite and (others := others or sorted(_inside(folder))):
         raise OutputError(
@@ -104,7 +115,7 @@ def set_aside(folder: Path) -> None:
     Raises:
         OutputError: something cannot be moved, or another program is training there.
     """
-    if not holds_run(folder):
+    if not (holds_run(folder) or lost_its_settings(folder)):
         return
     with claimed(folder), writing(folder):
         aside = folder / REPLACED
@@ -140,7 +151,9 @@ def let_go(folder: Path) -> None:
 
 def mend(folder: Path) -> None:
     """After a kill: keep the run that was put away, or the one that was to replace it if that has a checkpoint."""
-    if (folder / REPLACED).is_dir():
+    with writing(folder):
+        there = (folder / REPLACED).is_dir()
+    if there:
         let_go(folder) if steps_saved(folder) else put_back(folder)
 
 
@@ -174,7 +187,7 @@ def _others(folder: Path) -> set[str]:
         return set()
     ours = {SETTINGS, LOG, CHECKPOINTS, TENSORBOARD, WANDB, WANDB_ID, *(path.name for path in _sae_folders(folder))}
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    return found - ours if holds_run(folder) else found
+    return found - ours if holds_run(folder) or lost_its_settings(folder) else found
 
 
 def _inside(folder: Path) -> set[str]:

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import saes
 from saes import DivergedError, RunConfig, TrainRecord, World
 from saes.distributed.world import ONE
 from saes.fitting import Fitting
+from saes.kernels import kernels_for
 from saes.run_config import LOG
 from steer.files import read_lines
+from steer.models.load import resolve_device
 from steer.progress import Progress, Silent
 from steer.training.config import TrainingConfig
 from steer.training.folder import (
@@ -30,7 +34,7 @@ from steer.training.folder import (
 )
 from steer.training.loggers import Logging, loggers_of, require_loggers
 from steer.training.plan import Plan, check, run_config
-from steer.training.stream import opened
+from steer.training.stream import Opened, opened
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def train(
         if new:
             with progress.stage("reading the first activations"):
                 world.together(lambda: run.stream.peek(run.origin.d_model))
+        _note_selection(config, run, progress, world)
         for sae, trained in zip(run.plan.saes, run.plan.trains, strict=True):
             Fitting(sae, trained, world=world)  # what cannot be divided shows before anything is removed
         if new:
@@ -136,6 +141,16 @@ def _letting_go(folder: Path, stop: Callable[[], bool] | None, first: bool) -> C
         return stop is not None and stop()
 
     return asked
+
+
+def _note_selection(config: TrainingConfig, run: Opened, progress: Progress, world: World) -> None:
+    """Say once if the k largest are found in another way than was asked for; docs/kernels.md has the table."""
+    device = config.ring_device or (run.lm.device if run.lm else resolve_device(config.device))
+    done = kernels_for(torch.device(device)).selection_done(config.selection) if world.latents.alone else "exact"
+    if done != config.selection:
+        progress.note(
+            f"selection {config.selection} is not to be had on this machine: the k largest are found by {done}."
+        )
 
 
 def _check_place(config: TrainingConfig, overwrite: bool) -> None:

@@ -12,12 +12,13 @@ from saes.distributed.world import ONE
 from saes.errors import ShapeError
 from steer.activations.batch import Batch
 from steer.activations.identity import revision
-from steer.activations.manifest import read_manifest
+from steer.activations.manifest import MANIFEST, Manifest, read_manifest
 from steer.activations.policy import TokenPolicy
 from steer.activations.reading import Reading
 from steer.activations.resumable import ActivationStream
 from steer.activations.rows import Rules
 from steer.activations.shard_source import ShardSource
+from steer.activations.shards import ShardConfig, write_shards
 from steer.activations.sources.hub import HubSource
 from steer.activations.sources.local import FileSource, local_source
 from steer.activations.sources.opened import HUB
@@ -109,18 +110,22 @@ class Opened:
 
 
 @contextmanager
-def opened(config: TrainingConfig, progress: Progress, world: World = ONE) -> Iterator[Opened]:
+def opened(config: TrainingConfig, progress: Progress, world: World = ONE, store: bool = True) -> Iterator[Opened]:
     """Load the model and open the text, or the shards. The stream ends with the block.
 
-    The processes of ``world`` share the passes of the model, and each gets whole batches.
+    The processes of ``world`` share the passes of the model, and each gets whole batches. Where text and shards are
+    given, activations are stored first unless they are there; without ``store`` the text is opened as if it were alone.
 
     Raises:
         ModelError: the model cannot be loaded.
         DataError: the text or the shards cannot be used.
         SiteError: the model lacks a site.
+        OutputError: shards cannot be written.
     """
-    lm = _model(config, progress)
-    run = _of_shards(config, lm) if config.shards else _of_text(config, lm, world)
+    lm, stored = _model(config, progress), bool(config.shards) and (store or not config.stores)
+    if stored and config.stores:
+        _store(config, lm, progress, world)
+    run = _of_shards(config, lm) if stored else _of_text(config, lm, world)
     try:
         with torch_threads(None if run.lm is None else run.lm.model, config.threads):
             yield run
@@ -150,11 +155,36 @@ def open_text(config: TrainingConfig) -> Source:
 
 
 def _model(config: TrainingConfig, progress: Progress) -> LanguageModel | None:
-    if config.shards and config.model is None:
+    if config.shards and config.model is None and not config.stores:
         return None
     name = config.model or EMBEDDED
     with progress.stage(f"loading {name}"):
         return load_model(name, config.device, config.dtype, config.revision, config.offline, progress.note)
+
+
+def _store(config: TrainingConfig, lm: LanguageModel | None, progress: Progress, world: World) -> None:
+    """Write the activations of the text that the run needs, or what is missing of them; that they fit shows later."""
+    folder, seen = Path(config.shards or ""), 0
+    if (folder / MANIFEST).exists():
+        there = read_manifest(folder)
+        if there.complete and (there.max_tokens is None or there.max_tokens >= config.total_tokens):
+            return
+    if not world.all.alone:
+        raise DataError(
+            f"Activations are stored by one process, and {folder} does not have them all. Run this once without "
+            "torchrun (--stop-after-steps 1 is enough), or write_shards in Python."
+        )
+
+    def told(manifest: Manifest) -> None:
+        nonlocal seen
+        progress.advance(manifest.tokens - seen)
+        seen = manifest.tokens
+
+    run = _of_text(config, lm, world)
+    assert run.lm is not None and run.source is not None and run.reading is not None  # noqa: PT018
+    with progress.stage("storing activations", total=config.total_tokens):
+        limits = ShardConfig(max_tokens=config.total_tokens, ahead=config.ahead)
+        write_shards(run.lm, run.source, run.reading, folder, limits, told)
 
 
 def _of_text(config: TrainingConfig, lm: LanguageModel | None, world: World) -> Opened:
@@ -191,5 +221,6 @@ def _of_shards(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
     plan = plan_of(config, origin)
     reading = Reading(all_sites(config, plan), given, forward_tokens)
     device = str(lm.device) if lm else resolve_device(config.device)
-    inner = ShardSource(config.shards, stream_config(config, device), lm, reading)
+    source = open_text(config) if config.stores else None
+    inner = ShardSource(config.shards, stream_config(config, device), lm, reading, source)
     return Opened(lm, None, reading, plan, origin, CountedStream(inner, config.total_tokens))

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from experiments.benchmarks import gpu_checks, kernel_checks, sae_kinds
+from experiments.benchmarks import gpu_checks, kernel_checks, sae_kinds, steering
 from experiments.benchmarks.contenders import copied, dense, ours
 from experiments.benchmarks.planted import planted_batches, recalls, train
 from experiments.benchmarks.sae_step import compare, growth
@@ -79,3 +79,15 @@ def test_a_wrong_kernel_is_seen(monkeypatch):
 
 def test_memory_of_the_large_shape_fits_a_gpu():
     assert [round(gpu_checks.planned_gib(shape)["together"]) for shape in gpu_checks.SHAPES] == [14, 86]
+
+
+def test_every_way_of_generating_is_timed_and_gives_replies_of_one_length(embedded):
+    lm = steering.endless(embedded)
+    case = steering.Case(rows=2, prompt=5, new=4, d_sae=64, sweeps=(1, 2))
+    runs = steering.contenders(lm, case)
+    assert {"plain", "clamp", "per_row", "separate 2", "together 2", "selfcd", "bridge"} <= runs.keys()
+    assert runs["plain"]()[:, 5:].tolist() == runs["ours_unsteered"]()
+    assert [len(reply) for reply in runs["clamp"]()] == [4, 4]
+    assert len(runs["together 2"]()) == 16
+    found = steering.measure(lm, case, rounds=1)
+    assert all(found[f"{name}_ratio"] > 0 for name in ("clamp", "per_row", "bridge", "selfcd", "sweep8"))

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import saes
-from saes import ConfigError, FormatError, SAEConfig, ShapeError, TrainConfig
+from saes import SAE, ConfigError, FormatError, SAEConfig, ShapeError, TrainConfig
 from tests.conftest import random_sae
+from tests.saes.test_run import Stream
 from tests.saes.test_sae import CONFIG, TRAIN, edit_config, planted
 
 SHORT = dataclasses.replace(TRAIN, total_tokens=256 * 20)
@@ -48,8 +49,8 @@ def test_empty_batches_are_passed_over_when_measuring():
     [
         ({"lr": float("nan")}, "lr must be a finite number"),
         ({"grad_clip": float("inf")}, "grad_clip must be a finite number"),
-        ({"adam_beta2": 1.0}, "adam_beta2 must be at least 0 and less than 1, got 1.0"),
-        ({"adam_beta2": -0.1}, "adam_beta2 must be at least 0 and less than 1, got -0.1"),
+        ({"adam_beta2": 1.0}, "adam_beta2 must be at least 0 and less than 1, or None: got 1.0"),
+        ({"adam_beta2": -0.1}, "adam_beta2 must be at least 0 and less than 1, or None: got -0.1"),
         ({"auxk_weight": float("nan")}, "auxk_weight must be a finite number"),
         ({"total_tokens": True}, "total_tokens must be a whole number"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
@@ -57,6 +58,8 @@ def test_empty_batches_are_passed_over_when_measuring():
         ({"batch_tokens": 0}, "batch_tokens must be a whole number of at least 1"),
         ({"decay_frac": 1.5}, "decay_frac must lie between 0 and 1"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": 10**400}, "lr must be a finite number, got a number of more than 300 digits"),
+        ({"seed": 10**5000}, "seed must be a whole number of at least 0, and less than 2.63, but is larger"),
     ],
 )
 def test_settings_of_the_training_that_cannot_work(change, words):
@@ -185,3 +188,62 @@ def test_the_schedule_of_one_step_is_a_whole_step():
     records = []
     saes.fit(CONFIG, planted(), TrainConfig(256, 256, lr=1e-3), records.append)
     assert [record.tokens for record in records] == [256]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("", "must be a path"), ("a\0b", "no name holds a zero byte"), ("\ud800", "no text that names a file")],
+)
+def test_paths_that_name_nothing_are_refused_everywhere(path, words):
+    sae = SAE(SAEConfig(4, 8, 2))
+    for error, use in (
+        (FormatError, lambda: saes.save(sae, path)),
+        (FormatError, lambda: saes.load(path)),
+        (ConfigError, lambda: saes.RunConfig(path)),
+    ):
+        with pytest.raises(error, match=words):
+            use()
+
+
+def test_names_that_are_too_long_for_a_file_are_refused(tmp_path):
+    for use in (lambda path: saes.save(SAE(SAEConfig(4, 8, 2)), path), saes.load):
+        with pytest.raises(FormatError, match="File name too long"):
+            use(tmp_path / ("n" * 300))
+    with pytest.raises(FormatError, match="File name too long"):
+        saes.fit(CONFIG, Stream(), TRAIN, run=saes.RunConfig(tmp_path / ("n" * 300)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (torch.randn(64, 4).to_sparse(), r"sparse_coo, cpu\). Make it dense where it is made: x.to_dense\(\)"),
+        (torch.empty(64, 4, device="meta"), "The device meta holds no numbers"),
+        (torch.ones(64, 4, dtype=torch.long), r"Convert it where it is made: torch.as_tensor"),
+    ],
+)
+def test_batches_that_hold_no_numbers_are_refused(batch, words):
+    with pytest.raises(ShapeError, match=words):
+        saes.fit(SAEConfig(4, 8, 2), iter([batch]), TrainConfig(64, 64))
+    with pytest.raises(ShapeError, match=words):
+        saes.measure(SAE(SAEConfig(4, 8, 2)), iter([batch]))
+
+
+@pytest.mark.parametrize("block_tokens", [0, -1, 2.0, True, None, "2048"])
+def test_blocks_of_no_size_are_refused(block_tokens):
+    with pytest.raises(ShapeError, match="block_tokens must be a whole number of at least 1"):
+        inspect.unwrap(saes.measure)(SAE(SAEConfig(4, 8, 2)), [torch.randn(64, 4)], block_tokens)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"activation": "relu", "l1_weight": 1e38}, r"learning rate or l1_weight \(1e\+38\)"),
+        ({"activation": "jumprelu", "l0_weight": 1e38}, r"learning rate or l0_weight \(1e\+38\)"),
+    ],
+)
+def test_a_loss_that_a_weight_has_made_infinite_names_the_weight(change, words):
+    activation = change.pop("activation")
+    batches = [64 * torch.randn(64, 4) for _ in range(4)]
+    train = TrainConfig(256, 64, sparsity_warmup_frac=0, lr=1e3, grad_clip=1e30, **change)
+    with pytest.raises(saes.DivergedError, match=words):
+        saes.fit(SAEConfig(4, 8, activation=activation), batches, train)

@@ -1,15 +1,19 @@
 """Optimisers: what their steps are, what their state takes, and that they train."""
 
 import dataclasses
+from types import ModuleType
 
 import pytest
 import torch
 
 import saes
+from saes import SAE, SAEConfig, TrainConfig
+from saes.fitting import Fitting
 from saes.kernels import cpu, eager, eager_adam
 from saes.losses import fvu
 from saes.optimisers import OPTIMISERS, Update, adam, adam_8bit, adam_bf16, signum
 from saes.step import Training
+from saes.training import weights
 from tests.saes.test_sae import CONFIG, TRAIN, planted
 
 
@@ -200,3 +204,40 @@ def test_without_a_learning_rate_each_has_its_own():
         train = dataclasses.replace(TRAIN, total_tokens=256, lr=None, warmup_frac=0, decay_frac=0, optimiser=name)
         saes.fit(CONFIG, planted(), train, records.append)
     assert [record.lr for record in records] == pytest.approx([8 * 2e-4 * 16] * 3 + [signum.LR * 16])
+
+
+def test_rounding_draws_other_numbers_for_each_weight_step_and_seed():
+    keys = {
+        dataclasses.replace(update(number, seed=seed), weight=name).key
+        for number in (1, 2)
+        for seed in (0, 1)
+        for name in ("W_enc", "W_dec")
+    }
+    assert len(keys) == 8
+    assert dataclasses.replace(update(), weight="W_enc").key == dataclasses.replace(update(), weight="W_enc").key
+
+
+def test_weights_of_one_shape_are_rounded_with_other_noise():
+    """As W_enc and W_dec are: with one noise for both their averages would be off in the same places."""
+    made = Training(SAE(SAEConfig(8, 32, 4)), TrainConfig(640, 64, optimiser="adam_bf16"))
+    seen = {}
+
+    def spied(p, grad, m, v, told, key, project=False):
+        seen[p.data_ptr()] = key
+
+    kernels = ModuleType("kernels")
+    kernels.adam_bf16_ = spied
+    for name, weight in weights(made.sae).items():
+        told = dataclasses.replace(update(), kernels=kernels, weight=name)
+        OPTIMISERS["adam_bf16"].update_(weight, torch.zeros_like(weight), made.moments[name], told, project=False)
+    assert len(set(seen.values())) == len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("activation", "asked", "beta2"), [("topk", None, 0.95), ("relu", None, 0.999), ("relu", 0.9, 0.9)]
+)
+def test_beta2_is_by_the_activation_where_none_is_given(activation, asked, beta2):
+    config = SAEConfig(8, 32, 4 if activation == "topk" else None, activation=activation)
+    train = TrainConfig(640, 64, adam_beta2=asked)
+    assert Training(SAE(config), train).beta2 == beta2
+    assert Fitting(config, train).train.adam_beta2 == beta2, "the run's settings have the number"

@@ -138,6 +138,21 @@ def test_topk_of_rows_too_wide_for_one_block(monkeypatch, width, k):
 
 
 @runs
+@pytest.mark.parametrize(("width", "k"), [(40, 33), (400, 5)])
+def test_topk_adds_the_bias_in_float32(monkeypatch, width, k):
+    """Of pre-activations that bfloat16 cannot tell apart, the bias alone decides."""
+    monkeypatch.setattr(selection, "SEARCH_BLOCK", 32)
+    monkeypatch.setattr(selection, "VALUES_BLOCK", 128)
+    pre = torch.full((3, width), 8.0, dtype=torch.bfloat16, device=DEVICE)
+    bias = 1e-3 * normal(width, seed=width)
+    indices, values = selection.topk_of_sum(pre, bias, k)
+    sums = pre.float() + bias
+    wanted = sums.topk(k).indices.sort(-1).values
+    assert torch.equal(indices, wanted)
+    assert torch.equal(values, sums.gather(-1, wanted))
+
+
+@runs
 @pytest.mark.parametrize("selection", ["exact", "fast"])
 def test_encoding_selects_as_the_eager_one(selection):
     given = (normal(3, 20), normal(20, 90, seed=1), normal(90, seed=2), 5, selection)
@@ -406,6 +421,7 @@ def test_every_kernel_compiles_for_hopper(monkeypatch):
 
     tokens, d, d_sae, k = 8192, 4096, 131072, 64
     x, W_dec, pre = (tensor(*shape, dtype=torch.bfloat16) for shape in ((tokens, d), (d_sae, d), (tokens, d_sae)))
+    selection.topk_of_sum(pre, tensor(d_sae), k)
     indices, values = kernels.topk(pre, k)
     rescoring.dots(tensor(tokens, d), tensor(d_sae, d), tensor(tokens, k + 32, dtype=torch.long))
     made = kernels.reconstruct(indices, values, W_dec, tensor(d), x, 0.1)
@@ -417,6 +433,6 @@ def test_every_kernel_compiles_for_hopper(monkeypatch):
         kernels.adam_(*weights, eager.AdamStep(0.01, 0.9, 0.99, 1e-8, 1), project)
     modules = (adam, gradients, reconstruction, rescoring, selection)
     entries = {name for module in modules for name, one in vars(module).items() if isinstance(one, JITFunction)}
-    helpers = {"_key", "_keys", "_place", "_decoder_rows", "_weighted_sum"}
+    helpers = {"_biased", "_key", "_keys", "_place", "_decoder_rows", "_weighted_sum"}
     assert compiled.keys() == entries - helpers
     assert all(kernel.asm["cubin"] for kernel in compiled.values())

@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -101,11 +102,29 @@ def test_show_lists_the_tensors_of_torch_files(capsys, tmp_path):
         (["hub:me/x"], "not in the local cache, and the hub is switched off (HF_HUB_OFFLINE)"),
         ([".", "--format", "nonsense"], "no format 'nonsense': expected one of saes, saelens"),
         (["qwen.pt"], "does not say how many latents are active on a token. Give k="),
+        (["sae", "--k", "7"], "has k = 5 (topk), but k = 7 was given, which counts only where the files do not say it"),
+        (["jump", "--k", "5"], "has no k (jumprelu), but k = 5 was given"),
+        (["sae", "--input-scale", "2"], "has input_scale = 1.0 (topk), but input_scale = 2.0 was given"),
+        (["sae", "--input-scale", "-1"], "input_scale must be a positive number, got -1.0"),
+        (["sae", "--site", ""], "an empty text after --site names nothing"),
+        (["sae", "--model="], "an empty text after --model names nothing"),
+        ([""], "an empty text names nothing"),
+        (["hub:hub:me/x"], "'hub:hub:me/x' says hub: twice"),
+        (["n" * 300], "cannot be looked at"),
+        (["a\0b"], "no name holds a zero byte"),
+        (["\ud800"], "no text that names a file"),
+        (
+            ["module.pt"],
+            "Unsupported global: GLOBAL fractions.Fraction was not an allowed global by default). It",
+        ),
     ],
 )
 def test_show_refuses(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.pt").write_bytes(b"notes")
+    torch.save({"a": Fraction(1, 2)}, "module.pt")
+    saes.save(made(), "sae")
+    saes.save(made("jumprelu", subtract_b_dec=False), "jump")
     torch.save(
         {"W_enc": torch.ones(40, 12), "W_dec": torch.ones(12, 40), "b_enc": torch.ones(40), "b_dec": torch.ones(12)},
         "qwen.pt",
@@ -113,7 +132,23 @@ def test_show_refuses(capsys, tmp_path, monkeypatch, arguments, words):
     assert words in refused(capsys, "show", *arguments)
 
 
+def test_what_the_files_say_may_be_said_again(capsys, folder):
+    told = done(capsys, "show", folder, "--k", saes.load(folder).config.k, "--input-scale", "1", "--site", "1.mlp_out")
+    assert "site 1.mlp_out" in told
+
+
 # convert
+
+
+@pytest.mark.parametrize("by", ["name", "link", "file"])
+@pytest.mark.parametrize("verb", ["convert", "pull"])
+def test_a_source_is_not_replaced_by_what_comes_of_it(capsys, folder, tmp_path, verb, by):
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    source = {"name": folder, "link": tmp_path / "link", "file": folder / "sae.safetensors"}[by]
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    more = ["--to", "saelens"] if verb == "convert" else []
+    assert "is where the source lies" in refused(capsys, verb, source, folder, "--overwrite", *more)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("to", ["saes", "saelens", "sparsify", "dictionary_learning"])
@@ -314,6 +349,8 @@ def test_the_card_of_a_saelens_folder_says_how_saelens_loads_it(capsys, hub, fol
         (["{sae}", "me"], "names no place on the hub"),
         (["nowhere", "me/x"], "nothing is there"),
         (["{sae}", "me/x"], "HF_HUB_OFFLINE is set, so nothing is sent"),
+        (["{sae}", "hub:hub:me/x"], "'hub:hub:me/x' says hub: twice. Write hub:owner/name"),
+        (["{sae}", "me/x", "--license", ""], "an empty text after --license names nothing"),
     ],
 )
 def test_push_refuses(capsys, folder, arguments, words):

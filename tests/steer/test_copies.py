@@ -8,9 +8,10 @@ from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.branches import branched
 from steer.steering.direction_edits import DirectionEdit
-from steer.steering.gates import Gate, Gated, LatentScore, ProbeScore
+from steer.steering.gates import Gate, Gated
 from steer.steering.latents import Clamp, LatentEdit
 from steer.steering.rows import OnRows
+from steer.steering.scores import LatentScore, ProbeScore
 from steer.steering.steered import steered
 from steer.steering.window import Window
 from tests.conftest import D_MODEL, PROMPTS, count_hooks

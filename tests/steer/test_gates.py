@@ -9,9 +9,10 @@ from steer.errors import PlanError
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.direction_edits import AddDirection
-from steer.steering.gates import ConditionScore, Gate, Gated, LatentScore, ProbeScore, fit_threshold
+from steer.steering.gates import Gate, Gated, fit_threshold
 from steer.steering.latents import Clamp, LatentEdit
 from steer.steering.rows import OnRows
+from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
 from steer.steering.steered import steered
 from steer.steering.window import Window
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
@@ -95,7 +96,7 @@ def test_a_gate_that_decides_at_each_token_acts_where_its_score_says():
     sae, x = random_sae(), stream()
     gate = Gate(ProbeScore(LATE, direction()), 0.3, decided="token")
     gated, here = Gated(Clamp(sae, {3: 9.0}), gate), at()
-    gated.listen(x, here)
+    gated.listen(x, here, LATE)
     opened = (x @ direction() > 0.3).unsqueeze(-1)
     assert 0 < opened.sum() < opened.numel()
     assert torch.equal(gated.change(x, here), Clamp(sae, {3: 9.0}).change(x, here) * opened)

@@ -12,6 +12,7 @@ import torch
 
 import saes
 from steer.activations.batch import StreamConfig
+from steer.activations.manifest import read_manifest
 from steer.activations.policy import TokenPolicy
 from steer.activations.reading import Reading
 from steer.activations.resumable import ActivationStream
@@ -124,6 +125,31 @@ def test_stored_activations_need_no_model_and_tell_whose_they_are(capsys, model,
         assert not (tmp_path / "no").exists()
 
 
+def test_activations_are_stored_on_the_way_and_read_the_next_time(capsys, model, text, tmp_path):
+    given = {"shards": tmp_path / "acts", "context_size": 40}
+    assert run(small(model, text, tmp_path / "dry", **given, dry_run=True)) == 0
+    capsys.readouterr()
+    assert not (tmp_path / "acts").exists()
+    trained(capsys, *small(model, text, tmp_path / "run", **given))
+    manifest = read_manifest(tmp_path / "acts")
+    assert (manifest.complete, manifest.tokens) == (True, SMALL["total_tokens"])
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "acts").iterdir()}
+    trained(capsys, *small(model, text, tmp_path / "again", **given))
+    trained(capsys, "train", *options(**{**SMALL, "shards": tmp_path / "acts", "out": tmp_path / "alone"}))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "acts").iterdir()} == before
+    ours, *others = (saes.load(tmp_path / name / "sae").state_dict() for name in ("run", "again", "alone"))
+    assert all(torch.equal(ours[name], other[name]) for other in others for name in ours)
+
+    write_text(tmp_path / "other.jsonl", 50)
+    for more, words in (
+        ({"text": tmp_path / "other.jsonl"}, "dataset is"),
+        ({"context_size": 50}, "context_size is 40 there, but 50 here"),
+        ({"total_tokens": 32 * 30}, "max_tokens is 640 there, but 960 here"),
+    ):
+        assert run(small(model, **{"text": text, "out": tmp_path / "no", **given, **more})) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
 def other_model():
     from tests.conftest import tiny_model
 
@@ -144,6 +170,31 @@ def test_a_run_of_an_earlier_release_says_what_to_ask_for_and_goes_on(capsys, mo
         assert run(small(model, text, out, **more)) == 2
         assert words in " ".join(capsys.readouterr().err.split())
     assert trained(capsys, *small(model, text, out, lr=lr, adam_beta2=0.999))["done"]
+
+
+@pytest.mark.parametrize(("activation", "given"), [("topk", {}), ("relu", {"k": None, "adam_beta2": 0.95})])
+def test_a_run_of_version_2_goes_on_with_the_numbers_of_its_time(capsys, model, text, tmp_path, activation, given):
+    """Its beta2 was 0.95 for all activations, and ``repeat`` was among what is compared."""
+    out, given = tmp_path / "run", {"activation": activation, **given}
+    trained(capsys, *small(model, text, out, stop_after_steps=5, **{**given, "adam_beta2": 0.95}))
+    settings = json.loads((out / "run.json").read_text())
+    settings |= {"version": 2, "about": settings["about"] | {"repeat": False}}
+    (out / "run.json").write_text(json.dumps(settings))
+    if activation == "relu":
+        assert run(small(model, text, out, **{**given, "adam_beta2": None})) == 2
+        words = "adam_beta2 is 0.95 there, but 0.999 was asked for"
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert trained(capsys, *small(model, text, out, **given))["done"]
+    trained(capsys, *small(model, text, tmp_path / "whole", **given))
+    ours, whole = (saes.load(folder / "sae").state_dict() for folder in (out, tmp_path / "whole"))
+    assert all(torch.equal(ours[name], whole[name]) for name in ours)
+
+
+def test_a_selection_that_is_not_to_be_had_is_said_once(capsys, model, text, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAES_KERNELS", "eager")
+    assert run(small(model, text, tmp_path / "run", selection="proven")) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("selection proven is not to be had on this machine: the k largest are found by exact.") == 1
 
 
 def test_the_same_command_goes_on_and_another_is_refused_or_begins_anew(capsys, model, text, tmp_path):

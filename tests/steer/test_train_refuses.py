@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+import saes
 from steer.cli.app import run
 from steer.training.folder import mend, set_aside
 from tests.conftest import tiny_model
@@ -33,6 +34,7 @@ def data(tmp_path_factory):
     (folder / "typo.toml").write_text("batch_token = 3")
     (folder / "kind.toml").write_text('batch_tokens = "3"')
     (folder / "true.json").write_text(json.dumps({"grad_clip": True}))
+    (folder / "empty.toml").write_text('subset = ""')
     (folder / "choice.toml").write_text('activation = "tanh"')
     return folder
 
@@ -61,7 +63,7 @@ def refused(capsys, *arguments):
         ({"optimiser": "sgd"}, "--optimiser: Input should be 'adam', 'adam_bf16', 'adam_8bit' or 'signum', got 'sgd'"),
         ({"lr": "nan"}, "--lr: Input should be a finite number"),
         ({"lr": "-1"}, "lr must be positive or None, got -1.0"),
-        ({"adam_beta2": "1"}, "adam_beta2 must be at least 0 and less than 1, got 1.0"),
+        ({"adam_beta2": "1"}, "adam_beta2 must be at least 0 and less than 1, or None: got 1.0"),
         ({"k_start": 2}, "k_start falls to k"),
         ({"skip": True, "subtract_b_dec": True}, "b_dec belongs to its output"),
         ({"site": "resid"}, "Cannot read the site 'resid'"),
@@ -98,6 +100,32 @@ def refused(capsys, *arguments):
         ({"ring_tokens": 0}, "ring_tokens must be a whole number of at least 1"),
         ({"ring_tokens": 10**12}, "Make it smaller (`--ring-tokens`)"),
         ({"dataset": "owner/name", "text": None, "offline": True}, "the network is not to be used (--offline)"),
+        (
+            {"subset": "en"},
+            "subset is a setting of a data set of the hub (--dataset), which is not read here: got 'en'",
+        ),
+        ({"split": "test"}, "split is a setting of a data set of the hub"),
+        ({"dataset_revision": "v1"}, "dataset_revision is a setting of a data set of the hub"),
+        ({"shards": "model", "text": None, "text_column": "body"}, "text_column is a setting of text"),
+        ({"revision": "v1"}, "revision is that of a model of the hub, and model is local: got 'v1'"),
+        ({"wandb": ""}, "an empty text after --wandb names nothing"),
+        ({"split": " "}, "an empty text after --split names nothing"),
+        ({"config": "empty.toml"}, "empty.toml, subset: Input should be a name, got ''"),
+        ({"text": "t" * 300 + ".txt"}, "File name too long"),
+        ({"text": "\udcff.txt"}, "there is no such file"),
+        ({"text": "\ud800.txt"}, "no text that names a file"),
+        ({"text": "a\0b.txt"}, "no name holds a zero byte"),
+        ({"out": "o" * 300}, "File name too long"),
+        ({"out": "\ud800"}, "no text that names a file"),
+        ({"shards": "s" * 300, "text": None}, "File name too long"),
+        ({"config": "c" * 300 + ".toml"}, "File name too long"),
+        ({"lr": "1e400"}, "--lr: Input should be a finite number"),
+        ({"seed": 2**63}, "seed must be a whole number of at least 0, and less than 2^63, but is larger"),
+        ({"total_tokens": 2**63}, "total_tokens must be a whole number of at least 1, and less than 2^63"),
+        ({"ring_tokens": 2**62}, "ring_tokens must be a whole number of at least 1, and less than 2^62"),
+        ({"activation": "batch_topk", "selection": "fast"}, "selection fast is a way to find the k largest of topk's"),
+        ({"multi_topk_weight": 0.1, "selection": "proven"}, "has no effect with activation topk"),
+        ({"compute_dtype": "bfloat16", "selection": "fast"}, "has no effect with activation topk"),
         ({"config": "choice.toml"}, "choice.toml, activation: Input should be 'topk'"),
     ],
 )
@@ -128,6 +156,30 @@ def test_a_text_that_ends_after_a_checkpoint_leaves_the_checkpoint(capsys, data,
     given = small(data / "model", data / "a.jsonl", tmp_path / "run", total_tokens=32 * 500, save_every_steps=20)
     assert "there were" in refused(capsys, *given)
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_run_whose_text_has_ended_goes_on_with_repeat_as_if_it_always_had(capsys, data, tmp_path):
+    long = {"total_tokens": 32 * 100, "save_every_steps": 25, "keep": 9}
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run", **long)
+    assert "ended early" in refused(capsys, *given)
+    assert run([*given, "--repeat"]) == 0
+    assert run(small(data / "model", data / "a.jsonl", tmp_path / "whole", repeat=True, **long)) == 0
+    ours, theirs = (saes.load(tmp_path / name / "sae").state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_ring_that_was_no_longer_full_does_not_go_on_with_repeat(capsys, data, tmp_path):
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run", total_tokens=32 * 500, save_every_steps=1)
+    assert "ended early" in refused(capsys, *given)
+    assert "The text had ended when this state was taken" in refused(capsys, *given, "--repeat")
+
+
+def test_a_run_that_repeats_goes_on_only_so(capsys, data, tmp_path):
+    given = small(data / "model", data / "a.jsonl", tmp_path / "run")
+    assert run([*given, "--repeat", "--stop-after-steps", "5"]) == 0
+    capsys.readouterr()
+    assert "endless is true there, but false here" in refused(capsys, *given)
+    assert run([*given, "--repeat"]) == 0
 
 
 def test_a_full_disk_leaves_what_was_saved(capsys, data, tmp_path):
@@ -194,6 +246,21 @@ def begun(capsys, data, tmp_path):
     assert run([*given, "--stop-after-steps", "5"]) == 0
     capsys.readouterr()
     return given
+
+
+def test_without_its_settings_a_run_is_named_and_may_be_begun_anew(capsys, begun, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "run.json").unlink()
+    before = everything(folder)
+    assert "run.json, by which the run is known again, is missing" in refused(capsys, *begun)
+    (folder / "mine.txt").write_text("a note")
+    assert "holds more: mine.txt" in refused(capsys, *begun, "--overwrite")
+    (folder / "mine.txt").unlink()
+    assert "ended early" in refused(capsys, *begun, "--overwrite", *options(total_tokens=16000, save_every_steps=999))
+    assert everything(folder) == before
+    assert run([*begun, "--overwrite"]) == 0
+    assert (folder / "run.json").is_file()
+    assert not (folder / ".replaced").exists()
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "spoilt"])

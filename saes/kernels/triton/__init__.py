@@ -14,7 +14,7 @@ from functools import partial
 from saes.kernels.eager import adam_8bit_ as eager_adam_8bit_
 from saes.kernels.eager import adam_bf16_ as eager_adam_bf16_
 from saes.kernels.eager import encode_batch_topk as eager_encode_batch_topk
-from saes.kernels.eager import variance
+from saes.kernels.eager import selection_done, variance
 from saes.kernels.triton.adam import adam_
 from saes.kernels.triton.encoding import encode_topk
 from saes.kernels.triton.gradients import weight_grads
@@ -32,6 +32,7 @@ __all__ = [
     "encode_batch_topk",
     "encode_topk",
     "reconstruct",
+    "selection_done",
     "topk",
     "variance",
     "weight_grads",

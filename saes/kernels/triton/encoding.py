@@ -5,7 +5,7 @@ import torch
 from saes.config import Selection
 from saes.kernels.eager import SPARE, Memory, kept
 from saes.kernels.triton.rescoring import dots
-from saes.kernels.triton.selection import topk
+from saes.kernels.triton.selection import topk, topk_of_sum
 from saes.shapes import Float, Int, Tensor
 
 
@@ -23,7 +23,7 @@ def encode_topk(
     if not fast:
         torch.addmm(b_enc, x, W_enc, out=pre)
         return topk(pre, k)
-    torch.addmm(b_enc.bfloat16(), x.bfloat16(), W_enc.bfloat16(), out=pre)
-    candidates, _ = topk(pre, min(k + SPARE, W_enc.shape[1]))
+    torch.mm(x.bfloat16(), W_enc.bfloat16(), out=pre)
+    candidates, _ = topk_of_sum(pre, b_enc, min(k + SPARE, W_enc.shape[1]))
     places, values = topk(b_enc[candidates] + dots(x, W_enc.T, candidates), k)
     return candidates.gather(-1, places), values

@@ -28,35 +28,59 @@ def topk(pre: Float[Tensor, "token d_sae"], k: int) -> tuple[Int[Tensor, "token 
     NaN counts as largest, so that it shows in the loss. Beside the result, this takes memory for one number in each
     group of about ``sqrt(d_sae / k)`` values.
     """
-    pre = pre.contiguous()
+    return topk_of_sum(pre, None, k)
+
+
+def topk_of_sum(
+    pre: Float[Tensor, "token d_sae"], bias: Float[Tensor, " d_sae"] | None, k: int
+) -> tuple[Int[Tensor, "token k"], Float[Tensor, "token k"]]:
+    """``topk`` of ``pre + bias``, which is added in float32 and kept nowhere; the values are in float32 then."""
+    pre, bias = pre.contiguous(), None if bias is None else bias.float().contiguous()
     rows, width = pre.shape
     assert k <= width
     indices = torch.empty(rows, k, dtype=torch.long, device=pre.device)
-    values = pre.new_empty(rows, k)
+    values = pre.new_empty(rows, k, dtype=pre.dtype if bias is None else torch.float32)
     size = 1 << ((width // max(1, k)).bit_length() - 1) // 2  # a power of two, at most sqrt(width / k)
     with torch.cuda.device_of(pre):
         if size < SMALLEST_GROUP:
-            _select(pre, None, 1, k, indices, values)
+            _select(pre, None, 1, k, indices, values, bias)
             return indices, values
         groups = triton.cdiv(width, size)
         maxima = torch.empty(rows, groups, dtype=torch.int32, device=pre.device)
         block = VALUES_BLOCK // size
         _group_maxima[(rows, triton.cdiv(groups, block))](
-            pre, maxima, width, groups, GROUP=size, BLOCK=block, num_warps=8
+            pre,
+            pre if bias is None else bias,
+            maxima,
+            width,
+            groups,
+            GROUP=size,
+            BIASED=bias is not None,
+            BLOCK=block,
+            num_warps=8,
         )
         chosen = torch.empty(rows, k, dtype=torch.int32, device=pre.device)
         _select(maxima, None, 1, k, chosen, None)
-        _select(pre, chosen, size, k, indices, values)
+        _select(pre, chosen, size, k, indices, values, bias)
     return indices, values
 
 
-def _select(source: Tensor, groups: Tensor | None, size: int, k: int, places: Tensor, values: Tensor | None) -> None:
+def _select(
+    source: Tensor,
+    groups: Tensor | None,
+    size: int,
+    k: int,
+    places: Tensor,
+    values: Tensor | None,
+    bias: Tensor | None = None,
+) -> None:
     """Write the places of the k largest of each row of ``source``, or of the given groups of each row."""
     rows, width = source.shape
     count = width if groups is None else k * size
     block = power_of_two(max(count, 32), SEARCH_BLOCK)
     _k_largest[(rows,)](
         source,
+        source if bias is None else bias,
         source if groups is None else groups,
         places,
         source if values is None else values,
@@ -66,6 +90,7 @@ def _select(source: Tensor, groups: Tensor | None, size: int, k: int, places: Te
         GROUP=size,
         GROUPED=groups is not None,
         KEYS=source.dtype == torch.int32,
+        BIASED=bias is not None,
         VALUES=values is not None,
         BLOCK=block,
         num_warps=max(1, block // 256),
@@ -84,12 +109,22 @@ def _key(x):
 
 @triton.jit
 @no_type_check
-def _group_maxima(pre, maxima, width, groups, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+def _biased(source, bias, place, real, BIASED: tl.constexpr):
+    """Numbers of a row, and what is added to them; -inf where there are none."""
+    x = tl.load(source + place, mask=real, other=float("-inf"))
+    if BIASED:
+        x = x.to(tl.float32) + tl.load(bias + place, mask=real, other=0)
+    return x
+
+
+@triton.jit
+@no_type_check
+def _group_maxima(pre, bias, maxima, width, groups, GROUP: tl.constexpr, BIASED: tl.constexpr, BLOCK: tl.constexpr):
     """The largest key of each group of a row; BLOCK groups a program."""
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     place = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    x = tl.load(pre + row * width + place, mask=place < width, other=float("-inf"))
+    x = _biased(pre + row * width, bias, place, place < width, BIASED)
     tl.store(maxima + row * groups + group, tl.max(_key(x), 1), mask=group < groups)
 
 
@@ -107,15 +142,16 @@ def _place(groups, candidate, count, GROUP: tl.constexpr, GROUPED: tl.constexpr)
 
 @triton.jit
 @no_type_check
-def _keys(source, place, real, KEYS: tl.constexpr):
-    x = tl.load(source + place, mask=real, other=0)
-    return tl.where(real, x if KEYS else _key(x), LEAST)
+def _keys(source, bias, place, real, KEYS: tl.constexpr, BIASED: tl.constexpr):
+    key = tl.load(source + place, mask=real, other=0) if KEYS else _key(_biased(source, bias, place, real, BIASED))
+    return tl.where(real, key, LEAST)
 
 
 @triton.jit
 @no_type_check
 def _k_largest(
     source,
+    bias,
     groups,
     places,
     values,
@@ -125,6 +161,7 @@ def _k_largest(
     GROUP: tl.constexpr,
     GROUPED: tl.constexpr,
     KEYS: tl.constexpr,
+    BIASED: tl.constexpr,
     VALUES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -136,7 +173,7 @@ def _k_largest(
     values += row * k
     inside = tl.arange(0, BLOCK)
     place = _place(groups, inside, count, GROUP, GROUPED)
-    first = _keys(source, place, (inside < count) & (place < width), KEYS)
+    first = _keys(source, bias, place, (inside < count) & (place < width), KEYS, BIASED)
 
     # the largest key that at least k candidates reach, from its highest bit (the sign) down to its lowest
     edge = tl.full((), LEAST, tl.int32)
@@ -148,7 +185,7 @@ def _k_largest(
         for start in range(BLOCK, count, BLOCK):
             candidate = start + inside
             place = _place(groups, candidate, count, GROUP, GROUPED)
-            key = _keys(source, place, (candidate < count) & (place < width), KEYS)
+            key = _keys(source, bias, place, (candidate < count) & (place < width), KEYS, BIASED)
             reach += tl.sum((key >= trial).to(tl.int32), 0)
         edge = tl.where(reach >= k, trial, edge)
         above = tl.where(reach >= k, above, reach)  # the last one too few: those above the edge
@@ -160,12 +197,12 @@ def _k_largest(
     for start in range(0, count, BLOCK):
         candidate = start + inside
         place = _place(groups, candidate, count, GROUP, GROUPED)
-        key = _keys(source, place, (candidate < count) & (place < width), KEYS)
+        key = _keys(source, bias, place, (candidate < count) & (place < width), KEYS, BIASED)
         tie = (key == edge).to(tl.int32)
         keep = (key > edge) | ((key == edge) & (seen + tl.cumsum(tie, 0) <= ties))
         into = taken + tl.cumsum(keep.to(tl.int32), 0) - 1
         tl.store(places + into, place, mask=keep)
         if VALUES:
-            tl.store(values + into, tl.load(source + place, mask=keep, other=0), mask=keep)
+            tl.store(values + into, _biased(source, bias, place, keep, BIASED), mask=keep)
         seen += tl.sum(tie, 0)
         taken += tl.sum(keep.to(tl.int32), 0)

@@ -57,6 +57,14 @@ def local_source(where: str | Path, columns: Columns) -> FileSource:
     """
     path = Path(where)
     kinds = ", ".join(READERS)
+    if not str(where):
+        raise DataError("Text is named by a path, got an empty one.")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or holds what none can
+        raise DataError(f"The text {str(where)[:200]!r} cannot be looked at: {error}.") from error
     if path.is_dir():
         paths = tuple(sorted(file for file in path.iterdir() if file.is_file() and kind_of(file)))
         if not paths:

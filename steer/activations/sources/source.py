@@ -71,7 +71,8 @@ def columns_of(present: Sequence[str], columns: Columns, where: str) -> list[str
         return found
     raise DataError(
         f"{where}: expected a column {' or '.join(map(repr, columns.names))}, got {', '.join(map(repr, present))}. "
-        'Name the one that holds texts, Columns(text="..."), or conversations, Columns(messages="...").'
+        "Name the one that holds texts (`--text-column`; in Python Columns(text=...)), or conversations "
+        "(`--messages-column`; Columns(messages=...))."
     )
 
 
@@ -95,7 +96,7 @@ def as_document(row: Mapping[str, Any], columns: Columns, where: Callable[[], ob
     expected = "a list of messages" if name == columns.messages else "a text"
     raise DataError(
         f"{where()}: expected {expected} in column {name!r}, got {type(value).__name__} {repr(value)[:60]}. "
-        "Choose other columns with Columns(text=..., messages=...)."
+        "Choose another column (`--text-column`, `--messages-column`; in Python Columns(text=..., messages=...))."
     )
 
 

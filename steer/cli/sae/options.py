@@ -10,9 +10,19 @@ Out = Annotated[Path, typer.Argument(help="Where to write it.")]
 FormatName = Annotated[
     str | None, typer.Option("--format", help="Format of SOURCE, if it is not recognised.", show_default=False)
 ]
-K = Annotated[int | None, typer.Option("--k", min=1, help="Latents active on a token, if the files do not say it.")]
+K = Annotated[
+    int | None,
+    typer.Option(
+        "--k",
+        min=1,
+        help="Latents active on a token, if the files do not say it; another number than theirs is refused.",
+    ),
+]
 InputScale = Annotated[
-    float | None, typer.Option(help="Factor of the activations in training, if the files do not say it.")
+    float | None,
+    typer.Option(
+        help="Factor of the activations in training, if the files do not say it; another than theirs is refused."
+    ),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="Name of the language model, instead of what the files say.")

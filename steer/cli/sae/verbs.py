@@ -2,6 +2,7 @@
 
 import typer
 
+from steer.cli.options import NothingEmpty
 from steer.cli.sae.convert import convert
 from steer.cli.sae.evaluate import evaluate
 from steer.cli.sae.pull import pull
@@ -17,5 +18,5 @@ sae = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (show, convert, pull, push):
-    sae.command()(verb)
-sae.command("eval")(evaluate)
+    sae.command(cls=NothingEmpty)(verb)
+sae.command("eval", cls=NothingEmpty)(evaluate)

@@ -38,7 +38,7 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "subset": _in(str, READ, "Its configuration, where it has several."),
     "split": _in(str, READ, "Its split.", "train"),
     "dataset_revision": _in(str, READ, "Its commit, branch or tag.", "the newest"),
-    "shards": _in(str, READ, "Folder of stored activations, instead of text."),
+    "shards": _in(str, READ, "Folder of stored activations, read instead of text; with text, written first."),
     "text_column": _in(str, READ, "Column that holds a text.", "text"),
     "messages_column": _in(str, READ, "Column that holds a conversation.", "messages"),
     "repeat": _in(bool, READ, "Read the text again when it ends.", None, "--repeat/--no-repeat"),

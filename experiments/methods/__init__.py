@@ -1,0 +1,1 @@
+"""Methods to steer by, fitted and evaluated on the same prompts."""

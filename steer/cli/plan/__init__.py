@@ -1,0 +1,1 @@
+"""``steer plan``: steering plans as files. One file a verb."""

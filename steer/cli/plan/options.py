@@ -1,0 +1,29 @@
+"""Arguments and options that the verbs of ``steer plan`` share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from steer.plans.plan import SteeringPlan
+
+PlanFile = Annotated[
+    str, typer.Argument(help="A plan, .json or .toml, or hub:owner/name/plan.toml@revision.", metavar="FILE")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]
+
+
+def opened(file: str) -> "SteeringPlan":
+    """A plan from a file, or from the hub."""
+    from steer.cli.generate import say
+    from steer.plans.files import read_plan
+    from steer.plans.hub import pull_plan
+
+    return pull_plan(file, say) if file.startswith("hub:") else read_plan(file)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise BadParameter if a file is there that is not to be replaced."""
+    if path.exists() and not overwrite:
+        raise typer.BadParameter(f"{path} is there already: give another name, or --overwrite")

@@ -1,0 +1,1 @@
+"""Methods to steer by: each is fitted on prompts and gives interventions, with a record of what was chosen and how."""

@@ -1,0 +1,53 @@
+"""What all parts of a plan have in common: frozen, checked when made, with no key that is not known."""
+
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from steer.errors import PlanError
+from steer.models.site import Site
+
+FLOAT32 = 3.4028234663852886e38
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-FLOAT32, le=FLOAT32)]
+Whole = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
+Flag = Annotated[bool, Field(strict=True)]
+Name = Annotated[str, Field(min_length=1)]
+SiteName = Annotated[str, AfterValidator(lambda name: str(Site.parse(name)))]
+"""Any name of a site that is read; kept as ``1.resid_post``."""
+
+
+class Part(BaseModel):
+    """A part of a plan.
+
+    Raises:
+        PlanError: a key is unknown or missing, or a value is not of its kind.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __init__(self, /, **data: Any) -> None:
+        known = list(type(self).model_fields)
+        for name in data:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"Did you mean {near[0]}?" if near else f"The keys are {', '.join(known)}."
+                raise PlanError(f"unknown key {name!r}. {hint}")
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise PlanError(_explained(error)) from None
+
+
+def _explained(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("value_error", "missing") else f", got {_short(first['input'])}"
+    return f"{where}: {message}{got}" if where else message + got
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

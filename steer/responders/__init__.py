@@ -1,0 +1,1 @@
+"""Whatever answers conversations: a model as it is, steered, prompted, or decoded in another way."""

@@ -1,0 +1,49 @@
+"""Interventions as JSON data, for records of what was run: weights and directions as their digests."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saes import SAE
+from steer.models.site import Site
+
+
+def described(value: Any) -> Any:
+    """A value of an intervention as JSON data; dataclasses say their kind, and their fields by name."""
+    if isinstance(value, Site):
+        return str(value)
+    if isinstance(value, SAE):
+        return {"kind": "SAE", "d_in": value.config.d_in, "d_sae": value.config.d_sae, "sha256": _digest(value)}
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "sha256": digest_of(value)} if value.ndim else described(value.item())
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = {one.name: described(getattr(value, one.name)) for one in fields(value) if one.name[0] != "_"}
+        return {"kind": type(value).__name__, **shown}
+    if isinstance(value, Mapping):
+        return {str(name): described(one) for name, one in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(described, value))
+    if isinstance(value, list | tuple):
+        return [described(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+
+
+def digest_of(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's values and dtype."""
+    found = hashlib.sha256(str(tensor.dtype).encode())
+    found.update(tensor.detach().cpu().contiguous().reshape(-1).view(dtype=torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _digest(sae: SAE) -> str:
+    found = hashlib.sha256(repr(sae.config).encode())
+    for name, tensor in sorted(sae.state_dict().items()):
+        found.update(f"{name} {digest_of(tensor)}\n".encode())
+    return found.hexdigest()

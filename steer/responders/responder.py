@@ -1,0 +1,52 @@
+"""The one interface for everything that answers conversations, so that evaluation and sweeps treat all alike."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from steer.errors import ModelError
+from steer.models.chat import Conversation
+from steer.models.decode import Sampling
+from steer.models.model import LanguageModel
+
+Prompts = Sequence[str | Conversation]
+"""Conversations; a text is one turn of the user."""
+
+
+@runtime_checkable
+class Responder(Protocol):
+    """A way of answering with a language model. Between two calls the model is as it was."""
+
+    @property
+    def name(self) -> str:
+        """For tables, such as ``sae 821=4.5``."""
+        ...
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model that answers."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides its replies, as JSON data."""
+        ...
+
+    def reply(self, conversations: Prompts, sampling: Sampling) -> list[str]:
+        """Replies as text, in the order of the conversations; they do not depend on the batches.
+
+        Raises:
+            DataError: a conversation is malformed, too long, or refused by the chat template; logits are not finite.
+        """
+        ...
+
+    def choice_logprobs(self, conversations: Prompts, options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Log-probability of each option as the start of the reply; ``options`` has a list for each conversation."""
+        ...
+
+
+def check_responder(given: object) -> None:
+    """Raise ModelError unless it can answer."""
+    if isinstance(given, type) or not isinstance(given, Responder):
+        raise ModelError(
+            f"A LanguageModel or a Responder answers, got {type(given).__name__}. Load a model with load_model(name), "
+            "or make a Responder: Unsteered(lm), Steered(lm, interventions), SystemPrompt(lm, text)."
+        )
