@@ -1,7 +1,8 @@
 """The arms of a study as data: what is done at a strength, and what it is told apart by."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor
 
 from saes import SAE
 from steer.models.chat import Conversation, Message
+from steer.models.model import LanguageModel
+from steer.plans.bind import Bound
+from steer.plans.digests import of_sae
+from steer.plans.files import read_plan
+from steer.plans.plan import SteeringPlan
+from steer.responders.prompting import instructed
 from steer.steering.direction_edits import DirectionEdit, DirectionOperation, Unit
 from steer.steering.intervention import Intervention
 from steer.steering.latents import ErrorTerm, LatentEdit, Membership
@@ -71,7 +78,41 @@ class DirectionArm:
         return {"kind": "direction", **_fields(self)}
 
 
-Doing = LatentArm | DirectionArm
+@dataclass(frozen=True, eq=False)
+class PlanArm:
+    """What a plan does. It has no strengths."""
+
+    plan: SteeringPlan
+    saes: Mapping[str, str]
+    """Digests of the SAEs that it uses, by its names for them."""
+    bound: Bound | None = None
+    """It, made ready for a model."""
+
+    @classmethod
+    def read(cls, path: str, lm: LanguageModel, note: Callable[[str], None]) -> "PlanArm":
+        """The plan of a file, made ready for a model.
+
+        Raises:
+            PlanError: it cannot be read, or is for another model or SAE; see ``SteeringPlan.bind``.
+            CheckpointError, SaesError: an SAE of it is not to be had.
+        """
+        plan = read_plan(Path(path).absolute())
+        saes = {name: spec.load(plan.folder, note) for name, spec in plan.saes.items()}
+        if plan.sampling is not None:
+            note(f"{path}: how replies are generated is the study's to say, not the plan's.")
+        return cls(plan, {name: of_sae(sae) for name, sae in saes.items()}, plan.bind(lm, note, saes))
+
+    def at(self, strength: float, sae: SAE | None) -> tuple[Intervention, ...]:
+        """The interventions."""
+        assert self.bound is not None, "it is bound before it is used"
+        return self.bound.interventions
+
+    def settings(self, sae_digest: str | None) -> dict[str, Any]:
+        """Everything that decides what is done, as JSON data."""
+        return {"kind": "plan", "plan": self.plan.digest, "saes": dict(self.saes)}
+
+
+Doing = LatentArm | DirectionArm | PlanArm
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,19 +144,21 @@ class Arm:
     @property
     def graded(self) -> bool:
         """Whether its strengths are more than a name."""
-        return self.doing is not None and self.doing.operation not in WITHOUT_VALUE
+        return isinstance(self.doing, LatentArm | DirectionArm) and self.doing.operation not in WITHOUT_VALUE
 
     def conversation(self, messages: Conversation) -> list[Message]:
-        """A prompt with the system prompt before it; one that a conversation has already follows it."""
-        if self.system is None:
-            return list(messages)
-        first, *rest = messages
-        if first["role"] != "system":
-            return [Message(role="system", content=self.system), *messages]
-        return [Message(role="system", content=f"{self.system}\n\n{first['content']}"), *rest]
+        """A prompt with the system prompt before it; what a conversation says in one of its own follows it."""
+        return instructed(messages, self.system or "")
+
+    def bound(self, lm: LanguageModel | None) -> "Arm":
+        """The same, its plan made ready for another model, or for none, so that it can be sent to where one is."""
+        if not isinstance(self.doing, PlanArm):
+            return self
+        bound = None if lm is None else self.doing.plan.bind(lm)
+        return replace(self, doing=replace(self.doing, bound=bound))
 
 
-def _fields(one: Doing) -> dict[str, Any]:
+def _fields(one: LatentArm | DirectionArm) -> dict[str, Any]:
     """The fields as JSON data."""
 
     def plain(value: Any) -> Any:

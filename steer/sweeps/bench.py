@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from saes import SAE
@@ -11,15 +12,17 @@ from steer.models.chat import NO_TEMPLATE_NOTE
 from steer.models.decode import Sampling
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
+from steer.plans.digests import of_sae
 from steer.progress import Progress
+from steer.responders.prompting import check_instruction
 from steer.steering.latents import site_of
 from steer.steering.steered import mismatches
 from steer.steering.window import Window
-from steer.sweeps.arms import UNSTEERED, Arm, DirectionArm, Doing, LatentArm
+from steer.sweeps.arms import UNSTEERED, Arm, DirectionArm, Doing, LatentArm, PlanArm
 from steer.sweeps.cells import Cell
 from steer.sweeps.config import WITHOUT_VALUE, ArmConfig, StudyConfig
 from steer.sweeps.controls import Controls
-from steer.sweeps.digests import of_judges, of_model, of_sae
+from steer.sweeps.digests import of_judges, of_model
 from steer.sweeps.directions import Directions
 from steer.sweeps.tasks import Task, load_tasks
 
@@ -83,7 +86,7 @@ def prepare(study: StudyConfig, progress: Progress, load: Callable[[StudyConfig,
         progress.note(NO_TEMPLATE_NOTE)
     sae = None if study.sae is None else load_sae(study.sae, note=progress.note).on(lm.device)
     directions = Directions(study, lm)
-    arms = [_arm(study, one, sae, directions) for one in study.arm]
+    arms = [_arm(study, one, sae, directions, progress) for one in study.arm]
     _check_names(arms)
     for arm in arms:
         _check_fits(arm, lm, sae, progress)
@@ -104,7 +107,13 @@ def load_for(study: StudyConfig, progress: Progress) -> LanguageModel:
     return load_model(study.model, study.device, study.dtype, note=progress.note)
 
 
-def _arm(study: StudyConfig, one: ArmConfig, sae: SAE | None, directions: Directions) -> Arm:
+def _arm(study: StudyConfig, one: ArmConfig, sae: SAE | None, directions: Directions, progress: Progress) -> Arm:
+    if one.plan is not None:
+        planned = PlanArm.read(one.plan, directions.lm, progress.note)
+        if planned.plan.system is not None:
+            check_instruction(directions.lm, planned.plan.system, "system")
+        name = one.name or planned.plan.label or Path(one.plan).stem
+        return Arm(name, "arm", (1.0,), planned, planned.plan.system)
     doing = _doing(study, one, sae, directions)
     strengths = (1.0,) if one.operation in WITHOUT_VALUE else one.strengths or study.strengths
     assert strengths is not None, "checked when the study was made"
@@ -152,6 +161,8 @@ def _check_fits(arm: Arm, lm: LanguageModel, sae: SAE | None, progress: Progress
         for intervention in arm.at(strength, sae):
             intervention.check(lm.d_model)
             lm.layout.module(intervention.site)
+    if isinstance(arm.doing, PlanArm):
+        return  # told when it was bound
     for note in mismatches(lm, *arm.at(arm.strengths[0], sae)):
         progress.note(f"{arm.name}: {note}")
 

@@ -59,7 +59,7 @@ class WindowConfig(_Fields):
 
 
 class ArmConfig(_Fields):
-    """One way of steering: SAE latents, or a direction of the residual stream."""
+    """One way of steering: SAE latents, a direction of the residual stream, or a plan."""
 
     name: Text | None = None
     """In tables and figures; None: made of what it does."""
@@ -72,6 +72,9 @@ class ArmConfig(_Fields):
     direction: Text | None = None
     """``difference`` (of means at the last prompt token, see ``harmful`` and ``harmless`` of the study), or a
     safetensors file that holds one vector."""
+    plan: Text | None = None
+    """A steering plan's file, JSON or TOML: what it says is done as it stands, with its system prompt, if it has one.
+    How replies are generated is the study's to say."""
     operation: Operation | DirectionOperation | None = None
     """See ``steer.LatentEdit`` and ``steer.DirectionEdit``; None: ``set`` for latents, ``add`` for a direction."""
     unit: Unit = "raw"
@@ -94,8 +97,10 @@ class ArmConfig(_Fields):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ArmConfig":
-        if bool(self.latents) == (self.direction is not None):
-            raise ValueError("an arm has either latents or a direction")
+        if bool(self.latents) + (self.direction is not None) + (self.plan is not None) != 1:
+            raise ValueError("an arm has either latents, a direction or a plan")
+        if self.plan is not None and (more := self.model_fields_set - {"plan", "name"}):
+            raise ValueError(f"a plan says itself what is done: leave {sorted(more)[0]} out")
         for name in ("weights", "maxima"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.latents):
@@ -194,7 +199,8 @@ class StudyConfig(_Fields):
         if self.temperature == 0 and len(self.seeds) > 1:
             raise ValueError("several seeds give the same greedy replies: give one seed, or a temperature above 0")
         for arm in self.arm:
-            if arm.strengths is None and self.strengths is None and arm.operation not in WITHOUT_VALUE:
+            graded = arm.plan is None and arm.operation not in WITHOUT_VALUE
+            if arm.strengths is None and self.strengths is None and graded:
                 raise ValueError("strengths are missing: give them for the study or for each arm")
         if self.halving and self.split == "test":
             raise ValueError("halving chooses strengths, and the split 'test' is there to report: give split = 'dev'")

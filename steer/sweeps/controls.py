@@ -12,8 +12,9 @@ import torch
 import saes
 from saes import SAE, Firing
 from steer.activations.stream import activation_rows
-from steer.errors import DataError
+from steer.errors import DataError, PlanError
 from steer.progress import Progress
+from steer.responders.prompting import check_instruction
 from steer.steering.operations import Operation
 from steer.sweeps.arms import Arm, DirectionArm, LatentArm
 from steer.sweeps.config import DIFFERENCE, Control, StudyConfig
@@ -101,7 +102,10 @@ class Controls:
 
     def _system(self, arms: Sequence[Arm]) -> list[Arm]:
         arm = Arm("system prompt", "control", (1.0,), system=self.study.system_prompt)
-        self.directions.lm.prompt_ids([arm.conversation([{"role": "user", "content": "Hello."}])])  # may be refused
+        try:
+            check_instruction(self.directions.lm, self.study.system_prompt, "system")
+        except PlanError as error:
+            raise DataError(str(error)) from error
         return [arm]
 
     def _nothing(self, why: str) -> list[Arm]:

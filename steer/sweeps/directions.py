@@ -12,9 +12,10 @@ from torch import Tensor
 from steer.errors import PlanError
 from steer.evals.sample import Sample
 from steer.models.model import LanguageModel
+from steer.plans.digests import of_tensors
 from steer.steering.directions import refusal_direction
 from steer.sweeps.config import DIFFERENCE, StudyConfig
-from steer.sweeps.digests import of_samples, of_tensors
+from steer.sweeps.digests import of_samples
 from steer.sweeps.tasks import prompts_of
 
 

@@ -46,7 +46,9 @@ class Worker:
                 "the study a dtype."
             )
         sae = self._parts["sae"]
-        self._bench = Bench(**{**self._parts, "lm": lm, "sae": None if sae is None else sae.on(lm.device)})
+        arms = {name: arm.bound(lm) for name, arm in self._parts["arms"].items()}
+        made = {"lm": lm, "sae": None if sae is None else sae.on(lm.device), "arms": arms}
+        self._bench = Bench(**{**self._parts, **made})
         return os.getpid()
 
     def measure(self, job: Job) -> list[list[Result]]:
@@ -168,7 +170,8 @@ def _parts(bench: Bench) -> dict[str, Any]:
     folder = os.path.abspath(model) if model != EMBEDDED and os.path.isdir(model) else model
     parts = {one.name: getattr(bench, one.name) for one in fields(bench) if one.name != "lm"}
     sae = None if bench.sae is None else bench.sae.on(torch.device("cpu"))
-    return {**parts, "study": bench.study.model_copy(update={"model": folder}), "sae": sae}
+    arms = {name: arm.bound(None) for name, arm in bench.arms.items()}
+    return {**parts, "study": bench.study.model_copy(update={"model": folder}), "sae": sae, "arms": arms}
 
 
 def _raised(error: Any) -> Exception:

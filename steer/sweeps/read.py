@@ -86,7 +86,8 @@ def _beside(study: StudyConfig, folder: Path) -> StudyConfig:
     def found(name: str | None) -> str | None:
         return name if name is None or not (folder / name).exists() else str(folder / name)
 
-    arms = tuple(arm.model_copy(update={"direction": found(arm.direction)}) for arm in study.arm)
+    files = ("direction", "plan")
+    arms = tuple(arm.model_copy(update={name: found(getattr(arm, name)) for name in files}) for arm in study.arm)
     tasks = tuple(
         one.model_copy(update={"file": found(one.file)}) if isinstance(one, TaskConfig) else found(one)
         for one in study.tasks

@@ -88,6 +88,34 @@ def test_every_cell_holds_what_a_run_of_its_own_gives(folder, tmp_path):
     assert len(replies) > 2 * ROWS, "steering changes replies"
 
 
+def test_a_plan_is_an_arm_and_replies_as_it_does_by_itself(folder, tmp_path):
+    lm = load_model(folder / "model")
+    plan = steer.SteeringPlan(
+        saes={"one": {"source": str(folder / "sae")}},
+        system="Be kind.",
+        vectors={"push": torch.ones(32)},
+        edits=[
+            {"kind": "latents", "sae": "one", "values": {"3": 14.0, "7": 5.0}, "operation": "at_least"},
+            {
+                "kind": "direction", "site": "2.resid_post", "direction": "push", "strength": 9.0,
+                "window": {"phase": "generated"},
+                "gate": {"kind": "latents", "sae": "one", "latents": [3, 40], "threshold": 0.0, "pool": "share"},
+            },
+        ],
+    )  # fmt: skip
+    steer.write_plan(plan, folder / "plan.toml")
+    study = study_of(folder, arm=[{"plan": str(folder / "plan.toml")}], sae=None, strengths=None)
+    found = run_sweep(study, tmp_path / "out", HERE)
+    assert list(found["best"]) == [], "a plan has no strengths"
+    bound = plan.bind(lm)
+    for (arm, _, task, _), (head, rows) in cells(tmp_path / "out").items():
+        samples = next(one.samples for one in load_tasks(study) if one.name == task)
+        responder = steer.Steered(lm, bound.interventions, system=plan.system) if arm == "plan" else lm
+        assert [row["reply"] for row in rows] == [one.reply for one in evaluate(responder, samples, 8)], (arm, task)
+        assert arm in ("plan", "unsteered")
+        assert (head["decides"]["steering"]["steering"] or {}).get("plan") == (plan.digest if arm == "plan" else None)
+
+
 def test_a_second_run_measures_nothing_and_another_strength_only_its_own_cells(folder, tmp_path, monkeypatch):
     out, counted = tmp_path / "out", Counted(monkeypatch)
     first = run_sweep(study_of(folder), out, HERE)
