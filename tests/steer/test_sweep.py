@@ -163,9 +163,9 @@ def test_another_judge_or_model_makes_other_cells(folder, tmp_path, monkeypatch)
 
 
 def test_replies_depend_neither_on_batches_nor_on_processes(folder, tmp_path):
-    sampled = {"temperature": 0.8, "seeds": [0, 5], "arm": [{"latents": [3]}, {"direction": "difference"}]}
+    sampled = {"temperature": 0.8, "seeds": [0, 5], "max_new_tokens": 5}
     run_sweep(study_of(folder, **sampled), tmp_path / "one", HERE)
-    run_sweep(study_of(folder, **sampled, batch_rows=1), tmp_path / "small", HERE)
+    run_sweep(study_of(folder, **sampled, batch_rows=3), tmp_path / "small", HERE)
     run_sweep(study_of(folder, **sampled), tmp_path / "two", Local(2))
     assert contents(tmp_path / "one") == contents(tmp_path / "small") == contents(tmp_path / "two")
     found = cells(tmp_path / "one")
