@@ -1,7 +1,7 @@
 """Who measures the cells: this machine's processes, or the workers of a cluster. Both do the same with the same."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +18,14 @@ Measured = tuple[Job, list[list[Result]]]
 class Engine(Protocol):
     """Measures jobs side by side."""
 
+    def opened(self) -> AbstractContextManager[None]:
+        """What ``run`` needs is there while the block runs: seen to before anything is loaded.
+
+        Raises:
+            SteerError: it is not to be had.
+        """
+        ...
+
     def run(self, bench: Bench, jobs: Sequence[Job], on_done: OnDone) -> Iterator[Measured]:
         """Each job with what ``measure`` gives for it, as soon as it is done; ``on_done`` counts replies."""
         ...
@@ -29,6 +37,10 @@ class Local:
 
     processes: int | None = None
     """None: one for each CPU for a small model on a CPU, else one."""
+
+    def opened(self) -> AbstractContextManager[None]:
+        """Nothing is needed."""
+        return nullcontext()
 
     def run(self, bench: Bench, jobs: Sequence[Job], on_done: OnDone) -> Iterator[Measured]:
         """Each job with its results, in the order in which they are done."""

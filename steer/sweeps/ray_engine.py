@@ -1,6 +1,7 @@
 """Cells measured on a Ray cluster: workers that keep one model each, and jobs that outlive a worker."""
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from steer.sweeps.engines import Measured
 from steer.sweeps.measure import Job, OnDone, measure
 from steer.threads import torch_threads
 
+PATIENCE_S = 10.0  # seconds for a cluster's first answer
 LOSSES = 3  # workers that may be lost with the same job before it is the job that is blamed
 
 
@@ -70,45 +72,61 @@ class Ray:
     """Of the cluster, such as ``auto`` or ``ray://host:10001``; None: one is started on this machine."""
     workers: int | None = None
     """None: one for each GPU of the cluster, or for each CPU where it has none."""
-    processes: list[int] = field(default_factory=list)
+    processes: list[int] = field(init=False, default_factory=list)
     """Ids of the processes of the workers that have loaded their model."""
-    lost: int = 0
+    lost: int = field(init=False, default=0)
     """How many workers died."""
+    _pool: "_Pool | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         _ray()
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Connected to the cluster while the block runs; its workers end with it.
+
+        Raises:
+            SteerError: the cluster does not answer.
+        """
+        with _cluster(_ray(), self.address, self.workers):
+            try:
+                yield
+            finally:
+                if self._pool is not None:
+                    self._pool.end()
+                self._pool = None
+
     def run(self, bench: Bench, jobs: Sequence[Job], on_done: OnDone) -> Iterator[Measured]:
-        """Each job with its results, in the order in which they are done.
+        """Each job with its results, in the order in which they are done. Workers are kept for the next call.
 
         Raises:
             SteerError: workers are lost again and again, or what a job raised.
         """
-        ray = _ray()
-        with _cluster(ray, self.address, self.workers):
-            yield from _Pool(ray, bench, self, self._size(ray, len(jobs))).run(jobs, on_done)
-
-    def _size(self, ray: ModuleType, jobs: int) -> int:
-        there = ray.cluster_resources()
-        return max(1, min(self.workers or int(there.get("GPU", 0) or there.get("CPU", 1)), jobs))
+        if self._pool is None:
+            self._pool = _Pool(_ray(), bench, self)
+        yield from self._pool.run(jobs, on_done)
 
 
 class _Pool:
-    """The workers of one run."""
+    """The workers of a sweep."""
 
-    def __init__(self, ray: ModuleType, bench: Bench, engine: Ray, size: int) -> None:
+    def __init__(self, ray: ModuleType, bench: Bench, engine: Ray) -> None:
         self._ray = ray
         self._engine = engine
-        self._size = size
         self._parts = ray.put(_parts(bench))
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        self._kind = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        self._most = engine.workers or gpus or int(there.get("CPU", 1))
+        self._kind = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=0)(Worker)
+        self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Job | None]] = {}
         """What is running: its worker, and its job, or None while it loads its model."""
 
     def run(self, jobs: Sequence[Job], on_done: OnDone) -> Iterator[Measured]:
         waiting, losses, left = list(reversed(jobs)), Counter[int](), len(jobs)
-        for _ in range(self._size):
+        while self._idle and waiting:
+            self._give(self._idle.pop(), waiting.pop())
+        while len(self._busy) + len(self._idle) < min(self._most, len(jobs)):
             self._start()
         while left:
             done = self._ray.wait(list(self._busy), num_returns=1)[0][0]
@@ -132,12 +150,19 @@ class _Pool:
                 continue
             if waiting:  # first of all, so that the worker does not wait for what is done with its results
                 self._give(worker, waiting.pop())
+            else:
+                self._idle.append(worker)
             if job is None:
                 self._engine.processes.append(found)
             else:
                 left -= 1
                 on_done(job.replies)
                 yield job, found
+
+    def end(self) -> None:
+        """End the workers, whatever they do."""
+        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+            self._ray.kill(worker)
 
     def _start(self) -> None:
         worker = self._kind.remote(self._parts)
@@ -149,19 +174,31 @@ class _Pool:
 
 @contextmanager
 def _cluster(ray: ModuleType, address: str | None, workers: int | None) -> Iterator[None]:
-    """A cluster to work on: one that is there, the caller's, or one that is started for the block."""
+    """A cluster to work on: the one that this process is connected to, or one to connect to or start for the block."""
+    if address is not None:
+        _check_reachable(address)
     if ray.is_initialized():
         yield
         return
+    here = {"num_cpus": workers, "include_dashboard": False}
     try:
-        here = {"num_cpus": workers, "include_dashboard": False}
         ray.init(**(here if address is None else {"address": address}), log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise SteerError(f"The Ray cluster at {address or 'this machine'} does not answer ({_line(error)}).") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise SteerError where nothing listens at a host and port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), PATIENCE_S).close()
+        except (OSError, OverflowError) as error:
+            raise SteerError(f"No Ray cluster answers at {address} ({error}). Check the address.") from error
 
 
 def _parts(bench: Bench) -> dict[str, Any]:

@@ -115,25 +115,31 @@ def run_sweep(
         OutputError: ``out`` holds something else than a sweep, another sweep is writing there, or it cannot be written.
     """
     check_folder(out)
-    told = progress or Silent()
-    with told.stage("load"):
-        lm = load_for(study, told)
-    with torch_threads(lm.model, threads):
-        with told.stage("prepare"):
-            bench = prepare(study, told, lambda *_: lm)
-        with claimed(out):
-            started = time.perf_counter()
-            write_json(out / RESOLVED, resolved(bench))
-            if on_start:
-                on_start(bench)
-            run = _Run(bench, Store(out), engine or Local(), told, on_cell or (lambda *_: None))
-            chosen = {name: arm.strengths for name, arm in bench.arms.items()}
-            kept = _measured(run, chosen)
-            points = [run.point(name, strength) for name, strengths in kept.items() for strength in strengths]
-            dropped = {name: [one for one in all_ if one not in kept[name]] for name, all_ in chosen.items()}
-            counts = {"computed": run.computed, "found": run.found, "seconds": time.perf_counter() - started}
-            found = summary(bench, points, {name: some for name, some in dropped.items() if some}, counts)
-            write_summary(out, found, bench, points)
+    told, engine = progress or Silent(), engine or Local()
+    with engine.opened():
+        with told.stage("load"):
+            lm = load_for(study, told)
+        with torch_threads(lm.model, threads):
+            with told.stage("prepare"):
+                bench = prepare(study, told, lambda *_: lm)
+            with claimed(out):
+                run = _Run(bench, Store(out), engine, told, on_cell or (lambda *_: None))
+                if on_start:
+                    on_start(bench)
+                return _run(run, out)
+
+
+def _run(run: _Run, out: Path) -> dict[str, Any]:
+    """Measure what is missing, and sum up."""
+    started, bench = time.perf_counter(), run.bench
+    write_json(out / RESOLVED, resolved(bench))
+    chosen = {name: arm.strengths for name, arm in bench.arms.items()}
+    kept = _measured(run, chosen)
+    points = [run.point(name, strength) for name, strengths in kept.items() for strength in strengths]
+    dropped = {name: [one for one in every if one not in kept[name]] for name, every in chosen.items()}
+    counts = {"computed": run.computed, "found": run.found, "seconds": time.perf_counter() - started}
+    found = summary(bench, points, {name: some for name, some in dropped.items() if some}, counts)
+    write_summary(out, found, bench, points)
     return found
 
 

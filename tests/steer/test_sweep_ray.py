@@ -15,6 +15,9 @@ from tests.steer.sweep_data import make_study_folder, study_of
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
 
+HALVING = {"first": 0.5, "least": 2}  # workers are kept from round to round
+
+
 def contents(out):
     return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
 
@@ -35,7 +38,7 @@ def cluster():
 def test_two_workers_of_which_one_is_killed_measure_what_this_process_does(cluster, tmp_path):
     from steer.sweeps.ray_engine import Ray
 
-    study = study_of(make_study_folder(tmp_path), arm=[{"latents": [3]}, {"direction": "difference"}])
+    study = study_of(make_study_folder(tmp_path), arm=[{"latents": [3]}, {"direction": "difference"}], halving=HALVING)
     here = run_sweep(study, tmp_path / "here", Local(1), threads=1)
     engine, killed = Ray(workers=2), []
 
@@ -52,12 +55,26 @@ def test_two_workers_of_which_one_is_killed_measure_what_this_process_does(clust
     assert there["points"] == here["points"]
 
 
+STUDY = 'strengths = [1]\ntasks = ["safe"]\n[[arm]]\ndirection = "difference"\nsite = "1.resid_post"\n'
+
+
+@needs_ray
+def test_a_cluster_that_does_not_answer_is_said_at_once(tmp_path, capsys):
+    from steer.cli.app import run
+
+    (tmp_path / "study.toml").write_text(STUDY)
+    asked = ["--engine", "ray", "--address", "127.0.0.1:1", "--out", str(tmp_path / "out")]
+    assert run(["sweep", str(tmp_path / "study.toml"), *asked]) == 2
+    assert "No Ray cluster answers at 127.0.0.1:1" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch, capsys):
     from steer.cli.app import run
 
     monkeypatch.setitem(sys.modules, "ray", None)
     study = tmp_path / "study.toml"
-    study.write_text('strengths = [1]\ntasks = ["safe"]\n[[arm]]\ndirection = "difference"\nsite = "1.resid_post"\n')
+    study.write_text(STUDY)
     assert run(["sweep", str(study), "--engine", "ray", "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'saesteer[ray]'" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,8 @@
 """What a study may say: mistakes end in one message before anything is generated; controls; the command."""
 
+import io
 import json
+import re
 
 import pytest
 import torch
@@ -211,6 +213,29 @@ def test_the_command_measures_shows_and_goes_on(folder, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["cells"] == {"computed": 0, "found": 6}
     assert found == json.loads((tmp_path / "out" / "summary.json").read_text())
+
+
+def test_the_table_on_a_terminal_fills_while_cells_are_measured(folder):
+    from rich.console import Console
+
+    from steer.cli.sweep_shown import LiveTable
+    from steer.sweeps.cells import Figures
+
+    bench = prepare(study_of(folder), Silent(), load_for)
+    live, shown = LiveTable(), io.StringIO()
+    live.console = Console(file=shown, force_terminal=True, width=100, height=30)
+    live.begin(bench)
+    first, second = bench.cells({"latent 3": (4.0, 14.0)})[:2]
+    with live.stage("measure 2 cells", 12):
+        live.advance(6)
+        live.cell(first, Figures(3, 0, 6))
+        live.cell(second, Figures(1, 0, 6))
+        live.advance(6)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    assert re.search(r"latent 3 +4 +50 +· +·", text)
+    assert re.search(r"latent 3 +14 +17 +· +·", text)
+    assert "12/12" in text
+    assert "✓ measure 2 cells" in text
 
 
 @pytest.mark.parametrize(
