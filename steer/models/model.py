@@ -69,8 +69,14 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the first parameter (inputs go there)."""
-        return next(self.model.parameters()).device
+        """Where inputs go: the device of the first parameter, or that which accelerate brings offloaded ones to."""
+        first = next(self.model.parameters()).device
+        if first.type != "meta":
+            return first
+        hooks = (getattr(module, "_hf_hook", None) for module in self.model.modules())
+        found = (getattr(hook, "execution_device", None) for hook in hooks)
+        execution = next((device for device in found if device is not None), first)
+        return torch.device(execution)
 
     @property
     def d_model(self) -> int:

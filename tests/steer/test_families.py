@@ -146,3 +146,21 @@ def test_a_hooked_transformer_is_steered_in_its_own_generate(llama, sae):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert model.generate(ids, **how).tolist() == plain
     assert "forward" not in vars(model)
+
+
+def test_models_that_accelerate_dispatches_are_steered_alike(llama, sae, tmp_path):
+    import accelerate
+
+    rows = llama.prompt_ids(PROMPTS)
+    with steered(llama, Clamp(sae, {3: 9.0})):
+        expected = llama.generate_ids(rows, SAMPLING)
+    offloaded, dispatched = copy.deepcopy(llama.model), copy.deepcopy(llama.model)
+    accelerate.cpu_offload(offloaded, execution_device=torch.device("cpu"))
+    places = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    places |= {"model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "cpu"}
+    accelerate.dispatch_model(dispatched, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    for model in (offloaded, dispatched):
+        lm = LanguageModel(model, llama.tokenizer, "dispatched")
+        with steered(lm, Clamp(sae, {3: 9.0})):
+            assert lm.generate_ids(rows, SAMPLING) == expected
+        assert count_hooks(lm) == 0
