@@ -10,7 +10,7 @@ from typing import Any
 from steer.errors import DataError
 from steer.evals.runner import Result
 from steer.evals.stats import Rate
-from steer.files import read_lines, write_text
+from steer.files import read_lines, remove, write_text
 from steer.plans.digests import of_json
 
 FOLDER = "cells"
@@ -89,6 +89,11 @@ class Store:
         head, rows = (lines[0], lines[1:]) if lines else ({}, [])
         fits = head.get("digest") == cell.digest and len(rows) == cell.count
         return rows if fits and all({"reply", "verdict", "value"} <= row.keys() for row in rows) else None
+
+    def tidy(self) -> None:
+        """Remove what a killed sweep has left half-written under a temporary name."""
+        for left in (self.out / FOLDER).glob(".*.jsonl.*"):
+            remove(left)
 
     def figures(self, cell: Cell) -> Figures | None:
         """What was counted in a finished cell."""

@@ -126,13 +126,14 @@ def run_sweep(
                 run = _Run(bench, Store(out), engine, told, on_cell or (lambda *_: None))
                 if on_start:
                     on_start(bench)
-                return _run(run, out)
+                return _swept(run, out)
 
 
-def _run(run: _Run, out: Path) -> dict[str, Any]:
+def _swept(run: _Run, out: Path) -> dict[str, Any]:
     """Measure what is missing, and sum up."""
     started, bench = time.perf_counter(), run.bench
     write_json(out / RESOLVED, resolved(bench))
+    run.store.tidy()
     chosen = {name: arm.strengths for name, arm in bench.arms.items()}
     kept = _measured(run, chosen)
     points = [run.point(name, strength) for name, strengths in kept.items() for strength in strengths]
