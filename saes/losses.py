@@ -69,7 +69,10 @@ def require_variance(variance: float) -> None:
 
 def all_equal() -> ShapeError:
     """The error about a batch without variance."""
-    return ShapeError("All activations of a batch are equal, so there is nothing to learn: check the site.")
+    return ShapeError(
+        "All activations of a batch are equal, where tokens that differ were expected, so there is nothing to learn. "
+        "Check the site, and that the model runs on text."
+    )
 
 
 def auxk(

@@ -115,7 +115,7 @@ Every prompt is composed of slot fillers, and every filler belongs to one split:
   plain nor in their -ing form. Safe and unsafe prompts of one class share their held-out verbs, so that a new word by
   itself says nothing about danger.
 * **Wrappers** (jailbreak texts) are built from a filler ("cheerful captain", "boring rules", an injected prefix) that
-  is new as a string; sentence frames around it are shared. Follow-up turns of `multi_turn` have held-out frames.
+  is new as a string; the sentence frames around it are held out too, as are those of follow-up turns of `multi_turn`.
 * **Sums**: names, objects and verbs are new; "more" and "of them" tell what a new verb does. Half of the names, objects
   and verbs of training sums are made up of random syllables, so that a new word does not matter.
 * **looks_unsafe**: the word that looks unsafe is known by design; the object and the form of the verb are new. Games,

@@ -86,6 +86,7 @@ def read(found: Found, given: Given) -> SAE:
 def _of_version_6(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings under the names of version 6, also from the flat layout, with its defaults."""
     if "metadata" in config:
+        choice(config, "architecture", _ARCHITECTURES, path)  # another one has settings of its own, of no use here
         if surplus := sorted(config.keys() - _KNOWN):
             raise FormatError(
                 f"{path} has the setting {surplus[0]} = {config[surplus[0]]!r}, which is not known here. If it does "

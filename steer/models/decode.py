@@ -136,7 +136,8 @@ def _check_logits(logits: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batc
     if broken.any():
         raise DataError(
             f"The model's logits for prompt {rows[broken][0].item()} (counted from 0) are NaN or infinite at token "
-            f"{place} of the reply. Steer less strongly, or load the model in float32 (float16 overflows easily)."
+            f"{place} of the reply. If it is steered, steer less strongly; if not, check its weights, or load it in "
+            "float32 (float16 overflows easily)."
         )
 
 

@@ -259,7 +259,10 @@ def site_of(sae: SAE, given: Site | str | None) -> Site:
     if given is not None:
         return Site.parse(given)
     if sae.config.site is None:
-        raise PlanError("The SAE does not say which site it was trained on. Name it, for example Site(1).")
+        raise PlanError(
+            "The SAE does not say which site it was trained on. Name it, for example 1.resid_post (where=, or --layer "
+            "or --site at the command line)."
+        )
     return Site.parse(sae.config.site)
 
 

@@ -111,7 +111,7 @@ class TrainingConfig(BaseModel):
     """Tokens whose norm is above this multiple of the median are left out; None: none."""
 
     ring_tokens: int = 65_536
-    """Size of the shuffle ring, in tokens; it is no smaller than a batch."""
+    """Size of the shuffle ring, in tokens, at least a batch; left at its default, it grows to a larger batch."""
     ring_device: Name | None = None
     """Where the ring is and SAEs are trained; None: where the model is."""
     ahead: int = 2

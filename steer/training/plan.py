@@ -83,6 +83,17 @@ def check(config: TrainingConfig) -> None:
     """
     config.require_one_source()
     require_whole("ring_tokens", config.ring_tokens, DataError)
+    default = type(config).model_fields["ring_tokens"].default  # which grows with the batch
+    if config.ring_tokens < config.batch_tokens and config.ring_tokens != default:
+        raise DataError(
+            f"ring_tokens must be at least a batch ({config.batch_tokens} tokens), got {config.ring_tokens}: a smaller "
+            "ring mixes nothing. Give more, or leave it out."
+        )
+    if config.skip and config.site_out is None:
+        raise DataError(
+            "skip adds a linear map of a transcoder's input, and this SAE writes what it reads. Name what it writes "
+            "(site_out), or leave skip out."
+        )
     for device in {config.device, config.ring_device or "auto"}:
         resolve_device(device)
     run_config(config)

@@ -1,6 +1,7 @@
 """Training every kind of SAE with ``fit``: it learns, its scale is folded, several share one stream."""
 
 import dataclasses
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -225,3 +226,32 @@ def test_training_settings_that_cannot_work(monkeypatch, change, words):
     monkeypatch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))  # without the tests' type checks
     with pytest.raises(ConfigError, match=words):
         dataclasses.replace(TRAIN, **change)
+
+
+OPTIONS = {
+    "optimiser": ["adam", "adam_bf16", "adam_8bit", "signum"],
+    "selection": ["exact", "proven", "fast"],
+    "compute_dtype": ["float32", "bfloat16"],
+    "b_dec_init": ["mean", "geometric_median", "zero"],
+    "auxk_weight": [0.0, 1 / 32],
+    "multi_topk_weight": [0.0, 0.125],
+    "lr_schedule": ["linear", "cosine"],
+    "outlier_norm": [None, 10.0],
+    "grad_clip": [0.01, 1.0],
+}
+
+
+@pytest.mark.parametrize(("first", "second"), combinations(OPTIONS, 2))
+def test_every_pair_of_options_trains_or_is_refused_before_it_does(first, second):
+    """An option that works alone and fails with another one was a defect of several public trainers."""
+    trained = 0
+    for one, other in product(OPTIONS[first], OPTIONS[second]):
+        for kind in ("topk", "batch_topk", "jumprelu"):
+            try:
+                train = TrainConfig(64 * 2, 64, **{first: one, second: other})
+                sae = saes.fit(KINDS[kind], (x[:64] for x in planted()), train)
+            except ConfigError:
+                continue
+            assert all(tensor.isfinite().all() for tensor in sae.state_dict().values())
+            trained += 1
+    assert trained >= 3
