@@ -37,7 +37,7 @@ from steer.checkpoints.load import load_sae
 from steer.evals.sample import Sample, by_set
 from steer.evals.sets import load_prompts
 from steer.evals.stats import Rate
-from steer.files import write_text
+from steer.files import write_json
 from steer.methods.fitted import FORWARD_ROWS, Fitted, last_states
 from steer.methods.gated_sae import (
     FittedGate,
@@ -84,6 +84,8 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     trained = [load_sae(one) for one in given.sae] if given.sae else trained_saes(lm)
     dev = development(given.fit_limit)
     config = GatedSaeConfig(max_new_tokens=given.max_new_tokens, false_positive_rate=given.rate)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     order = trained if given.sae else best_first(lm, trained, dev, config)
     fitted = fit(lm, order[0], dev.unsafe, dev.benign, dev.counterexamples, order[1:], config)
@@ -92,9 +94,10 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     result: dict[str, Any] = {
         "model": lm.name,
         "settings": {name: getattr(given, name) for name in ("limit", "fit_limit", "max_new_tokens", "rate", "sae")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "saesteer")},
         "fit": fitted.record,
-        "generalisation": generalisation(lm, order, dev, config),
         "methods": [],
+        "attacks": attacked(lm, fitted, given.attacks, given.max_new_tokens),
     }
     for arm, gate, samples in arms(lm, order, dev, fitted, config, test, given.ablation_limit):
         row = measured(arm, samples, given.max_new_tokens)
@@ -102,15 +105,23 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, Any]:
             row["opened"] = opened(lm, gate, samples)
         result["methods"].append(row)
         console.print(f"{row['name']:<46} " + "  ".join(cell(found) for found in row["sets"].values()))
-    result["verdict"] = verdict(result["methods"][0], result["methods"][1])
-    one_turn = [one for name in ("unsafe_seen", "unsafe_unseen") for one in per_set(load_prompts(name), given.attacks)]
-    forms = attacks(one_turn, load_prompts("safe", limit=2 * given.attacks))
-    forms += counterexamples("test", given.attacks)
-    responders = (Unsteered(lm), Steered(lm, fitted.interventions, name="gated-sae"))
-    result["attacks"] = [measured(Arm(one.name, one), forms, given.max_new_tokens) for one in responders]
-    result["attacks"][1]["opened"] = opened(lm, gate_of(fitted), forms)
-    result["versions"] = {name: version(name) for name in ("torch", "transformers", "saesteer")}
+        if len(result["methods"]) == 2:
+            result["verdict"] = verdict(*result["methods"])
+        if given.out:  # what is done is kept
+            write_json(given.out / "gated.json", result)
+    if given.generalisation:
+        result["generalisation"] = generalisation(lm, order, dev, config)
     return result
+
+
+def attacked(lm: LanguageModel, fitted: Fitted, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
+    """The model as it is and the method on disguised test prompts, and on benign ones of kinds that the sets lack."""
+    unsafe = [one for name in ("unsafe_seen", "unsafe_unseen") for one in load_prompts(name, limit=count)]
+    forms = [*attacks(unsafe, load_prompts("safe", limit=2 * count)), *counterexamples("test", count)]
+    responders = (Unsteered(lm), Steered(lm, fitted.interventions, name="gated-sae"))
+    rows = [measured(Arm(one.name, one), forms, max_new_tokens) for one in responders]
+    rows[1]["opened"] = opened(lm, gate_of(fitted), forms)
+    return rows
 
 
 def trained_saes(lm: LanguageModel) -> list[SAE]:
@@ -167,8 +178,6 @@ def arms(
 
     yield arm("no gate", clamp, None)
     yield arm("no gate, all tokens, 4.5", Clamp(trained[0], {latent: 4.5}, clamp.site), None)
-    for name, made in gates(lm, trained, dev, config).items():
-        yield arm(f"gate: {name}", clamp, made.gate, made.record)
     for name, window in WINDOWS.items():
         if window != clamp.window:
             yield arm(f"window: {name}", replace(clamp, window=window), gate)
@@ -176,6 +185,8 @@ def arms(
         yield arm(f"strength: {value:g}", Clamp(trained[0], {latent: value}, clamp.site, window=clamp.window), gate)
     direction = refusal_direction(lm, clamp.site, _said(dev.unsafe[:100]), _said(dev.benign[:100]))
     yield arm("direction of length 6 instead of the latent", AddDirection(clamp.site, direction, 6.0), gate)
+    for name, made in gates(lm, trained, dev, config).items():
+        yield arm(f"gate: {name}", clamp, made.gate, made.record)
 
 
 def gates(lm: LanguageModel, trained: Sequence[SAE], dev: Development, config: GatedSaeConfig) -> dict[str, FittedGate]:
@@ -289,6 +300,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ablation-limit", type=int, help="the same for the ablations")
     parser.add_argument("--fit-limit", type=int, help="development prompts of each set; else all")
     parser.add_argument("--attacks", type=int, default=50, help="unsafe test prompts of each set that are disguised")
+    parser.add_argument("--generalisation", action="store_true", help="gates fitted without a category or wrapper too")
     parser.add_argument("--max-new-tokens", type=int, default=48, help="length limit of a reply")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the model is small")
     parser.add_argument("--out", type=Path, help="a folder for gated.json")
@@ -300,12 +312,10 @@ def main() -> None:
     """Run it from the command line."""
     given = arguments()
     results = run(given, Console(stderr=True, highlight=False))
-    text = json.dumps(results, indent=1)
     if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        write_text(given.out / "gated.json", text)
+        write_json(given.out / "gated.json", results)
     if given.json:
-        print(text)
+        print(json.dumps(results, indent=1))
     console = Console(width=240, stderr=given.json)
     console.print(table(results["methods"]))
     console.print(table(results["attacks"]))

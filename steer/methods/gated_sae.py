@@ -311,7 +311,7 @@ def cross_scores(
 
 
 def fit_probe(
-    x: Float[Tensor, "prompt feature"], labels: Bool[Tensor, " prompt"], penalty: float, steps: int = 500
+    x: Float[Tensor, "prompt feature"], labels: Bool[Tensor, " prompt"], penalty: float, steps: int = 200
 ) -> tuple[Float[Tensor, " feature"], Float[Tensor, ""]]:
     """The minimum that ``saes.metrics.logistic.fit_logistic`` finds, balanced and standardised, by L-BFGS.
 
