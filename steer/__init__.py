@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from steer.steering.gates import Gate, Gated, fit_threshold
     from steer.steering.latents import Clamp, LatentEdit
     from steer.steering.null_space import NullSpaceEdit
+    from steer.steering.pooled_probe import PooledProbe
     from steer.steering.rows import OnRows
     from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
     from steer.steering.steered import Steering, mismatches, steered
@@ -98,6 +99,7 @@ _WHERE = {
     "OnRows": "steer.steering.rows",
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
+    "PooledProbe": "steer.steering.pooled_probe",
     "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
@@ -187,6 +189,7 @@ __all__ = [
     "OnRows",
     "OutputError",
     "PlanError",
+    "PooledProbe",
     "ProbeScore",
     "Rate",
     "Reading",

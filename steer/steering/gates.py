@@ -20,10 +20,11 @@ from steer.models.passes import Memory, Pass, Rows, after_first
 from steer.models.site import Site
 from steer.steering.direction_edits import FLOAT32
 from steer.steering.intervention import Intervention
+from steer.steering.pooled_probe import PromptScore
 from steer.steering.scores import Score
 from steer.steering.window import Window
 
-Pool = Literal["last", "mean", "max", "share", "mean_state"]
+Pool = Literal["last", "mean", "max", "share", "mean_state", "own"]
 Decided = Literal["prompt", "token"]
 
 
@@ -36,8 +37,8 @@ class Gate:
     """The gate is open above it. For the pool ``share`` a share of the prompt's tokens."""
     pool: Pool = "max"
     """How the prompt's scores become one: of the ``last`` token, their ``mean`` or ``max``, or the ``share`` of tokens
-    whose score is above ``token_threshold``; or ``mean_state``, the score of the mean of the activations. Padding and
-    the first token do not count."""
+    whose score is above ``token_threshold``; or ``mean_state``, the score of the mean of the activations; or ``own``,
+    as the score itself makes one of them (``PooledProbe``). Padding and the first token do not count."""
     decided: Decided = "prompt"
     """When the prompt has been read, for the whole reply; or at every ``token`` for itself."""
     token_threshold: float = 0.0
@@ -54,11 +55,18 @@ class Gate:
                 raise PlanError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
         require_finite("threshold", self.threshold, PlanError, FLOAT32)
         require_finite("token_threshold", self.token_threshold, PlanError, FLOAT32)
+        if self.pool == "own" and (self.decided != "prompt" or not isinstance(self.score, PromptScore)):
+            raise PlanError(
+                "The pool 'own' is for scores of whole prompts (PooledProbe), decided when the prompt is read: got "
+                f"{type(self.score).__name__}, decided at the {self.decided}. Give another pool."
+            )
 
     def of_prompt(
         self, x: Float[Tensor, "batch seq d_model"], counts: Bool[Tensor, "batch seq"]
     ) -> Float[Tensor, " batch"]:
         """One number for each row, from the activations of the tokens that count; 0 for a row that has none."""
+        if self.pool == "own" and isinstance(self.score, PromptScore):
+            return self.score.of_prompt(x, counts)
         if self.pool != "mean_state":
             return self.pooled(self.score.score(x), counts)
         number = counts.sum(-1, keepdim=True)
