@@ -9,6 +9,7 @@ from steer.cli.plan.verbs import plan
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
 from steer.cli.train.command import train
+from steer.cli.tune import tune
 
 app = typer.Typer(
     name="steer",
@@ -23,3 +24,4 @@ app.add_typer(plan)
 app.command()(report)
 app.add_typer(sae)
 app.command(cls=NothingEmpty)(train)
+app.command(cls=NothingEmpty)(tune)
