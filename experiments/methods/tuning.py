@@ -1,7 +1,7 @@
-"""Safety tuning on the embedded model: rates with 95 % Wilson intervals for each set, at each share of safety examples.
+"""Safety tuning on the embedded model: rates with 95 % Wilson intervals of each set, by share of safety examples.
 
-``python -m experiments.methods.tuning --json > tuning.json`` tunes the embedded model on a sample of its training text and
-refusals of development prompts, once for each share, and evaluates it on the test prompts.
+``python -m experiments.methods.tuning --json > tuning.json`` tunes the embedded model on a sample of its training text
+and refusals of development prompts, once for each share, and evaluates it on the test prompts.
 """
 
 import argparse
@@ -45,9 +45,10 @@ def study(given: argparse.Namespace, console: Console) -> dict[str, Any]:
         for share in given.shares:
             started = time.process_time()
             config = TuningConfig(
-                str(data), f"{folder}/{share}", str(safety), share, rank=given.rank, target=tuple(given.target.split(",")),
-                alpha=2 * given.rank, lr=given.lr, steps=given.steps, batch=given.batch, micro_batch=given.batch,
-                measure_every_steps=given.steps, save_every_steps=given.steps, seed=given.seed, threads=given.threads,
+                str(data), f"{folder}/{share}", str(safety), share,
+                rank=given.rank, alpha=2.0 * given.rank, target=tuple(given.target.split(",")), lr=given.lr,
+                steps=given.steps, batch=given.batch, micro_batch=given.batch, measure_every_steps=given.steps,
+                save_every_steps=given.steps, seed=given.seed, threads=given.threads,
             )  # fmt: skip
             result = tune(config, lm=lm)
             seconds = round(time.process_time() - started, 1)
@@ -102,7 +103,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8, help="of LoRA; alpha is twice as much")
     parser.add_argument("--target", default="q_proj,v_proj", help="layers that are tuned")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--steps", type=int, default=250, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps")
     parser.add_argument("--batch", type=int, default=16, help="examples of a step")
     parser.add_argument("--max-new-tokens", type=int, default=48, help="length limit of a reply")
     parser.add_argument("--seed", type=int, default=0, help="of the mixture, the first weights and dropout")

@@ -132,6 +132,9 @@ def _tell(result: "TuningResult", as_json: bool, dry_run: bool) -> None:
     counts = f"{mixture['general']:,} general and {mixture['safety']:,} safety ({100 * mixture['share']:.2f} %)"
     rows = {
         "examples": counts + (f"; {result.left_out:,} left out" if result.left_out else ""),
+        "SHA-256": " and ".join(
+            f"{kind} {mixture[f'{kind}_sha256'][:16]}" for kind in ("general", "safety") if mixture[f"{kind}_sha256"]
+        ),
         "kept to measure on": f"{mixture['held_general']:,} general and {mixture['held_safety']:,} safety",
         "tuned": f"{result.weights:,} weights at {', '.join(result.target)}",
         "steps": f"{result.steps:,} of {result.of_steps:,}",

@@ -277,6 +277,7 @@ def test_the_command_trains_and_tells(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "22 general and 2 safety (8.33 %)" in shown.out
     assert "4 of 4" in shown.out
+    assert f"safety {found['mixture']['safety_sha256'][:16]}" in shown.out
     assert (model / "model.safetensors").read_bytes() == weights
     tuned = Tuned(load_model(model), tmp_path / "run")
     assert tuned.settings()["base"]["model"] == str(model)
