@@ -132,9 +132,8 @@ def _tell(result: "TuningResult", as_json: bool, dry_run: bool) -> None:
     counts = f"{mixture['general']:,} general and {mixture['safety']:,} safety ({100 * mixture['share']:.2f} %)"
     rows = {
         "examples": counts + (f"; {result.left_out:,} left out" if result.left_out else ""),
-        "SHA-256": " and ".join(
-            f"{kind} {mixture[f'{kind}_sha256'][:16]}" for kind in ("general", "safety") if mixture[f"{kind}_sha256"]
-        ),
+        "general SHA-256": mixture["general_sha256"],
+        "safety SHA-256": mixture["safety_sha256"],
         "kept to measure on": f"{mixture['held_general']:,} general and {mixture['held_safety']:,} safety",
         "tuned": f"{result.weights:,} weights at {', '.join(result.target)}",
         "steps": f"{result.steps:,} of {result.of_steps:,}",
@@ -143,6 +142,8 @@ def _tell(result: "TuningResult", as_json: bool, dry_run: bool) -> None:
         "on safety examples kept": _nats(result.validation_safety),
         "adapter": "" if result.adapter is None else shown(result.adapter),
     }
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
             table.add_row(name, escape(value))
