@@ -66,6 +66,9 @@ if TYPE_CHECKING:
     from steer.studies.config import DemoConfig
     from steer.studies.demo import run_demo
     from steer.studies.report import write_report
+    from steer.sweeps.config import StudyConfig
+    from steer.sweeps.read import parse_study, read_study
+    from steer.sweeps.sweep import run_sweep
     from steer.training.config import TrainingConfig
     from steer.training.estimate import estimate
     from steer.training.job import TrainingResult, train
@@ -117,8 +120,9 @@ _WHERE = {
     "Steering": "steer.steering.steered",
     "SteeringPlan": "steer.plans.plan",
     "StreamConfig": "steer.activations.batch",
-    "TextGate": "steer.steering.text_gate",
+    "StudyConfig": "steer.sweeps.config",
     "SystemPrompt": "steer.responders.prompted",
+    "TextGate": "steer.steering.text_gate",
     "TokenPolicy": "steer.activations.policy",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
@@ -144,12 +148,15 @@ _WHERE = {
     "measure_candidates": "steer.features.candidates",
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
+    "parse_study": "steer.sweeps.read",
     "rate": "steer.evals.runner",
     "read_plan": "steer.plans.files",
+    "read_study": "steer.sweeps.read",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
     "refuse_archetype": "steer.features.archetype",
     "run_demo": "steer.studies.demo",
+    "run_sweep": "steer.sweeps.sweep",
     "settle_strength": "steer.features.candidates",
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
@@ -205,6 +212,7 @@ __all__ = [
     "Steering",
     "SteeringPlan",
     "StreamConfig",
+    "StudyConfig",
     "SystemPrompt",
     "TextGate",
     "TokenPolicy",
@@ -232,12 +240,15 @@ __all__ = [
     "measure_candidates",
     "mismatches",
     "open_source",
+    "parse_study",
     "rate",
     "read_plan",
+    "read_study",
     "read_texts",
     "refusal_direction",
     "refuse_archetype",
     "run_demo",
+    "run_sweep",
     "settle_strength",
     "splice_loss",
     "steered",

@@ -12,8 +12,8 @@ import pickle
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -45,8 +45,22 @@ def forked(work: Callable[[Item], Done], items: Sequence[Item], processes: int =
         SteerError: a process died.
         Exception: what ``work`` raised.
     """
+    waiting: dict[int, Done] = {}
+    count = 0
+    with closing(forked_as_done(work, items, processes)) as found:
+        for place, done in found:
+            waiting[place] = done
+            while count in waiting:
+                yield waiting.pop(count)
+                count += 1
+
+
+def forked_as_done(
+    work: Callable[[Item], Done], items: Sequence[Item], processes: int = 1
+) -> Generator[tuple[int, Done], None, None]:
+    """The same, each result with the place of its item and as soon as it is there."""
     if processes <= 1 or len(items) <= 1 or not can_fork() or _has_threads():
-        yield from map(work, items)
+        yield from ((place, work(item)) for place, item in enumerate(items))
         return
     fork = multiprocessing.get_context("fork")
     taken = fork.Value("q", 0)
@@ -65,7 +79,7 @@ def forked(work: Callable[[Item], Done], items: Sequence[Item], processes: int =
             stack.callback(_end, process, ours)
             theirs.close()
             running[ours] = process
-        yield from _in_order(running, len(items))
+        yield from _as_done(running, len(items))
 
 
 def _has_threads() -> bool:
@@ -74,31 +88,28 @@ def _has_threads() -> bool:
     return torch is not None and torch.get_num_threads() > 1
 
 
-def _in_order(running: dict[Connection, Any], count: int) -> Iterator[Any]:
-    waiting: dict[int, Any] = {}
-    for place in range(count):
-        while place not in waiting:
-            if not running:
-                raise SteerError(
-                    "The processes that shared the work ended without its results. Run with --processes 1."
-                )
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
-                try:
-                    number, done, error = connection.recv()
-                except (EOFError, OSError):  # it ended, perhaps in the middle of a message
-                    process = running.pop(connection)
-                    process.join()
-                    if process.exitcode:
-                        raise SteerError(
-                            f"A process that shared the work ended with code {process.exitcode} (a negative one is a "
-                            "signal; -9 often means that memory ran out). Run with --processes 1."
-                        ) from None
-                    continue
-                if error is not None:
-                    raise error
-                waiting[number] = done
-        yield waiting.pop(place)
+def _as_done(running: dict[Connection, Any], count: int) -> Iterator[tuple[int, Any]]:
+    done = 0
+    while done < count:
+        if not running:
+            raise SteerError("The processes that shared the work ended without its results. Run with --processes 1.")
+        for connection in wait(list(running)):
+            assert isinstance(connection, Connection)
+            try:
+                number, found, error = connection.recv()
+            except (EOFError, OSError):  # it ended, perhaps in the middle of a message
+                process = running.pop(connection)
+                process.join()
+                if process.exitcode:
+                    raise SteerError(
+                        f"A process that shared the work ended with code {process.exitcode} (a negative one is a "
+                        "signal; -9 often means that memory ran out). Run with --processes 1."
+                    ) from None
+                continue
+            if error is not None:
+                raise error
+            yield number, found
+            done += 1
 
 
 def _child(work: Callable[[Any], Any], items: Sequence[Any], taken: Any, results: Connection, parent: int) -> None:

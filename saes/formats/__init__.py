@@ -102,7 +102,7 @@ def load(
     return sae
 
 
-def read(path: str | Path, format: str | None, given: Given) -> SAE:
+def read(path: Any, format: str | None, given: Given) -> SAE:
     """``load``, but that what is ``given`` need not be of use: what somebody's list says beside the files.
 
     Raises:

@@ -8,6 +8,7 @@ from steer.cli.options import NothingEmpty
 from steer.cli.plan.verbs import plan
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
+from steer.cli.sweep import sweep
 from steer.cli.train.command import train
 from steer.cli.tune import tune
 
@@ -23,5 +24,6 @@ app.command()(generate)
 app.add_typer(plan)
 app.command()(report)
 app.add_typer(sae)
+app.command(cls=NothingEmpty)(sweep)
 app.command(cls=NothingEmpty)(train)
 app.command(cls=NothingEmpty)(tune)

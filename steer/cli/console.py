@@ -21,10 +21,11 @@ from rich.progress import (
 from rich.text import Text
 
 
-class _Rate(ProgressColumn):
+class Rate(ProgressColumn):
     """Units per second."""
 
     def render(self, task: Task) -> Text:
+        """Nothing until it is known."""
         if not task.speed:
             return Text("")
         return Text(f"{task.speed:,.0f}/s", style="cyan")
@@ -50,23 +51,29 @@ class Terminal:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[None]:
         """Show a stage until the block ends."""
-        started = self._told = time.perf_counter()
-        self._since = None
-        self._line(f"{title} ...")
-        with Progress(
+        bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn() if total else TextColumn(""),
-            _Rate(),
+            Rate(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
-        ) as self._bars:
-            self._task = self._bars.add_task(title, total=total, note="")
+        )
+        with bars, self.counting(bars, title, total):
             yield
+
+    @contextmanager
+    def counting(self, bars: Progress, title: str, total: int | None) -> Iterator[None]:
+        """``advance`` moves a bar of these until the block ends, which then is told."""
+        started = self._told = time.perf_counter()
+        self._since = None
+        self._line(f"{title} ...")
+        self._bars, self._task = bars, bars.add_task(title, total=total, note="")
+        yield
         self.console.print(f"[green]✓[/green] {escape(title)} [dim]{time.perf_counter() - started:.1f} s[/dim]")
 
     def advance(self, count: int = 1, note: str = "") -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 from jaxtyping import Float
@@ -40,7 +41,7 @@ class Attachment:
         self._current: Pass | None = None
         self._memory: Memory = {}
         """What interventions keep during a call of which the caller says nothing."""
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | WrappedForward] = []
         self._names: list[str] = []
         """Of what the root module takes."""
 
@@ -49,8 +50,11 @@ class Attachment:
         try:
             root = self._layout.root
             self._names = list(inspect.signature(root.forward).parameters)
-            self._handles.append(root.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(root.register_forward_hook(self._after, always_call=True))
+            if calls_its_own_forward(root):
+                self._handles.append(WrappedForward(root, self._before, self._after))
+            else:
+                self._handles.append(root.register_forward_pre_hook(self._before, with_kwargs=True))
+                self._handles.append(root.register_forward_hook(self._after, always_call=True))
             for site, edit in edits.items():
                 self.edits[site], self.fired[site] = edit, 0
                 self._handles.append(self._register(site, edit))
@@ -112,6 +116,41 @@ class Attachment:
         if site.part == "resid_pre":
             return module.register_forward_pre_hook(before, with_kwargs=True)
         return module.register_forward_hook(after)
+
+
+class WrappedForward:
+    """Hooks around a root module's ``forward`` that is also called by itself, where module hooks would miss it."""
+
+    def __init__(self, root: nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
+        forward = root.forward
+
+        @wraps(forward)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self._removed:  # beneath a wrapper that is still on
+                return forward(*args, **kwargs)
+            before(root, args, kwargs)
+            output = None
+            try:
+                output = forward(*args, **kwargs)
+                return output
+            finally:
+                after(root, args, output)
+
+        self._root, self._forward, self._wrapped, self._removed = root, forward, wrapped, False
+        root.forward = wrapped
+
+    def remove(self) -> None:
+        """Take it off; one that is beneath another does nothing from now on."""
+        self._removed = True
+        if self._root.__dict__.get("forward") is self._wrapped:
+            del self._root.forward
+            if getattr(self._root.forward, "__func__", None) is not getattr(self._forward, "__func__", self._forward):
+                self._root.forward = self._forward  # another's, that was there before
+
+
+def calls_its_own_forward(root: nn.Module) -> bool:
+    """Whether a model's ``generate`` calls ``forward`` past its hooks, as that of a HookedTransformer does."""
+    return any(kind.__name__ == "HookedTransformer" for kind in type(root).__mro__)
 
 
 def attached(layout: Layout, edits: Mapping[Site, Edit]) -> Attachment:

@@ -14,7 +14,7 @@ from steer.errors import DataError, ModelError
 from steer.models.batches import batches_of
 from steer.models.chat import Conversation, as_conversations, has_template, render
 from steer.models.decode import Contexts, Sampling, continue_rows
-from steer.models.hooks import Attachment, Edit, attached, reading, told
+from steer.models.hooks import Attachment, Edit, attached, calls_its_own_forward, reading, told
 from steer.models.layout import Layout, find_layout
 from steer.models.lock import Lock, alone
 from steer.models.passes import Rows, positions_of
@@ -36,7 +36,11 @@ class Tokens:
 
 @dataclass
 class LanguageModel:
-    """A causal language model, its tokenizer, and where its layers are."""
+    """A causal language model, its tokenizer, and where its layers are.
+
+    ``model`` is a Hugging Face model, or a ``TransformerBridge`` or ``SAETransformerBridge`` over one: steering then
+    acts on what the bridge generates too. A ``HookedTransformer`` is steered in its own ``generate`` and ``forward``.
+    """
 
     model: nn.Module
     tokenizer: Any
@@ -50,6 +54,9 @@ class LanguageModel:
     """Held while the model runs and while edits are put on or off, so that threads take turns."""
 
     def __post_init__(self) -> None:
+        # a TransformerBridge runs the model it wraps, layer by layer the same modules: hooks there see both run
+        wrapped = getattr(self.model, "original_model", None)
+        self.model = wrapped if isinstance(wrapped, nn.Module) else self.model
         self.layout = self.layout or find_layout(self.model)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token_id = _some_pad_token(self.tokenizer)
@@ -62,8 +69,14 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the first parameter (inputs go there)."""
-        return next(self.model.parameters()).device
+        """Where inputs go: the device of the first parameter, or that which accelerate brings offloaded ones to."""
+        first = next(self.model.parameters()).device
+        if first.type != "meta":
+            return first
+        hooks = (getattr(module, "_hf_hook", None) for module in self.model.modules())
+        found = (getattr(hook, "execution_device", None) for hook in hooks)
+        execution = next((device for device in found if device is not None), first)
+        return torch.device(execution)
 
     @property
     def d_model(self) -> int:
@@ -321,6 +334,11 @@ class LanguageModel:
         return int(found) if found else None
 
     def _check_context(self, prompt: int, new: int) -> None:
+        if calls_its_own_forward(self.layout.root):
+            raise ModelError(
+                "A HookedTransformer is not run by LanguageModel: call its own generate or forward inside "
+                "steered(...), or make a TransformerBridge of its Hugging Face model."
+            )
         if self.context is not None and prompt + new > self.context:
             wanted = f"{prompt} tokens of prompt and {new} of reply" if new else f"{prompt} tokens"
             raise DataError(

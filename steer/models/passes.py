@@ -85,9 +85,13 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
         raise SiteError(f"The model was called without any of {', '.join(_INPUTS)}, so hooks cannot tell its tokens.")
     batch, seq = given.shape[:2]
     device = given.device
-    cache = arguments.get("past_key_values")
-    past = int(cache.get_seq_length()) if cache is not None else 0
     mask = arguments.get("attention_mask")
+    cache, lens_cache = arguments.get("past_key_values"), arguments.get("past_kv_cache")
+    past = int(cache.get_seq_length()) if cache is not None else 0
+    if lens_cache is not None:  # that of a HookedTransformer, which keeps the mask of what it holds, where it had one
+        past = lens_cache[0].past_keys.shape[1]
+        if mask is not None and lens_cache.previous_attention_mask.shape[1] == past:
+            mask = torch.cat([lens_cache.previous_attention_mask, mask[:, -seq:]], dim=-1)
     if mask is None:
         mask = torch.ones(batch, past + seq, dtype=torch.long, device=device)
     if tuple(mask.shape) != (batch, past + seq):

@@ -16,13 +16,14 @@ from steer.plans.conditions import (
     ProbeGate,
     leaves,
 )
-from steer.plans.edits import DirectionEditSpec, EditSpec, LatentEditSpec
+from steer.plans.edits import DirectionEditSpec, EditSpec, LatentEditSpec, NullSpaceEditSpec
 from steer.plans.sources import SaeSpec
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.gate_trees import AllOf, AnyOf
 from steer.steering.gates import AnyGate, Gate, Gated
 from steer.steering.intervention import Intervention
 from steer.steering.latents import LatentEdit
+from steer.steering.null_space import NullSpaceEdit
 from steer.steering.scores import ConditionScore, LatentScore, ProbeScore, Score
 from steer.steering.text_gate import Classifier, TextGate
 
@@ -63,21 +64,32 @@ def intervention(edit: EditSpec, material: Material) -> Intervention:
             "residual_norm" if edit.unit == "residual_norm" else "raw",
         )
     else:
-        made = direction_edit(edit, material.vectors)
+        made = vector_edit(edit, material.vectors)
     return made if edit.gate is None else Gated(made, _gate(edit.gate, material))
 
 
-def direction_edit(edit: DirectionEditSpec, vectors: Mapping[str, Tensor]) -> DirectionEdit:
-    """What an edit along a direction means, without its gate. Errors as ``intervention``."""
+def vector_edit(edit: DirectionEditSpec | NullSpaceEditSpec, vectors: Mapping[str, Tensor]) -> Intervention:
+    """What an edit by a direction or a matrix means, without its gate. Errors as ``intervention``."""
+    if isinstance(edit, NullSpaceEditSpec):
+        return NullSpaceEdit(edit.site, _of_axes(vectors, edit.matrix, 2), edit.strength, edit.window.window())
     return DirectionEdit(
         edit.site,
-        vectors[edit.direction],
+        _of_axes(vectors, edit.direction, 1),
         edit.strength,
         edit.operation,
         edit.unit,
         edit.window.window(),
-        None if edit.second is None else vectors[edit.second],
+        None if edit.second is None else _of_axes(vectors, edit.second, 1),
     )
+
+
+def _of_axes(vectors: Mapping[str, Tensor], name: str, axes: int) -> Tensor:
+    """The plan's vector (1 axis) or matrix (2) of a name."""
+    if vectors[name].ndim != axes:
+        raise PlanError(
+            f"{name!r} is of shape {list(vectors[name].shape)}, where a {'vector' if axes == 1 else 'matrix'} is named."
+        )
+    return vectors[name]
 
 
 def _gate(gate: GateSpec, material: Material) -> AnyGate:
@@ -108,6 +120,7 @@ def sae_names(edit: EditSpec) -> list[str]:
 def vector_names(edit: EditSpec) -> list[str]:
     """The vectors that an edit and its gates use."""
     own = [edit.direction, edit.second] if isinstance(edit, DirectionEditSpec) else []
+    own += [edit.matrix] if isinstance(edit, NullSpaceEditSpec) else []
     probes = [gate.weights for gate in leaves(edit.gate) if isinstance(gate, ProbeGate)]
     conditions = [gate.direction for gate in leaves(edit.gate) if isinstance(gate, ConditionGate)]
     return [name for name in [*own, *probes, *conditions] if name is not None]

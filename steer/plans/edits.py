@@ -76,7 +76,19 @@ class DirectionEditSpec(Part):
         return self
 
 
-EditSpec = Annotated[LatentEditSpec | DirectionEditSpec, Field(discriminator="kind")]
+class NullSpaceEditSpec(Part):
+    """A linear map that benign activations hardly feel: ``NullSpaceEdit``."""
+
+    kind: Literal["null_space"]
+    site: SiteName
+    matrix: Name
+    """Name of a matrix among the vectors of the plan."""
+    strength: Number = 1.0
+    window: WindowSpec = WindowSpec(phase="prompt")
+    gate: GateSpec | None = None
+
+
+EditSpec = Annotated[LatentEditSpec | DirectionEditSpec | NullSpaceEditSpec, Field(discriminator="kind")]
 
 
 def _latent(key: object) -> object:

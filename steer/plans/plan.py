@@ -14,8 +14,8 @@ from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
 from steer.plans import digests
 from steer.plans.bind import Bound, Classifiers, classifier_of, fitted, used_saes
-from steer.plans.build import Material, check_names, direction_edit
-from steer.plans.edits import DirectionEditSpec, EditSpec
+from steer.plans.build import Material, check_names, vector_edit
+from steer.plans.edits import EditSpec, LatentEditSpec
 from steer.plans.part import Flag, Name, Number, Part, Whole
 from steer.plans.sources import ModelSpec, SaeSpec
 
@@ -71,7 +71,8 @@ class SteeringPlan(Part):
     edits: tuple[EditSpec, ...] = ()
     """What is done, in order; all edits of a site read the same activations, so there the order does not matter."""
     vectors: Annotated[dict[Name, Tensor], Field(exclude=True, repr=False)] = Field(default_factory=dict)
-    """Directions and weights of probes by name, [d_model] or [latents], float32; in a file of their own."""
+    """Directions and weights of probes by name, [d_model] or [latents], and matrices [d_model, d_model], float32; in a
+    file of their own."""
     folder: Annotated[Path, Field(exclude=True, repr=False)] = Path()
     """What relative paths of SAEs start from: the folder of the file that it was read from."""
 
@@ -79,10 +80,11 @@ class SteeringPlan(Part):
     @classmethod
     def _are_vectors(cls, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, vector in vectors.items():
-            if vector.ndim != 1 or not vector.is_floating_point() or not vector.isfinite().all():
+            if not _is_vector(vector) or not vector.is_floating_point() or not vector.isfinite().all():
                 raise PlanError(
-                    f"The vector {name!r} must be finite floats of shape [width], got {vector.dtype} of shape "
-                    f"{list(vector.shape)}{'' if vector.ndim != 1 else ', or a value that is not finite'}."
+                    f"The vector {name!r} must be finite floats of shape [width], or a square matrix of them, got "
+                    f"{vector.dtype} of shape {list(vector.shape)}"
+                    f"{', or a value that is not finite' if _is_vector(vector) else ''}."
                 )
         return {name: vector.detach().to("cpu", torch.float32, copy=True) for name, vector in vectors.items()}
 
@@ -91,8 +93,8 @@ class SteeringPlan(Part):
         for number, edit in enumerate(self.edits):
             try:
                 check_names(edit, self.saes, self.vectors)
-                if isinstance(edit, DirectionEditSpec):
-                    direction_edit(edit, self.vectors)
+                if not isinstance(edit, LatentEditSpec):
+                    vector_edit(edit, self.vectors)
             except ValueError as error:
                 raise PlanError(f"edits.{number}: {error}") from None
         return self
@@ -140,3 +142,8 @@ class SteeringPlan(Part):
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def _is_vector(vector: Tensor) -> bool:
+    """Whether it has one axis, or is a square matrix."""
+    return vector.ndim == 1 or (vector.ndim == 2 and vector.shape[0] == vector.shape[1])

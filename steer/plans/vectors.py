@@ -14,13 +14,14 @@ from steer.errors import PlanError, SiteError
 from steer.files import write_bytes
 from steer.models.site import Site
 from steer.plans.bind import used_saes
-from steer.plans.build import Material, direction_edit
+from steer.plans.build import Material
 from steer.plans.conditions import ClassifierGate, WindowSpec
 from steer.plans.control_vector import read_control_vector, write_control_vector
-from steer.plans.edits import DirectionEditSpec, EditSpec, LatentEditSpec
+from steer.plans.edits import DirectionEditSpec, EditSpec, LatentEditSpec, NullSpaceEditSpec
 from steer.plans.files import read_tensors
 from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec, Note
+from steer.steering.direction_edits import unit_of
 from steer.steering.latents import check_latents, check_sae, site_of
 from steer.steering.text_gate import Classifier
 
@@ -84,6 +85,8 @@ def vectors_of(plan: SteeringPlan, note: Note, saes: Mapping[str, SAE]) -> Vecto
 
 def _not_plain(edit: EditSpec) -> str | None:
     """Why an edit is not the same vector added to every token; None: it is."""
+    if isinstance(edit, NullSpaceEditSpec):
+        return "what a map of the activations adds depends on the token"
     if edit.operation == "set":
         return (
             "what setting a latent (a clamp) adds differs from token to token: it depends on how active the latent is"
@@ -102,9 +105,9 @@ def _not_plain(edit: EditSpec) -> str | None:
 
 
 def _added(edit: EditSpec, material: Material) -> tuple[Site, Float[Tensor, " d_model"]]:
-    if not isinstance(edit, LatentEditSpec):
-        made = direction_edit(edit, material.vectors)
-        return made.site, made.strength * made._unit
+    if isinstance(edit, DirectionEditSpec):
+        return Site.parse(edit.site), edit.strength * unit_of(material.vectors[edit.direction])
+    assert isinstance(edit, LatentEditSpec), "others are refused before"
     sae = material.saes[edit.sae]
     check_sae(sae)
     if sae.config.input_norm != "none":

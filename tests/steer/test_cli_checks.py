@@ -103,7 +103,7 @@ def test_settings_of_another_model_reach_the_run(monkeypatch, tmp_path):
 def test_the_dtype_reaches_the_model(capsys, monkeypatch):
     seen = []
 
-    def load(name, device, dtype, **_):
+    def load(name, device, dtype, *_, **__):
         seen.append(load_model(name, device, dtype).model.dtype)
         return load_model(name, device)
 

@@ -11,9 +11,12 @@ import saes
 from steer.errors import PlanError
 from steer.models.classifier import TextClassifier
 from steer.models.decode import Sampling
+from steer.models.site import Site
 from steer.plans.files import read_plan, write_plan
 from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec
+from steer.plans.vectors import vectors_of
+from steer.steering.null_space import NullSpaceEdit
 from steer.steering.steered import steered
 from tests.conftest import D_MODEL, PROMPTS, byte_tokenizer, count_hooks, random_sae
 from tests.steer.plan_data import by_hand, full_plan, is_long, vectors
@@ -46,6 +49,21 @@ def test_plan_to_file_to_plan_gives_the_same_tokens(llama, tmp_path, suffix):
     assert replies(llama, plan.bind(llama, classifiers={"long": is_long})) == expected
     assert expected != llama.generate_ids(llama.prompt_ids(conversations), Sampling(8))
     assert count_hooks(llama) == 0
+
+
+def test_a_plan_holds_a_null_space_map(llama, tmp_path):
+    matrix = 0.5 * torch.randn(D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(5))
+    edit = {"kind": "null_space", "site": "1.resid_post", "matrix": "map", "strength": 2.0}
+    plan = SteeringPlan(vectors={"map": matrix}, edits=[edit])
+    bound = read_plan(write_plan(plan, tmp_path / "plan.toml")).bind(llama)
+    with steered(llama, NullSpaceEdit(Site(1), matrix, 2.0)):
+        expected = llama.generate_ids(llama.prompt_ids(PROMPTS), Sampling(8))
+    with steered(llama, *bound.interventions):
+        assert llama.generate_ids(llama.prompt_ids(PROMPTS), Sampling(8)) == expected
+    with pytest.raises(PlanError, match="depends on the token"):
+        vectors_of(plan, print, {})
+    with pytest.raises(PlanError, match="no vector of the name 'other'"):
+        SteeringPlan(vectors={"map": matrix}, edits=[edit | {"matrix": "other"}])
 
 
 def test_a_plan_moves_with_its_folder(llama, tmp_path):
@@ -136,7 +154,7 @@ def test_special_characters_and_numbers_survive_both_files(tmp_path):
         ({"edits": [{**SET, "unit": "max_activation", "maxima": {"4": 1.0}}]}, "lacks latent 3"),
         ({"edits": [{**SET, "unit": "residual_norm", "operation": "scale"}]}, "without a unit"),
         ({"edits": [{"kind": "neuron"}]}, "expected tags: 'latents', 'direction'"),
-        ({"vectors": {"push": torch.ones(2, 2)}}, "of shape \\[2, 2\\]"),
+        ({"vectors": {"push": torch.ones(2, 3)}}, "of shape \\[2, 3\\]"),
         ({"vectors": {"push": torch.tensor([float("inf")])}}, "not finite"),
         ({"vectors": {"push": torch.zeros(4)}, "edits": [ADD]}, "must not be zero"),
         ({"sampling": {"top_p": 2.0}}, "top_p"),

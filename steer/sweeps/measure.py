@@ -1,0 +1,81 @@
+"""Measuring one arm at several strengths on a task: strengths and prompts share their batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from steer.evals.judges import judge, judge_choice
+from steer.evals.runner import Result
+from steer.evals.sample import Sample
+from steer.models.batches import batches_of
+from steer.models.model import LanguageModel
+from steer.steering.branches import branched
+from steer.steering.steered import steered
+from steer.sweeps.bench import Bench
+from steer.sweeps.cells import Cell
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells of one arm, task and seed, whose prompts from ``start`` on are answered at all their strengths at once."""
+
+    cells: tuple[Cell, ...]
+    start: int = 0
+
+    @property
+    def replies(self) -> int:
+        """How many are to be made."""
+        return len(self.cells) * (self.cells[0].count - self.start)
+
+
+OnDone = Callable[[int], None]
+
+
+def measure(bench: Bench, job: Job, on_done: OnDone | None = None) -> list[list[Result]]:
+    """For each cell of a job the judged replies to its prompts from ``job.start`` on, in their order.
+
+    Row ``p * S + s`` of the call is prompt p at the s-th of S strengths. Prompts keep the numbers that they have in the
+    task, so a reply depends neither on what else is in the job nor on where it starts.
+
+    Raises:
+        DataError: logits are not finite.
+    """
+    first = job.cells[0]
+    arm, lm, seed = bench.arms[first.arm], bench.lm, first.seed
+    samples = bench.tasks[first.task].samples[: first.count]
+    prompts = lm.prompt_ids([arm.conversation(one.messages) for one in samples])
+    ways = [arm.at(cell.strength, bench.sae) for cell in job.cells]
+    copies, found = len(ways), dict[int, list[Result]]()
+    with steered(lm, *branched(ways, len(samples))):
+        for choice in (True, False):
+            chosen = [p for p in range(job.start, len(samples)) if (samples[p].kind == "choice") == choice]
+            lengths = [len(prompts[p]) * copies for p in chosen]
+            for places in batches_of(lengths, max(1, bench.study.batch_rows // copies)):
+                batch = [chosen[place] for place in places]
+                group, rows = [samples[p] for p in batch], [prompts[p] for p in batch]
+                with lm.running([p * copies + s for p in batch for s in range(copies)], len(samples) * copies):
+                    if choice:
+                        done = _choices(lm, group, rows, copies)
+                    else:
+                        done = _replies(lm, group, lm.generate_ids(rows, bench.sampling(seed), copies), copies)
+                found.update({p: done[place * copies :][:copies] for place, p in enumerate(batch)})
+                if on_done:
+                    on_done(len(done))
+    return [[found[p][way] for p in range(job.start, len(samples))] for way in range(copies)]
+
+
+def _replies(lm: LanguageModel, samples: Sequence[Sample], replies: list[list[int]], copies: int) -> list[Result]:
+    """The judged replies, those of a sample side by side."""
+    texts = [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in replies]
+    asked = [sample for sample in samples for _ in range(copies)]
+    return [Result(sample, text, judge(sample, text)) for sample, text in zip(asked, texts, strict=True)]
+
+
+def _choices(lm: LanguageModel, samples: Sequence[Sample], prompts: Sequence[list[int]], copies: int) -> list[Result]:
+    """The choices taken, those of a sample side by side."""
+    options = [lm.encode(sample.expect["choices"]) for sample in samples]
+    asked = [sample for sample in samples for _ in range(copies)]
+    taken = [
+        judge_choice(sample, logprobs)
+        for sample, logprobs in zip(asked, lm.choice_logprobs(prompts, options, copies), strict=True)
+    ]
+    return [Result(sample, choice, score) for sample, (choice, score) in zip(asked, taken, strict=True)]

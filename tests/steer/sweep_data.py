@@ -1,0 +1,76 @@
+"""A small study on a tiny model of random weights, all in a folder."""
+
+import json
+
+import saes
+from steer.models.model import LanguageModel
+from steer.sweeps.read import parse_study
+from tests.conftest import random_sae, tiny_model
+
+REFUSALS = ["hello there", "x", "a rather longer prompt, to be padded for", "why?", "how?", "tell me"]
+
+
+def samples(name, prompts, kind="refusal", **expect):
+    return [
+        {
+            "id": f"{name}-{number}",
+            "set": name,
+            "messages": [{"role": "user", "content": text}],
+            "expect": {"kind": kind, **expect},
+        }
+        for number, text in enumerate(prompts)
+    ]
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_study_folder(folder):
+    """A folder with a model, an SAE and three files of prompts."""
+    lm = tiny_model("llama")
+    lm.model.save_pretrained(folder / "model")
+    lm.tokenizer.save_pretrained(folder / "model")
+    saes.save(random_sae(), folder / "sae")
+    write_lines(folder / "bad.jsonl", samples("bad", REFUSALS))
+    write_lines(folder / "good.jsonl", samples("good", [text.upper() for text in REFUSALS[:4]]))
+    choices = {"choices": ["a", "b", "cd"], "answer": 1}
+    write_lines(folder / "choice.jsonl", samples("choice", REFUSALS[:3], "choice", **choices))
+    return folder
+
+
+def study_of(folder, **fields):
+    """A study of one latent at two strengths on the three files; ``fields`` take the place of some of its own."""
+    given = {
+        "model": str(folder / "model"),
+        "sae": str(folder / "sae"),
+        "strengths": [4.0, 14.0],
+        "tasks": [
+            {"file": str(folder / "bad.jsonl"), "better": "higher"},
+            {"file": str(folder / "good.jsonl"), "better": "lower"},
+            str(folder / "choice.jsonl"),
+        ],
+        "max_new_tokens": 8,
+        "harmful": str(folder / "bad.jsonl"),
+        "harmless": str(folder / "good.jsonl"),
+        "controls": False,
+        "arm": [{"latents": [3]}],
+        **fields,
+    }
+    return parse_study({name: value for name, value in given.items() if value is not None})
+
+
+class Counted:
+    """How many replies a model has made, and choices it has scored, since the count began."""
+
+    def __init__(self, monkeypatch):
+        self.rows = 0
+        for name in ("generate_ids", "choice_logprobs"):
+            monkeypatch.setattr(LanguageModel, name, self._counting(getattr(LanguageModel, name)))
+
+    def _counting(self, method):
+        def counted(lm, prompts, second=None, copies=1):
+            self.rows += len(prompts) * copies
+            return method(lm, prompts, second, copies)
+
+        return counted

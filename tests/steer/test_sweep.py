@@ -1,0 +1,283 @@
+"""A sweep: cells equal separate runs, are kept as they finish, and are measured once."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+import steer.sweeps.cells
+from steer.errors import OutputError
+from steer.evals.runner import evaluate
+from steer.evals.stats import wilson
+from steer.files import claimed, read_lines
+from steer.forks import can_fork
+from steer.models.load import load_model
+from steer.steering.direction_edits import DirectionEdit
+from steer.steering.latents import Clamp, LatentEdit
+from steer.steering.steered import steered
+from steer.sweeps.engines import Local
+from steer.sweeps.sweep import plan_sweep, run_sweep
+from steer.sweeps.tasks import load_tasks
+from tests.steer.sweep_data import Counted, make_study_folder, study_of
+
+HERE = Local(1)
+ROWS = 6 + 4 + 3  # prompts of the three tasks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_study_folder(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def cells(out):
+    """The heads and rows of all cells, by arm, strength, task and seed."""
+    found = {}
+    for path in (out / "cells").glob("*.jsonl"):
+        head, *rows = read_lines(path)
+        found[head["arm"], head["strength"], head["task"], head["seed"]] = head, rows
+    return found
+
+
+def contents(out):
+    return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
+
+
+def test_every_cell_holds_what_a_run_of_its_own_gives(folder, tmp_path):
+    arms = [
+        {"latents": [3]},
+        {"latents": [40, 7], "operation": "add", "weights": [1.0, 0.5], "window": {"phase": "generated"}},
+        {"direction": "difference", "site": "2.resid_post", "name": "direct"},
+    ]
+    study = study_of(folder, arm=arms, strengths=[0.0, 4.0, 9.0, 20.0])
+    run_sweep(study, tmp_path / "out", HERE)
+    found = cells(tmp_path / "out")
+    assert len(found) == (1 + 3 * 4) * 3
+
+    lm = load_model(folder / "model")
+    sae = steer.load_sae(folder / "sae")
+    vector = steer.refusal_direction(
+        lm, "2.resid_post", *([one.messages for one in task.samples] for task in load_tasks(study)[:2])
+    )
+    window = steer.Window("generated")
+    ways = {
+        "unsteered": lambda value: [],
+        "latent 3": lambda value: [Clamp(sae, {3: value})],
+        "latents 40+7 add": lambda value: [LatentEdit(sae, {40: value, 7: value / 2}, operation="add", window=window)],
+        "direct": lambda value: [DirectionEdit("2.resid_post", vector, value)],
+    }
+    replies = set()
+    for (arm, strength, task, _), (head, rows) in found.items():
+        samples = next(one.samples for one in load_tasks(study) if one.name == task)
+        with steered(lm, *ways[arm](strength)):
+            alone = evaluate(lm, samples, study.max_new_tokens)
+        assert [row["reply"] for row in rows] == [result.reply for result in alone], (arm, strength, task)
+        assert [row["verdict"] for row in rows] == [result.score.verdict for result in alone]
+        assert head["successes"] == sum(result.score.value for result in alone)
+        assert (head["low"], head["high"]) == wilson(head["successes"], head["n"])
+        replies.update((task, row["id"], row["reply"]) for row in rows)
+    assert len(replies) > 2 * ROWS, "steering changes replies"
+
+
+def test_a_plan_is_an_arm_and_replies_as_it_does_by_itself(folder, tmp_path):
+    lm = load_model(folder / "model")
+    plan = steer.SteeringPlan(
+        saes={"one": {"source": str(folder / "sae")}},
+        system="Be kind.",
+        vectors={"push": torch.ones(32)},
+        edits=[
+            {"kind": "latents", "sae": "one", "values": {"3": 14.0, "7": 5.0}, "operation": "at_least"},
+            {
+                "kind": "direction", "site": "2.resid_post", "direction": "push", "strength": 9.0,
+                "window": {"phase": "generated"},
+                "gate": {"kind": "latents", "sae": "one", "latents": [3, 40], "threshold": 0.0, "pool": "share"},
+            },
+        ],
+    )  # fmt: skip
+    steer.write_plan(plan, folder / "plan.toml")
+    study = study_of(folder, arm=[{"plan": str(folder / "plan.toml")}], sae=None, strengths=None)
+    found = run_sweep(study, tmp_path / "out", HERE)
+    assert list(found["best"]) == [], "a plan has no strengths"
+    bound = plan.bind(lm)
+    for (arm, _, task, _), (head, rows) in cells(tmp_path / "out").items():
+        samples = next(one.samples for one in load_tasks(study) if one.name == task)
+        responder = steer.Steered(lm, bound.interventions, system=plan.system) if arm == "plan" else lm
+        assert [row["reply"] for row in rows] == [one.reply for one in evaluate(responder, samples, 8)], (arm, task)
+        assert arm in ("plan", "unsteered")
+        assert (head["decides"]["steering"]["steering"] or {}).get("plan") == (plan.digest if arm == "plan" else None)
+
+
+def test_a_second_run_measures_nothing_and_another_strength_only_its_own_cells(folder, tmp_path, monkeypatch):
+    out, counted = tmp_path / "out", Counted(monkeypatch)
+    first = run_sweep(study_of(folder), out, HERE)
+    assert counted.rows == 3 * ROWS  # unsteered and two strengths
+    assert first["cells"] == {"computed": 9, "found": 0}
+    before = contents(out)
+
+    counted.rows = 0
+    again = run_sweep(study_of(folder), out, HERE)
+    assert counted.rows == 0
+    assert again["cells"] == {"computed": 0, "found": 9}
+    assert again["points"] == first["points"]
+
+    more = run_sweep(study_of(folder, strengths=[4.0, 9.0, 14.0]), out, HERE)
+    assert counted.rows == ROWS
+    assert more["cells"] == {"computed": 3, "found": 9}
+    assert before.items() <= contents(out).items()
+    assert [point["strength"] for point in more["points"]] == [0.0, 4.0, 9.0, 14.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        ({"max_new_tokens": 6}, 3 * 10),  # scoring choices does not depend on it
+        ({"arm": [{"latents": [3], "window": {"phase": "generated"}}]}, 2 * ROWS),
+        ({"arm": [{"latents": [3], "name": "another name"}]}, 0),
+        ({"limit": 4}, 3 * 4),  # the other tasks have no more
+        ({"batch_rows": 3}, 0),
+    ],
+)
+def test_what_decides_a_result_tells_cells_apart_and_nothing_else_does(folder, tmp_path, monkeypatch, change, rows):
+    run_sweep(study_of(folder), tmp_path / "out", HERE)
+    counted = Counted(monkeypatch)
+    run_sweep(study_of(folder, **change), tmp_path / "out", HERE)
+    assert counted.rows == rows
+
+
+def test_another_judge_or_model_makes_other_cells(folder, tmp_path, monkeypatch):
+    run_sweep(study_of(folder), tmp_path / "out", HERE)
+    assert plan_sweep(study_of(folder), tmp_path / "out").finished == 9
+    monkeypatch.setattr(steer.sweeps.bench, "of_judges", lambda: "another")
+    assert plan_sweep(study_of(folder), tmp_path / "out").finished == 0
+    monkeypatch.undo()
+    assert plan_sweep(study_of(folder, dtype="bfloat16"), tmp_path / "out").finished == 0
+
+
+def test_replies_depend_neither_on_batches_nor_on_processes(folder, tmp_path):
+    sampled = {"temperature": 0.8, "seeds": [0, 5], "max_new_tokens": 5}
+    run_sweep(study_of(folder, **sampled), tmp_path / "one", HERE)
+    run_sweep(study_of(folder, **sampled, batch_rows=3), tmp_path / "small", HERE)
+    run_sweep(study_of(folder, **sampled), tmp_path / "two", Local(2))
+    assert contents(tmp_path / "one") == contents(tmp_path / "small") == contents(tmp_path / "two")
+    found = cells(tmp_path / "one")
+    first, other = (found["latent 3", 4.0, "bad", seed][1] for seed in (0, 5))
+    assert [row["reply"] for row in first] != [row["reply"] for row in other]
+
+
+def test_seeds_are_pooled_where_something_is_drawn(folder, tmp_path):
+    found = run_sweep(study_of(folder, temperature=0.8, seeds=[0, 5]), tmp_path / "out", HERE)
+    tasks = found["points"][0]["tasks"]
+    assert {name: task["n"] for name, task in tasks.items()} == {"bad": 12, "good": 8, "choice": 3}
+
+
+def test_a_damaged_cell_is_measured_again(folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_sweep(study_of(folder), out, HERE)
+    before = contents(out)
+    first, second, third = sorted((out / "cells").iterdir())[:3]
+    first.write_bytes(first.read_bytes()[:-40])
+    second.write_text("")
+    third.write_bytes(first.read_bytes())
+    counted = Counted(monkeypatch)
+    assert run_sweep(study_of(folder), out, HERE)["cells"]["computed"] == 3
+    assert 0 < counted.rows < 3 * ROWS
+    assert contents(out) == before
+
+
+def killed(study, out, at, moment):
+    """Run a sweep in a fork that kills itself when the cell number ``at`` is written: before it is, or after."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    done = 0
+
+    def die(*_):
+        nonlocal done
+        done += 1
+        if done == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        replace = os.replace
+        if moment == "before":  # the new file lies beside the place where it belongs
+
+            def replaced(source, target):
+                if "cells" in str(target):
+                    die()
+                replace(source, target)
+
+            os.replace = replaced
+            run_sweep(study, out, HERE)
+        else:
+            run_sweep(study, out, HERE, on_cell=die)
+    finally:
+        os._exit(99)
+
+
+@pytest.mark.skipif(not can_fork(), reason="the sweep is killed in a fork")
+@pytest.mark.parametrize(("moment", "kept"), [("before", 3), ("after", 4)])
+def test_a_killed_sweep_goes_on_where_it_was(folder, tmp_path, monkeypatch, moment, kept):
+    study, out = study_of(folder), tmp_path / "out"
+    assert killed(study, out, 4, moment) == -signal.SIGKILL
+    assert len(cells(out)) == kept
+    assert len(contents(out)) == kept + (moment == "before")
+    before = {name: data for name, data in contents(out).items() if not name.startswith(".")}
+    counted = Counted(monkeypatch)
+    found = run_sweep(study, out, HERE)
+    assert found["cells"] == {"computed": 9 - kept, "found": kept}
+    assert counted.rows < 3 * ROWS
+    run_sweep(study, tmp_path / "whole", HERE)
+    whole = contents(tmp_path / "whole")
+    assert before.items() <= whole.items()
+    assert contents(out) == whole, "and what was half-written is gone"
+
+
+def test_two_sweeps_do_not_write_to_one_folder(folder, tmp_path, monkeypatch):
+    counted = Counted(monkeypatch)
+    with claimed(tmp_path), pytest.raises(OutputError, match="Another run is writing"):
+        run_sweep(study_of(folder), tmp_path, HERE)
+    assert counted.rows == 0
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    with pytest.raises(OutputError, match="holds no sweep"):
+        run_sweep(study_of(folder), tmp_path / "out", HERE)
+
+
+def test_the_folder_says_what_was_measured_and_how_it_came_out(folder, tmp_path):
+    out = tmp_path / "out"
+    found = run_sweep(study_of(folder, controls=True, system_prompt="Be kind."), out, HERE)
+    assert json.loads((out / "summary.json").read_text()) == found
+    assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    resolved = json.loads((out / "resolved.json").read_text())
+    assert resolved["study"]["batch_rows"] == 256
+    assert resolved["study"]["strengths"] == [4.0, 14.0]
+    assert [arm["name"] for arm in resolved["arms"]] == [
+        "unsteered",
+        "latent 3",
+        "unrelated to latent 3",
+        "dense direction",
+        "system prompt",
+    ]
+    assert resolved["arms"][1]["steering"]["operation"] == "set"
+    assert {"model", "sae", "judges", "dtype"} == resolved["digests"].keys()
+    assert len(found["points"]) == 1 + 3 * 2 + 1
+    for point in found["points"]:
+        for task in point["tasks"].values():
+            assert task["rate"] == pytest.approx(task["successes"] / task["n"], abs=1e-6)
+            assert task["low"] <= task["rate"] <= task["high"]
+        assert point["safety"] == point["groups"]["refused"]["rate"]
+
+
+def test_a_study_without_prompts_to_be_refused_has_no_frontier(folder, tmp_path):
+    found = run_sweep(study_of(folder, tasks=[str(folder / "choice.jsonl")]), tmp_path / "out", HERE)
+    assert [point["safety"] for point in found["points"]] == [None] * 3
+    assert not (tmp_path / "out" / "frontier.png").exists()

@@ -1,0 +1,158 @@
+"""What a point buys and costs, the frontier, and halving: the same best strength from fewer replies."""
+
+import pytest
+import torch
+
+import saes
+from steer.evals.runner import evaluate
+from steer.evals.sets import load_prompts
+from steer.steering.direction_edits import AddDirection
+from steer.steering.steered import steered
+from steer.sweeps.arms import Arm
+from steer.sweeps.cells import Figures
+from steer.sweeps.config import HalvingConfig
+from steer.sweeps.engines import Local
+from steer.sweeps.frontier import balance, best_of, cost, frontier, point_of, safety
+from steer.sweeps.halving import better_half, rounds, standard_error
+from steer.sweeps.read import parse_study
+from steer.sweeps.sweep import run_sweep
+from steer.sweeps.tasks import Task, load_tasks
+from tests.conftest import random_sae
+from tests.steer.sweep_data import Counted
+
+GROUPS = {"bad": "refused", "worse": "refused", "good": "over_refused", "sums": "correct"}
+TASKS = {name: Task(name, group, ()) for name, group in GROUPS.items()}
+ARM = Arm("arm", "arm", (1.0,))
+
+
+def point(strength, *shares):
+    """A point with so many of 20 in bad, worse, good and sums."""
+    figures = [Figures(share, 0, 20) for share in shares]
+    return point_of(ARM, strength, dict(zip(TASKS, figures, strict=True)), TASKS)
+
+
+PLAIN = point(0.0, 4, 6, 2, 18)
+
+
+def test_safety_cost_and_balance_are_pooled_shares():
+    one = point(2.0, 16, 18, 4, 15)
+    assert safety(one) == pytest.approx(34 / 40)
+    assert cost(one, PLAIN) == pytest.approx(2 / 20 + 3 / 20)
+    assert balance(one, PLAIN) == pytest.approx(24 / 40 - 5 / 20)
+    assert cost(PLAIN, PLAIN) == balance(PLAIN, PLAIN) == 0
+
+
+def test_the_frontier_holds_what_no_other_point_beats():
+    safe, cheap, beaten, twin = (
+        point(4, 20, 20, 6, 18),
+        point(2, 12, 12, 2, 18),
+        point(6, 20, 20, 8, 18),
+        point(8, 20, 20, 6, 18),
+    )
+    assert frontier([PLAIN, safe, cheap, beaten, twin], PLAIN) == [safe, cheap, twin]
+
+
+def test_of_equally_good_strengths_the_weaker_is_best():
+    assert best_of([point(4, 12, 12, 2, 18), point(2, 12, 12, 2, 18), point(1, 6, 6, 2, 18)], PLAIN).strength == 2
+
+
+def test_the_better_half_keeps_what_is_close_to_the_best_and_then_what_is_near():
+    points = [point(value, share, share, 2, 18) for value, share in ((1, 5), (2, 6), (3, 15), (4, 6), (5, 6))]
+    assert better_half(points, PLAIN) == (2, 3, 4)
+    assert better_half(points[:2], PLAIN) == (1, 2), "one of twenty is chance"
+    assert better_half(points[1:3], PLAIN) == (3,)
+    even = point(1, 10, 10, 10, 10)
+    by_hand = (0.25 / 40 + 0.25 / 20 + 0.25 / 20) ** 0.5
+    assert standard_error(even) == pytest.approx(by_hand)
+
+
+def test_rounds_double_and_leave_out_the_last():
+    samples = load_prompts("safe", "dev")
+    tasks = {name: Task(name, "refused", tuple(samples[:count])) for name, count in (("a", 100), ("b", 10))}
+    assert list(rounds(HalvingConfig(first=0.2, least=8), tasks)) == [
+        {"a": 20, "b": 8},
+        {"a": 40, "b": 8},
+        {"a": 80, "b": 8},
+    ]
+    assert list(rounds(HalvingConfig(least=100), tasks)) == []
+
+
+STRENGTHS = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 14.0]
+EMBEDDED = {
+    "strengths": STRENGTHS,
+    "tasks": ["unsafe_unseen", "safe", "multiple_choice"],
+    "limit": 48,
+    "max_new_tokens": 12,
+    "arm": [{"direction": "difference", "site": "2.resid_post"}],
+    "controls": False,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The full grid on the embedded model."""
+    out = tmp_path_factory.mktemp("sweep") / "whole"
+    return run_sweep(parse_study(EMBEDDED), out, Local(1), threads=1), out
+
+
+def test_eight_strengths_in_one_call_reply_as_eight_runs(whole, embedded):
+    from steer.files import read_lines
+    from steer.steering.directions import refusal_direction
+    from steer.sweeps.tasks import prompts_of
+
+    study = parse_study(EMBEDDED)
+    samples = load_tasks(study)[0].samples
+    prompts = ([one.messages for one in prompts_of(name)] for name in (study.harmful, study.harmless))
+    vector = refusal_direction(embedded, "2.resid_post", *prompts)
+    kept = [list(read_lines(path)) for path in (whole[1] / "cells").iterdir()]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for strength in STRENGTHS:
+            with steered(embedded, AddDirection("2.resid_post", vector, strength)):
+                alone = evaluate(embedded, samples, 12)
+            rows = next(rows for head, *rows in kept if (head["task"], head["strength"]) == ("unsafe_unseen", strength))
+            assert [row["reply"] for row in rows] == [result.reply for result in alone]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_halving_finds_the_best_strength_of_the_full_grid_from_fewer_replies(whole, tmp_path, monkeypatch):
+    full, _ = whole
+    counted = Counted(monkeypatch)
+    halved = run_sweep(parse_study({**EMBEDDED, "halving": {"least": 12}}), tmp_path / "out", Local(1), threads=1)
+    assert halved["best"] == full["best"]
+    assert full["best"]["direction"]["balance"] > 0.2
+    assert counted.rows < 0.7 * (len(STRENGTHS) + 1) * 3 * 48
+    left = [point["strength"] for point in halved["points"] if point["arm"] == "direction"]
+    assert sorted(left + halved["dropped"]["direction"]) == STRENGTHS
+    same = {(point["arm"], point["strength"]): point for point in full["points"]}
+    for point in halved["points"]:
+        assert point["tasks"] == same[point["arm"], point["strength"]]["tasks"]
+
+
+def test_halving_makes_no_reply_twice_goes_on_and_takes_controls_along(tmp_path, monkeypatch):
+    saes.save(random_sae(d_in=128, site="2.resid_post"), tmp_path / "sae")
+    fields = {
+        "sae": str(tmp_path / "sae"),
+        "arm": [{"latents": [3]}],
+        "strengths": [2.0, 10.0, 20.0, 40.0],
+        "tasks": ["unsafe_unseen", "multiple_choice"],
+        "limit": 12,
+        "max_new_tokens": 6,
+        "controls": ["latent"],
+    }
+    counted = Counted(monkeypatch)
+    halved = parse_study({**fields, "halving": {"first": 0.5, "least": 2}})
+    found = run_sweep(halved, tmp_path / "out", Local(1), threads=1)
+    dropped = found["dropped"]["latent 3"]
+    assert 0 < len(dropped) <= 2
+    assert found["dropped"]["unrelated to latent 3"] == dropped
+    kept = 4 - len(dropped)
+    assert counted.rows == 2 * ((1 + 4) * 6 + (1 + kept) * 6 + kept * 12)
+    counted.rows = 0
+    assert run_sweep(halved, tmp_path / "out", Local(1), threads=1)["points"] == found["points"]
+    assert counted.rows == 0
+    whole = run_sweep(parse_study(fields), tmp_path / "whole", Local(1), threads=1)
+    by_name = {(point["arm"], point["strength"]): point["tasks"] for point in whole["points"]}
+    assert all(point["tasks"] == by_name[point["arm"], point["strength"]] for point in found["points"])
