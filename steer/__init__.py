@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from steer.responders.responder import Responder
     from steer.responders.self_contrastive import SelfContrastive
     from steer.responders.steered import Steered
+    from steer.responders.tuned import Tuned
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
     from steer.steering.gate_trees import AllOf, AnyOf
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
     from steer.training.config import TrainingConfig
     from steer.training.estimate import estimate
     from steer.training.job import TrainingResult, train
+    from steer.tuning.config import TuningConfig
+    from steer.tuning.job import TuningResult, tune
 
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
@@ -126,6 +129,9 @@ _WHERE = {
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
     "Trial": "steer.features.candidates",
+    "Tuned": "steer.responders.tuned",
+    "TuningConfig": "steer.tuning.config",
+    "TuningResult": "steer.tuning.job",
     "Unsteered": "steer.responders.prompted",
     "Window": "steer.steering.window",
     "activation_batches": "steer.activations.stream",
@@ -157,6 +163,7 @@ _WHERE = {
     "splice_loss": "steer.activations.splice",
     "steered": "steer.steering.steered",
     "train": "steer.training.job",
+    "tune": "steer.tuning.job",
     "write_plan": "steer.plans.files",
     "write_report": "steer.studies.report",
     "write_shards": "steer.activations.shards",
@@ -215,6 +222,9 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "Trial",
+    "Tuned",
+    "TuningConfig",
+    "TuningResult",
     "Unsteered",
     "Window",
     "activation_batches",
@@ -246,6 +256,7 @@ __all__ = [
     "splice_loss",
     "steered",
     "train",
+    "tune",
     "write_plan",
     "write_report",
     "write_shards",

@@ -56,7 +56,7 @@ def test_every_command_and_option_in_the_docs_exists_and_every_command_is_docume
     assert named == set(commands)
 
 
-@pytest.mark.parametrize(("name", "page"), [("demo", "demo.md"), ("train", "training.md")])
+@pytest.mark.parametrize(("name", "page"), [("demo", "demo.md"), ("train", "training.md"), ("tune", "tuning.md")])
 def test_every_option_of_a_long_command_is_in_its_page(name, page):
     import typer
 

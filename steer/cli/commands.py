@@ -10,6 +10,7 @@ from steer.cli.report import report
 from steer.cli.sae.verbs import sae
 from steer.cli.sweep import sweep
 from steer.cli.train.command import train
+from steer.cli.tune import tune
 
 app = typer.Typer(
     name="steer",
@@ -25,3 +26,4 @@ app.command()(report)
 app.add_typer(sae)
 app.command(cls=NothingEmpty)(sweep)
 app.command(cls=NothingEmpty)(train)
+app.command(cls=NothingEmpty)(tune)
