@@ -44,7 +44,7 @@ def test_activations_are_read_at_named_sites(llama):
 def test_an_sae_is_saved_and_a_folder_is_loaded(tmp_path):
     with pytest.raises(saes.FormatError, match="must be a path, as text or a Path, got None"):
         bare(saes.load)(None)
-    with pytest.raises(saes.FormatError, match="got NoneType"):
+    with pytest.raises(saes.FormatError, match="got None"):
         bare(saes.save)(random_sae(), None)
     with pytest.raises(saes.ConfigError, match="An SAE is saved, got NoneType"):
         bare(saes.save)(None, tmp_path)
