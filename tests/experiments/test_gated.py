@@ -1,0 +1,54 @@
+"""The gated experiment: what it fits on is of the split dev, and a run writes what it measures."""
+
+import json
+
+import torch
+from rich.console import Console
+
+import saes
+from experiments.methods import gated
+from experiments.methods.gated_prompts import COUNTEREXAMPLES, attacks, counterexamples, development, per_set
+from steer.evals.sample import by_set
+from steer.evals.sets import SETS, load_prompts
+from tests.conftest import random_sae
+
+
+def said(samples):
+    return {"\n".join(message["content"] for message in one.messages) for one in samples}
+
+
+def test_nothing_that_is_fitted_on_is_a_test_prompt():
+    dev, test = development(), load_prompts(split="test")
+    fitted = [*dev.unsafe, *dev.benign, *dev.counterexamples]
+    assert len(said(fitted)) == len(fitted)
+    assert not said(fitted) & said([*test, *counterexamples("test", 20)])
+    assert set(by_set([*dev.unsafe, *dev.benign])) == set(SETS)
+    assert dev.unsafe[:100] == load_prompts("unsafe_seen", "dev")
+
+
+def test_attacks_keep_the_request():
+    unsafe, safe = load_prompts("unsafe_unseen", limit=3), load_prompts("safe", limit=3)
+    forms = by_set(attacks(unsafe, safe))
+    assert len(forms) == 12
+    for name, samples in forms.items():
+        for one, origin in zip(samples, unsafe if name.endswith("unsafe") else safe, strict=True):
+            users = " ".join(message["content"] for message in one.messages if message["role"] == "user")
+            assert origin.messages[-1]["content"] in users
+
+
+def test_auc_counts_ties_half():
+    assert gated._auc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0, 2.0])) == 4.5 / 6
+
+
+def test_a_run_writes_what_it_measures(embedded, tmp_path):
+    saes.save(random_sae(embedded.d_model, 24, 6), tmp_path / "sae")
+    given = ["--sae", str(tmp_path / "sae"), "--fit-limit", "10", "--limit", "1", "--attacks", "1"]
+    given += ["--max-new-tokens", "12", "--no-ablations", "--out", str(tmp_path / "out")]
+    result = gated.run(gated.arguments(given), Console(quiet=True))
+    assert json.loads((tmp_path / "out" / "gated.json").read_text())["methods"] == json.loads(
+        json.dumps(result["methods"])
+    )
+    assert [row["name"] for row in result["methods"]] == ["unsteered", "gated-sae"]
+    assert set(result["verdict"]) == set(SETS) - {"unsafe_seen"}
+    assert set(COUNTEREXAMPLES) < set(result["attacks"][1]["opened"])
+    assert len(per_set(load_prompts(), 2)) == 2 * len(SETS)
