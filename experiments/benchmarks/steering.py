@@ -240,11 +240,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda adds the shape of Phi-3 mini")
     parser.add_argument("--rows", type=int, default=Case.rows, help="prompts in a batch")
+    parser.add_argument("--sweeps", default="4,8,16,32", help="prompts of the sweeps, separated by commas")
     parser.add_argument("--only", default="", help="one of the shapes")
     parser.add_argument("--json", action="store_true", help="print JSON alone")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    case = Case(rows=given.rows)
+    case = Case(rows=given.rows, sweeps=tuple(map(int, given.sweeps.split(","))))
     embedded = load_model("embedded", given.device)
     shapes: dict[str, Callable[[], LanguageModel]] = {
         "embedded (4 layers of 128)": lambda: endless(embedded),

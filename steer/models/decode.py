@@ -82,45 +82,57 @@ def continue_rows(
     draw = [torch.Generator().manual_seed(seed) for seed in seeds]
     rows = torch.arange(len(replies), device=ids.device)
     cache = roomy_cache(model) if sampling.use_cache else None
-    step, copies = ids, call.copies
+    step, copies, positions = ids, call.copies, positions_of(mask)
     for place in range(sampling.max_new_tokens):
         run = _contexts_of(rows, number)
-        now = replace(call, index=call.index[run], prompt_tokens=call.prompt_tokens[run], copies=copies)
+        now = _rows_left(call, run, copies, positions) if attachments else call
         with told(attachments, now), widened(layout, attachments, len(step), copies):
             output = model(
                 input_ids=step,
                 attention_mask=mask,
-                position_ids=positions_of(mask)[:, -step.shape[1] :],
+                position_ids=positions,
                 past_key_values=cache,
                 use_cache=cache is not None,
                 logits_to_keep=1,
             )
         if copies > 1:
-            mask, ids = mask.repeat_interleave(copies, 0), ids.repeat_interleave(copies, 0)
+            mask, ids, positions = (one.repeat_interleave(copies, 0) for one in (mask, ids, positions))
             widen_cache([] if cache is None else cache.layers, len(step), copies)
             copies = 1
         logits = output.logits[:, -1].float()
-        _check_logits(logits, call.index[run] // number, place)
+        _check_logits(logits, call.index, run, number, place)
         if contexts is not None:
             logits = contexts.mix(logits.unflatten(0, (-1, number)))
-        chosen = _choose(logits, sampling, [draw[row] for row in rows.tolist()])
+        numbers = rows.tolist()
+        chosen = _choose(logits, sampling, [draw[row] for row in numbers])
         going = ~torch.isin(chosen, stops)
-        for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
-            if goes_on:
+        goes_on = going.tolist()
+        for row, token, goes in zip(numbers, chosen.tolist(), goes_on, strict=True):
+            if goes:
                 replies[row].append(token)
-        if not going.any():
+        if not any(goes_on):
             break
-        if not going.all():
+        if not all(goes_on):
             kept = _closed_up(going)
             run = _contexts_of(kept, number)
-            rows, chosen, mask, ids = rows[kept], chosen[kept], mask[run], ids[run]
+            rows, chosen, mask, ids, positions = rows[kept], chosen[kept], mask[run], ids[run], positions[run]
             if cache is not None:
                 cache.batch_select_indices(run)
-        new = chosen.repeat_interleave(number).unsqueeze(-1)
+        new = (chosen if number == 1 else chosen.repeat_interleave(number)).unsqueeze(-1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-        ids = torch.cat([ids, new], dim=-1)
-        step = new if cache is not None else ids
+        if cache is None:
+            step = ids = torch.cat([ids, new], dim=-1)
+            positions = positions_of(mask)
+        else:
+            step, positions = new, positions[:, -1:] + 1
     return replies
+
+
+def _rows_left(call: Rows, run: Int[Tensor, " row"], copies: int, positions: Int[Tensor, "batch seq"]) -> Rows:
+    """What is known of the rows that are run, each of which becomes ``copies``."""
+    return replace(
+        call, index=call.index[run], prompt_tokens=call.prompt_tokens[run], copies=copies, positions=positions
+    )
 
 
 def _contexts_of(replies: Int[Tensor, " reply"], number: int) -> Int[Tensor, " row"]:
@@ -130,12 +142,19 @@ def _contexts_of(replies: Int[Tensor, " reply"], number: int) -> Int[Tensor, " r
     return (replies.unsqueeze(-1) * number + torch.arange(number, device=replies.device)).flatten()
 
 
-def _check_logits(logits: Float[Tensor, "batch vocab"], rows: Int[Tensor, " batch"], place: int) -> None:
+def _check_logits(
+    logits: Float[Tensor, "batch vocab"],
+    index: Int[Tensor, " _"],
+    run: Int[Tensor, " batch"],
+    number: int,
+    place: int,
+) -> None:
     """Single tokens may be ruled out by -inf, but the largest logit of every row must be a number."""
     broken = ~logits.amax(-1).isfinite()
     if broken.any():
+        row = index[run][broken][0].item() // number
         raise DataError(
-            f"The model's logits for prompt {rows[broken][0].item()} (counted from 0) are NaN or infinite at token "
+            f"The model's logits for prompt {row} (counted from 0) are NaN or infinite at token "
             f"{place} of the reply. If it is steered, steer less strongly; if not, check its weights, or load it in "
             "float32 (float16 overflows easily)."
         )

@@ -55,6 +55,8 @@ class Rows:
     (``steer.models.widen``), and what is said here, as in ``Pass``, is said of the rows above it."""
     said: Said | None = None
     """Who says what in the prompts."""
+    positions: Int[Tensor, "given seq"] | None = None
+    """Position of each token that is given to the model, where the caller has counted them."""
 
 
 def positions_of(mask: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
@@ -98,9 +100,11 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
         raise SiteError(
             f"Hooks need an attention mask of shape {[batch, past + seq]} to tell padding, got {list(mask.shape)}."
         )
-    mask = mask.bool()
-    positions = positions_of(mask.long())[:, -seq:]
-    real, tokens = mask[:, -seq:], None if given.is_floating_point() else given
+    positions = None if known is None else known.positions
+    if positions is None:
+        mask = mask.bool()
+        positions = positions_of(mask.long())[:, -seq:]
+    real, tokens = mask[:, -seq:].bool(), None if given.is_floating_point() else given
     if known is None:
         generated = torch.full((batch, seq), past > 0, device=device)
         prompt_tokens = None if past else mask.sum(-1)
