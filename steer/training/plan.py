@@ -57,6 +57,11 @@ def plan_of(config: TrainingConfig, origin: Origin) -> Plan:
         SiteError: a name is no site.
     """
     _require_different(config)
+    if config.skip and config.site_out is None:
+        raise DataError(
+            "skip adds a linear map of a transcoder's input, and this SAE writes what it reads. Name what it writes "
+            "(site_out), or leave skip out."
+        )
     pairs = _sites(config, origin)
     latents = each(config.d_sae, 8 * origin.d_model)
     counted = config.activation in ("topk", "batch_topk")
@@ -88,11 +93,6 @@ def check(config: TrainingConfig) -> None:
         raise DataError(
             f"ring_tokens must be at least a batch ({config.batch_tokens} tokens), got {config.ring_tokens}: a smaller "
             "ring mixes nothing. Give more, or leave it out."
-        )
-    if config.skip and config.site_out is None:
-        raise DataError(
-            "skip adds a linear map of a transcoder's input, and this SAE writes what it reads. Name what it writes "
-            "(site_out), or leave skip out."
         )
     for device in {config.device, config.ring_device or "auto"}:
         resolve_device(device)
