@@ -57,7 +57,7 @@ def plan_of(config: TrainingConfig, origin: Origin) -> Plan:
         SiteError: a name is no site.
     """
     _require_different(config)
-    if config.skip and config.site_out is None:
+    if config.skip and not config.site_out:
         raise DataError(
             "skip adds a linear map of a transcoder's input, and this SAE writes what it reads. Name what it writes "
             "(site_out), or leave skip out."
