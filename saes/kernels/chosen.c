@@ -1,5 +1,5 @@
 // Whether chosen latents are among the k largest of a token: the others are scored one by one until k larger ones are
-// found, which for most latents is soon. `among_largest` in chosen.py says what it computes.
+// found, which for most latents is soon. `larger_than` in chosen.py says what it computes.
 
 #include <stdint.h>
 #include <string.h>
@@ -38,8 +38,8 @@ static void score(const float *x, const float *w, const float *b, int64_t width,
 
 // latents: n for each token; chosen: their pre-activations; larger: how many others are found larger, at least k where
 // it is not among the k largest (and k at once where it is not positive)
-void among_largest(const float *x, const float *W, const float *b, const int64_t *latents, const float *chosen,
-                   int64_t tokens, int64_t d_sae, int64_t width, int64_t n, int64_t k, float *larger) {
+void larger_than(const float *x, const float *W, const float *b, const int64_t *latents, const float *chosen,
+                 int64_t tokens, int64_t d_sae, int64_t width, int64_t n, int64_t k, float *larger) {
 #pragma omp parallel for schedule(dynamic, 1)
     for (int64_t token = 0; token < tokens; token++) {
         const int64_t *own = latents + token * n;

@@ -113,7 +113,7 @@ def larger_than(
     """See ``saes.chosen.larger_than``; the other latents of a token are scored until k are found, one by one."""
     larger = torch.empty(chosen.shape)
     sizes = len(x), W_enc.shape[1], x.shape[1], latents.shape[1]
-    _call("among_largest", [x, W_enc.T, b_enc, latents, chosen], *sizes, k, larger)
+    _call("larger_than", [x, W_enc.T, b_enc, latents, chosen], *sizes, k, larger)
     return larger
 
 

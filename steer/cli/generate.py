@@ -113,11 +113,16 @@ def generate(
         {"prompt": prompt, "unsteered": one, **({"steered": other} if steers else {})}
         for prompt, one, other in zip(prompts, plain, edited, strict=True)
     ]
+    show(rows, as_json)
+
+
+def show(rows: list[dict[str, str]], as_json: bool) -> None:
+    """The replies, on stdout."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-    else:
-        for row in rows:
-            typer.echo("\n".join(f"{name + ':':<11}{text}" for name, text in row.items()))
+        return
+    for row in rows:
+        typer.echo("\n".join(f"{name + ':':<11}{text}" for name, text in row.items()))
 
 
 def say(note: str) -> None:

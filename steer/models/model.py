@@ -244,7 +244,7 @@ class LanguageModel:
         """
         require_whole("batch_size", batch_size, DataError)
         rows = self.prompt_ids(prompts)
-        index, n_rows = self._rows_run(len(rows))
+        index, n_rows = self.rows_run(len(rows))
         replies: dict[int, list[int]] = {}
         for batch in batches_of([len(row) for row in rows], batch_size):
             with self.running([index[i] for i in batch], n_rows):
@@ -307,7 +307,7 @@ class LanguageModel:
 
     def _rows(self, prompt_tokens: Int[Tensor, " batch"], copies: int, prompts: Sequence[PromptIds | None]) -> Rows:
         """What is known of the rows of a batch; attachments that ask for it are told."""
-        index, n_rows = self._rows_run(len(prompt_tokens) * copies)
+        index, n_rows = self.rows_run(len(prompt_tokens) * copies)
         each = [prompt for prompt in prompts for _ in range(copies)] or [None] * len(index)
         known = {row: prompt for row, prompt in zip(index, each, strict=True) if prompt is not None}
         lengths, said = prompt_tokens.repeat_interleave(copies), Said(self.tokenizer, known)
@@ -317,7 +317,7 @@ class LanguageModel:
                 attachment.on_call(call)
         return call
 
-    def _rows_run(self, count: int) -> tuple[list[int], int]:
+    def rows_run(self, count: int) -> tuple[list[int], int]:
         """Which rows of the call the ``count`` rows of a batch are, and how many the call has."""
         index, n_rows = self._call or (list(range(count)), count)
         if len(index) != count:
@@ -397,7 +397,7 @@ class LanguageModel:
             asked = [group for group in options for _ in range(copies)]
             return [[last[row, option[0]].item() for option in group] for row, group in enumerate(asked)]
         pairs = [(place, option) for place, group in enumerate(options) for option in group]
-        index, n_rows = self._rows_run(len(prompts) * copies)
+        index, n_rows = self.rows_run(len(prompts) * copies)
         rows = [index[place * copies + copy] for place, _ in pairs for copy in range(copies)]
         with self.running(rows, n_rows):
             scores = self.continuation_logprobs([prompts[place] for place, _ in pairs], [o for _, o in pairs], copies)

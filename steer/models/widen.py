@@ -26,7 +26,8 @@ def widened(layout: Layout, attachments: Sequence[Attachment], rows: int, copies
     if copies == 1:
         yield
         return
-    site = first_site([site for one in attachments for site in one.edits]) or Site(len(layout.blocks) - 1)
+    sites = [site for one in attachments for site in one.edits] or [Site(len(layout.blocks) - 1)]
+    site = min(sites, key=lambda site: site.order)
     layer = site.layer if site.part != "resid_post" else site.layer + 1
 
     def repeat(value: Any) -> Any:
@@ -73,8 +74,3 @@ def widen_cache(layers: Sequence[Any], rows: int, copies: int) -> None:
         keys = getattr(layer, "keys", None)
         if isinstance(keys, Tensor) and keys.numel() and len(keys) == rows:
             layer.batch_repeat_interleave(copies)
-
-
-def first_site(sites: Sequence[Site]) -> Site | None:
-    """The one that a forward pass comes by first."""
-    return min(sites, key=lambda site: site.order, default=None)

@@ -28,7 +28,7 @@ def in_batches(
         run: answers to the conversations of these places.
         contexts: rows that the model runs for each conversation.
     """
-    index, n_rows = lm._rows_run(len(lengths))
+    index, n_rows = lm.rows_run(len(lengths))
     answers: dict[int, Answer] = {}
     for batch in batches_of([length * contexts for length in lengths], size):
         rows = [index[place] * contexts + context for place in batch for context in range(contexts)]

@@ -111,7 +111,7 @@ class SelfContrastive:
         longest = max(len(option) for _, option in jobs)
         tokens = self.lm.pad([[*ids, *option] for place, option in jobs for ids in pairs[place]])
         lengths = torch.tensor([len(ids) for place, _ in jobs for ids in pairs[place]], device=self.lm.device)
-        index, n_rows = self.lm._rows_run(2 * len(pairs))
+        index, n_rows = self.lm.rows_run(2 * len(pairs))
         with self.lm.running([index[2 * place + context] for place, _ in jobs for context in (0, 1)], n_rows):
             logprobs = self._distribution(self.lm.forward(tokens, longest + 1, lengths)[:, :-1])
         scores = iter(

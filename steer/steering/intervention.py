@@ -7,14 +7,12 @@ bit.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steer.models.hooks import Edit
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.window import Window
@@ -47,15 +45,13 @@ class Intervention(Protocol):
         ...
 
 
-def combine(interventions: Sequence[Intervention]) -> Edit:
-    """One edit for all interventions of a site; the order does not matter, since all read the same activations."""
-    return partial(changed, interventions)
-
-
 def changed(
     interventions: Sequence[Intervention], x: Float[Tensor, "batch seq d_model"], at: Pass
 ) -> Float[Tensor, "batch seq d_model"]:
-    """The activations with the changes of all interventions, each weighed by its window, summed and added once."""
+    """The activations with the changes of all interventions of a site, weighed by their windows, summed, added once.
+
+    Their order does not matter, since all read the same activations.
+    """
     exact = x.float()
     changes = [one.change(exact, at) * one.window.weights(at).unsqueeze(-1) for one in interventions]
     change = changes[0] if len(changes) == 1 else torch.stack(changes).sum(0)

@@ -8,7 +8,7 @@ import torch
 from saes import SAE, SAEConfig
 from steer.errors import PlanError
 from steer.models.site import Site
-from steer.steering.intervention import combine
+from steer.steering.intervention import changed
 from steer.steering.latents import Clamp, ClampEachRow, LatentEdit
 from steer.steering.steered import steered
 from tests.conftest import D_MODEL, count_hooks, random_sae
@@ -28,7 +28,7 @@ def normed(input_norm):
 def test_a_latent_contributes_the_fraction_of_the_norm_that_is_asked_for(input_norm):
     sae, x = normed(input_norm), stream()
     edit = LatentEdit(sae, {5: 0.5, 9: -0.25}, SITE, unit="residual_norm")
-    edited = combine([edit])(x, at()).double()
+    edited = changed([edit], x, at()).double()
     codes, scale = sae.encode(x), sae.output_scale(x)
     g = 1.0 if scale is None else scale.double()
     expected = x.double()

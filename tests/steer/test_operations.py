@@ -11,7 +11,7 @@ from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.direction_edits import DirectionEdit
-from steer.steering.intervention import combine
+from steer.steering.intervention import changed
 from steer.steering.latents import LatentEdit, check_set_once
 from steer.steering.window import EVERYWHERE, Window
 from tests.conftest import D_MODEL, random_sae
@@ -85,7 +85,7 @@ def threshold_sae(activation):
 @pytest.mark.parametrize(("operation", "value"), [("scale", 1.0), ("add", 0.0), ("at_least", 0.0)])
 def test_an_operation_that_asks_for_what_is_there_changes_no_bit(operation, value):
     x, sae = stream(), random_sae()
-    edited = combine([LatentEdit(sae, {5: value, 9: value}, SITE, operation)])(x, at())
+    edited = changed([LatentEdit(sae, {5: value, 9: value}, SITE, operation)], x, at())
     assert torch.equal(edited, x)
 
 
@@ -176,9 +176,9 @@ def test_windows_count_from_each_rows_own_prompt(window, first, second):
     x, edit = stream(), DirectionEdit(SITE, direction(), 2.0, window=window)
     weights = torch.tensor([first, second]).unsqueeze(-1)
     u = direction() / direction().norm()
-    torch.testing.assert_close(combine([edit])(x, at()), x + 2.0 * weights * u)
+    torch.testing.assert_close(changed([edit], x, at()), x + 2.0 * weights * u)
     untouched = (weights == 0).expand_as(x)
-    assert torch.equal(combine([edit])(x, at())[untouched], x[untouched])
+    assert torch.equal(changed([edit], x, at())[untouched], x[untouched])
 
 
 def test_edits_of_one_latent_on_other_tokens_do_not_collide():
