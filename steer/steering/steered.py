@@ -14,11 +14,12 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass, Rows
 from steer.models.site import Site
+from steer.steering.collisions import check_set_once
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.each_row import EachRow, together
 from steer.steering.gates import Gated
 from steer.steering.intervention import Intervention, changed
-from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
+from steer.steering.latents import ClampEachRow, LatentEdit
 from steer.steering.rows import OnRows
 
 

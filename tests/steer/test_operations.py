@@ -10,9 +10,10 @@ from saes import SAE, SAEConfig
 from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.collisions import check_set_once
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.intervention import changed
-from steer.steering.latents import LatentEdit, check_set_once
+from steer.steering.latents import LatentEdit
 from steer.steering.window import EVERYWHERE, Window
 from tests.conftest import D_MODEL, random_sae
 
@@ -185,6 +186,12 @@ def test_edits_of_one_latent_on_other_tokens_do_not_collide():
     sae = random_sae()
     prompt, generated = (LatentEdit(sae, {5: 1.0}, SITE, window=Window(phase)) for phase in ("prompt", "generated"))
     check_set_once([prompt, generated])
+    early, late = Window("generated", stop=4), Window("generated", start=4)
+    check_set_once([dataclasses.replace(generated, window=window) for window in (early, late)])
+    user, assistant = (Window(roles=frozenset({role})) for role in ("user", "assistant"))
+    check_set_once([dataclasses.replace(generated, window=window) for window in (user, assistant)])
+    with pytest.raises(PlanError, match="Latent 5 is set twice"):
+        check_set_once([dataclasses.replace(generated, window=one) for one in (early, Window("generated", start=3))])
     for other in (EVERYWHERE, Window("last")):
         with pytest.raises(PlanError, match="Latent 5 is set twice"):
             check_set_once([prompt, dataclasses.replace(generated, window=other)])
@@ -209,6 +216,28 @@ def test_edits_of_one_latent_on_other_tokens_do_not_collide():
         (lambda: DirectionEdit(SITE, direction(), 1.0, second=direction(1)), "and no other operation"),
         (lambda: untyped(Window, phase="reply"), "phase must be one of all, prompt, generated, last"),
         (lambda: Window(start=3, stop=3), "holds no token"),
+        (lambda: Window(stop=1), "give first_token=True too"),
+        (lambda: Window("prompt", stop=1), "give first_token=True too"),
+        (lambda: Window("generated", decay=0.0), "nothing is left at the first generated token"),
+        (lambda: untyped(Window, first_token="no"), "first_token must be True or False"),
+        (lambda: untyped(Window, exclude_ids=5), "exclude_ids must be a set of token ids"),
+        (lambda: untyped(Window, exclude_ids={"a"}), "must be a whole number of at least 0, got 'a'"),
+        (lambda: Window(exclude_ids=frozenset({2**70})), "less than 2\\^62"),
+        (
+            lambda: untyped(LatentEdit, sae=random_sae(), latents={5: 1.0}, where=SITE, window="prompt"),
+            "window must be a Window",
+        ),
+        (
+            lambda: untyped(DirectionEdit, where=SITE, direction=direction(), strength=1.0, window="prompt"),
+            "window must be a Window",
+        ),
+        (lambda: LatentEdit(random_sae(), {5: 1e30}, SITE), "at most 1e\\+18 in size, got 1e\\+30"),
+        (lambda: LatentEdit(random_sae(), {5: 1e10}, SITE, maxima={5: 1e10}), "at most 1e\\+18 in size, got 1e\\+20"),
+        (lambda: DirectionEdit(SITE, direction(), -1e30), "at most 1e\\+18 in size"),
+        (
+            lambda: untyped(DirectionEdit, where=SITE, direction=direction() * 1j, strength=1.0),
+            "real numbers, got torch.complex64",
+        ),
         (lambda: Window("last", start=1), "The last token of the prompt is one token"),
         (lambda: Window(decay=1.5), "decay must be"),
         (lambda: Window(decay=-0.5), "decay must be between 0 and 1"),

@@ -17,7 +17,7 @@ from steer.responders.prompting import instructed
 from steer.responders.responder import Responder
 from steer.responders.self_contrastive import SAFETY_TEXT, SelfContrastive, contrast
 from steer.responders.steered import Steered
-from steer.steering.direction_edits import AddDirection
+from steer.steering.direction_edits import AddDirection, DirectionEdit
 from steer.steering.gates import Gated
 from steer.steering.latents import Clamp, ClampEachRow
 from steer.steering.rows import OnRows
@@ -312,9 +312,10 @@ def test_a_template_without_a_system_role_is_told_with_its_remedy(template, word
 
 def test_logits_that_are_not_finite_leave_the_model_as_it_was(llama):
     plain = llama.generate(TALKS, SAMPLING)
+    growing = [DirectionEdit(f"{layer}.resid_post", torch.eye(32)[0], 1e18, unit="residual_norm") for layer in range(3)]
     for base in (llama, SelfContrastive(llama, 2.5, SHORT)):
         with pytest.raises(DataError, match="NaN or infinite"):
-            Steered(base, [AddDirection("1.resid_post", torch.eye(32)[0], 3e38)] * 2).reply(TALKS, SAMPLING)
+            Steered(base, growing).reply(TALKS, SAMPLING)
     assert count_hooks(llama) == 0
     assert llama.generate(TALKS, SAMPLING) == plain
 
