@@ -267,13 +267,15 @@ def test_the_model_is_as_it_was_after_an_error(folder, tmp_path, monkeypatch):
     from steer.sweeps import sweep as module
     from steer.sweeps.engines import Local
 
-    lm = load_model(folder / "model")
+    lm = load_model(folder / "model", dtype="float16")  # whose largest number is 65,504
     before = lm.generate(["hello"])
     monkeypatch.setattr(module, "load_for", lambda *_: lm)
     study = study_of(
-        folder, arm=[{"latents": [3], "strengths": [4.0]}, {"latents": [*range(10, 40)], "strengths": [3e38]}]
+        folder,
+        arm=[{"latents": [3], "strengths": [4.0, 5.0, 6.0]}, {"latents": [*range(10, 40)], "strengths": [2.0, 1e10]}],
     )
-    with pytest.raises(SteerError, match="NaN or infinite"):
+    words = r"latents 10\+.* at 2 and 1e\+10 on bad: .* for prompt [0-5] .*NaN or infinite"
+    with pytest.raises(SteerError, match=words):
         module.run_sweep(study, tmp_path / "out", Local(1))
     assert lm.attachments == []
     assert lm.generate(["hello"]) == before
