@@ -25,5 +25,13 @@ def opened(file: str) -> "SteeringPlan":
 
 def check_free(path: Path, overwrite: bool) -> None:
     """Raise BadParameter if a file is there that is not to be replaced."""
-    if path.exists() and not overwrite:
+    if _is_there(path) and not overwrite:
         raise typer.BadParameter(f"{path} is there already: give another name, or --overwrite")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has the name; a name that cannot be one is told of when it is written to."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
