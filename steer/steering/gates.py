@@ -22,7 +22,7 @@ from steer.steering.direction_edits import FLOAT32
 from steer.steering.intervention import Intervention
 from steer.steering.pooled_probe import PromptScore
 from steer.steering.scores import Score
-from steer.steering.window import Window
+from steer.steering.window import Window, check_told_apart
 
 Pool = Literal["last", "mean", "max", "share", "mean_state", "own"]
 Decided = Literal["prompt", "token"]
@@ -217,6 +217,7 @@ class Gated:
             if leaf.decided == "token":
                 at.memory[self, number, "tokens"] = (at.rows, leaf.opens(leaf.score.score(x)))
                 continue
+            check_told_apart(at)
             counts = after_first(at.real, at.positions) & ~at.generated
             rows = counts.any(-1)
             self._decide(at.memory, number, at.n_rows, at.rows[rows], leaf.opens(leaf.of_prompt(x, counts))[rows])

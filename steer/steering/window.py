@@ -103,6 +103,8 @@ class Window:
 
     def weights(self, at: Pass) -> Float[Tensor, "batch seq"]:
         """How strongly each token is acted on, from 0 (not at all) to 1."""
+        if self.phase != "all" or self.decay != 1.0:
+            check_told_apart(at)
         inside = at.real if self.first_token else after_first(at.real, at.positions)
         if self.phase in ("prompt", "last"):
             inside = inside & ~at.generated
@@ -136,6 +138,15 @@ def check_window(window: object) -> None:
     if not isinstance(window, Window):
         raise PlanError(
             f"window must be a Window, such as Window('generated'), got {type(window).__name__} {window!r}."
+        )
+
+
+def check_told_apart(at: Pass) -> None:
+    """Raise PlanError where it is not known which tokens belong to the prompt."""
+    if not at.told_apart:
+        raise PlanError(
+            "Several tokens came with a filled cache, and nobody said whether they belong to the prompt, which this "
+            "window or gate needs to know. Generate with LanguageModel.generate, or read the prompt in one pass."
         )
 
 

@@ -8,14 +8,18 @@ import torch
 
 from saes import SAE, SAEConfig
 from steer.errors import PlanError
+from steer.models.decode import Sampling
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.collisions import check_set_once
 from steer.steering.direction_edits import DirectionEdit
+from steer.steering.gates import Gate, Gated
 from steer.steering.intervention import changed
 from steer.steering.latents import LatentEdit
+from steer.steering.scores import ProbeScore
+from steer.steering.steered import steered
 from steer.steering.window import EVERYWHERE, Window
-from tests.conftest import D_MODEL, random_sae
+from tests.conftest import D_MODEL, count_hooks, random_sae
 
 SITE = Site(1)
 
@@ -246,6 +250,30 @@ def test_edits_of_one_latent_on_other_tokens_do_not_collide():
 def test_what_cannot_work_is_refused(make, words):
     with pytest.raises(PlanError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        DirectionEdit(SITE, torch.ones(D_MODEL), 5.0, window=Window("prompt")),
+        DirectionEdit(SITE, torch.ones(D_MODEL), 5.0, window=Window("generated")),
+        Gated(DirectionEdit(SITE, torch.ones(D_MODEL), 5.0), Gate(ProbeScore(SITE, torch.ones(D_MODEL)), 0.0)),
+    ],
+)
+def test_a_prompt_that_is_read_in_parts_is_not_taken_for_a_reply(llama, one):
+    tokens = llama.pad(llama.prompt_ids(["a prompt of some length"]))
+    options = {"attention_mask": tokens.mask, "max_new_tokens": 4, "do_sample": False}
+    with steered(llama, one):
+        expected = llama.generate_ids(llama.prompt_ids(["a prompt of some length"]), Sampling(4))
+        whole = llama.model.generate(tokens.ids, **options)[0, tokens.ids.shape[1] :].tolist()
+        assert [token for token in whole if token != llama.tokenizer.eos_token_id] == expected[0]
+    with pytest.raises(PlanError, match="Several tokens came with a filled cache"), steered(llama, one):
+        llama.model.generate(tokens.ids, prefill_chunk_size=4, **options)
+    assert count_hooks(llama) == 0
+    everywhere = DirectionEdit(SITE, torch.ones(D_MODEL), 5.0)
+    with steered(llama, everywhere):
+        whole = llama.model.generate(tokens.ids, **options)
+        assert torch.equal(llama.model.generate(tokens.ids, prefill_chunk_size=4, **options), whole)
 
 
 def test_a_window_after_the_prompt_needs_to_know_where_that_ends():
