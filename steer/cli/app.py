@@ -7,6 +7,7 @@ processes that torchrun has started, all have the same exit code, and the first 
 import os
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import NoReturn
 
 from steer.cli.interrupts import INTERRUPTED, importing
@@ -21,6 +22,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Our own errors become one message, never a traceback."""
     first = is_first(os.environ)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without stars shows question marks
     try:
         with importing():
             import typer

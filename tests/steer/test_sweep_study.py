@@ -209,6 +209,14 @@ def test_a_name_may_hold_what_looks_like_markup_or_a_formula(folder, tmp_path, c
     assert (tmp_path / "out" / "frontier.png").is_file()
 
 
+def test_a_terminal_that_has_no_stars_is_shown_something_else(folder, tmp_path, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    assert run(["sweep", toml(folder), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    shown.flush()
+    assert b"? refused" in shown.buffer.getvalue()
+
+
 def toml(folder, **change):
     """The study as a file."""
     path = folder / "small.toml"
