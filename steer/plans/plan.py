@@ -18,6 +18,7 @@ from steer.plans.build import Material, check_names, vector_edit
 from steer.plans.edits import EditSpec, LatentEditSpec
 from steer.plans.part import Flag, Name, Number, Part, Text, Whole
 from steer.plans.sources import ModelSpec, SaeSpec
+from steer.steering.latents import check_sae
 from steer.steering.steered import check_language_model
 
 UNDECIDING = ("label", "source", "licence")
@@ -129,6 +130,8 @@ class SteeringPlan(Part):
             SaesError: its files cannot be read.
         """
         check_language_model(lm)
+        for sae in (saes or {}).values():
+            check_sae(sae)
         tell = note or (lambda _: None)
         self.model.check(lm, tell)
         loaded = used_saes(self.edits, self.saes, saes or {}, self.folder, tell)

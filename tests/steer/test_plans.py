@@ -225,6 +225,12 @@ def test_a_plan_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
+def test_what_is_no_sae_is_not_bound(llama):
+    plan = SteeringPlan(saes={"one": {"source": "sae"}}, edits=[SET])
+    with pytest.raises(PlanError, match="needs an SAE, such as"):
+        inspect.unwrap(SteeringPlan.bind)(plan, llama, saes={"one": "runs/demo/sae"})
+
+
 def test_a_bare_model_is_not_bound(llama):
     with pytest.raises(ModelError, match="A LanguageModel is steered, got LlamaForCausalLM"):
         inspect.unwrap(SteeringPlan.bind)(SteeringPlan(), llama.model)

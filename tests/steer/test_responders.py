@@ -264,6 +264,7 @@ def test_values_per_sample_find_their_samples_under_a_responder(llama):
             "placement must be one of system, inline",
         ),
         (lambda lm: SelfContrastive(lm, float("nan")), PlanError, "alpha must be a finite number"),
+        (lambda lm: SelfContrastive(lm, 1e30), PlanError, r"at most 1\.0e\+18 in size"),
         (lambda lm: SelfContrastive(lm, safety=""), PlanError, "must be a text"),
         (lambda lm: Unsteered(lm, batch_size=0), PlanError, "batch_size must be a whole number"),
         (
@@ -282,6 +283,8 @@ def test_values_per_sample_find_their_samples_under_a_responder(llama):
         (lambda lm: Steered(SelfContrastive(lm, 2.5, SHORT), [], "Be kind."), PlanError, "Give it a text of its own"),
         (lambda lm: bare(evaluate)(lm.model, samples()), ModelError, "A LanguageModel or a Responder answers"),
         (lambda lm: Unsteered(lm).choice_logprobs(TALKS, []), DataError, "4 conversations and 0 lists"),
+        (lambda lm: Unsteered(lm).choice_logprobs(["x"], [["a", ""]]), DataError, "An option is an empty text"),
+        (lambda lm: lm.choice_logprobs([[5]], [[[6], []]]), DataError, "An option has no token"),
         (lambda lm: SelfContrastive(lm, 2.5, SHORT).choice_logprobs(TALKS, []), DataError, "4 conversations"),
         (
             lambda lm: lm.generate_ids([[5], [6]], SAMPLING, 2, Contexts(2, lambda logits: logits[:, 0])),
