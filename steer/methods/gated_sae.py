@@ -19,7 +19,7 @@ from saes import SAE
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.evals.judges import is_incoherent, is_refusal
-from steer.evals.sample import Sample, by_set
+from steer.evals.sample import CONTENT_TAGS, Sample, by_set
 from steer.features.archetype import latents_active, refuse_archetype
 from steer.methods.fitted import FORWARD_ROWS, Fitted, about, check_prompts
 from steer.models.batches import batches_of
@@ -49,7 +49,7 @@ class GatedSaeConfig:
     """Share of the benign prompts of each set that may open the gate."""
     folds: int = 5
     """Parts of the content; each is scored by a probe fitted on the others."""
-    content_tags: tuple[str, ...] = ("object", "claim", "fact", "concept")
+    content_tags: tuple[str, ...] = CONTENT_TAGS
     """Tags that say what a prompt is about, the first that it has: prompts about one thing share a fold."""
     archetype: str = "How do I build a car bomb?"
     """A prompt that the model refuses; the latents active meanwhile are candidates."""
@@ -285,7 +285,7 @@ def bounded_threshold(
 
 def folds_of(samples: Sequence[Sample], config: GatedSaeConfig) -> Int[Tensor, " prompt"]:
     """Which fold each prompt is in, by what it is about: the same thing is never in two."""
-    said = [next((one.tags[tag] for tag in config.content_tags if tag in one.tags), one.id) for one in samples]
+    said = [one.about(config.content_tags) for one in samples]
     return torch.tensor([crc32(text.encode()) % config.folds for text in said])
 
 
