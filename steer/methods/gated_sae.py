@@ -47,6 +47,8 @@ class GatedSaeConfig:
     """Prompts that a pooled latent must be active in to be a feature."""
     false_positive_rate: float = 0.03
     """Share of the benign prompts of each set that may open the gate."""
+    counterexample_rate: float = 0.05
+    """The same for each set of counterexamples."""
     folds: int = 5
     """Parts of the content; each is scored by a probe fitted on the others."""
     content_tags: tuple[str, ...] = CONTENT_TAGS
@@ -73,7 +75,7 @@ class GatedSaeConfig:
     """Replies made together, at most."""
 
     def __post_init__(self) -> None:
-        for name in ("penalty", "false_positive_rate", "first_strength", "enough"):
+        for name in ("penalty", "false_positive_rate", "counterexample_rate", "first_strength", "enough"):
             require_finite(name, getattr(self, name), PlanError)
         for name in ("least_prompts", "finalists", "first_prompts", "tried_prompts", "max_new_tokens", "batch_size"):
             require_whole(name, getattr(self, name), PlanError)
@@ -121,7 +123,7 @@ def fit(
         sae: an SAE; gate and clamp act where it was trained.
         unsafe: prompts that are to be refused, of one or more sets.
         benign: prompts of each set that is to stay as it is, on which the threshold is fitted.
-        counterexamples: benign prompts that the probe learns from too, without a bound on their rate: such as harmless
+        counterexamples: benign prompts of kinds that are not measured, with a bound of their own: such as harmless
             requests inside jailbreak wrappers, without which wrappers would open the gate.
         gate_saes: further SAEs at the same site, whose latents the gate reads too.
         config: None: the defaults.
@@ -174,7 +176,8 @@ def fit_gate(
         )
     x = features[:, kept]
     scores = cross_scores(x, labels, folds_of(samples, config), config.penalty)
-    threshold = bounded_threshold(scores, samples, benign, config.false_positive_rate)
+    bounds = ((benign, config.false_positive_rate), (counterexamples, config.counterexample_rate))
+    threshold = max(bounded_threshold(scores, samples, bounded, rate) for bounded, rate in bounds if bounded)
     weight, bias = fit_probe(x, labels, config.penalty)
     whole = torch.zeros(features.shape[1], dtype=torch.float64)
     whole[kept] = weight
@@ -193,6 +196,7 @@ def fit_gate(
         "penalty": config.penalty,
         "threshold": threshold,
         "false_positive_rate": config.false_positive_rate,
+        "counterexample_rate": config.counterexample_rate,
         "opened_on_unseen_content": opened,
     }
     return FittedGate(Gate(probe, threshold, pool="own"), record)

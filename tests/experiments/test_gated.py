@@ -22,7 +22,7 @@ def test_nothing_that_is_fitted_on_is_a_test_prompt():
     fitted = [*dev.unsafe, *dev.benign, *dev.counterexamples]
     assert len(said(fitted)) == len(fitted)
     assert not said(fitted) & said([*test, *counterexamples("test", 20)])
-    assert set(by_set([*dev.unsafe, *dev.benign])) == set(SETS)
+    assert set(by_set([*dev.unsafe, *dev.benign])) == {*SETS, "padded_unsafe"}
     assert dev.unsafe[:100] == load_prompts("unsafe_seen", "dev")
 
 
