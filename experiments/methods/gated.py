@@ -56,6 +56,8 @@ from steer.models.load import load_model
 from steer.models.model import LanguageModel
 from steer.models.passes import after_first, positions_of
 from steer.models.site import Site
+from steer.plans.files import write_plan
+from steer.plans.made_from import plan_of
 from steer.responders.prompted import Unsteered
 from steer.responders.steered import Steered
 from steer.steering.direction_edits import AddDirection
@@ -94,6 +96,8 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     order = trained if given.sae else best_first(lm, trained, dev, config)
     fitted = fit(lm, order[0], dev.unsafe, dev.benign, dev.counterexamples, order[1:], config)
     console.print(f"fitted in {time.perf_counter() - started:.0f} s: {json.dumps(fitted.record['chosen'])}")
+    if given.out:
+        keep(lm, order, fitted, given.out)
     test = load_prompts(split="test", limit=given.limit)
     result: dict[str, Any] = {
         "model": lm.name,
@@ -118,6 +122,14 @@ def run(given: argparse.Namespace, console: Console) -> dict[str, Any]:
     if given.generalisation:
         result["generalisation"] = generalisation(lm, order, dev, config)
     return result
+
+
+def keep(lm: LanguageModel, trained: Sequence[SAE], fitted: Fitted, out: Path) -> None:
+    """Write the method as a plan, and the SAEs beside it: ``steer generate --plan OUT/plan.toml``."""
+    for place, sae in enumerate(trained):
+        saes.save(sae, out / f"sae{place}")
+    sources = {f"sae{place}": sae for place, sae in enumerate(trained)}
+    write_plan(plan_of(lm, fitted.interventions, sources, label="gated-sae"), out / "plan.toml")
 
 
 def attacked(lm: LanguageModel, fitted: Fitted, count: int, max_new_tokens: int) -> list[dict[str, Any]]:
