@@ -73,7 +73,7 @@ def require_startable(sae: SAE, train: TrainConfig) -> None:
         if (value := getattr(train, name)) != getattr(defaults, name):
             raise ConfigError(
                 f"{name} says where a new SAE begins, and this one goes on from the weights that it has: got {value!r}."
-                " Leave it out, or give an SAEConfig."
+                " Leave it out, or train a new one."
             )
     if len(sae.latents) != sae.config.d_sae:
         raise ShapeError(

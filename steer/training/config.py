@@ -30,6 +30,8 @@ one since it decides nothing until the text ends; ``ActivationStream.restore`` s
 CHOICES = ("text", "dataset", "shards")
 OF_DATASETS = ("subset", "split", "dataset_revision")
 OF_TEXT = ("text_column", "messages_column")
+OF_THE_SAE = ("d_sae", "k", "activation", "prefixes", "skip", "input_norm", "subtract_b_dec")
+"""Fields that say what a new SAE is; one that training goes on from has its own."""
 K = 32  # latents active on a token where none is given
 
 
@@ -121,6 +123,8 @@ class TrainingConfig(BaseModel):
     shuffle_seed: int = 0
     """Seed of the order of the tokens."""
 
+    from_sae: Names | None = None
+    """SAEs whose training goes on, as ``load_sae`` takes them; None: new ones, of the next seven fields."""
     d_sae: Numbers | None = None
     """Number of latents; None: 8 times the width of the activations."""
     k: Numbers | None = None
@@ -209,8 +213,11 @@ class TrainingConfig(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """The fields that decide what is trained, as JSON data. Also what another run is told apart by.
 
-        ``adam_beta2`` is told as the number that it is: which one is left open may be another in another release.
+        ``adam_beta2`` is told as the number that it is: which one is left open may be another in another release. Of
+        an SAE that training goes on from, neither that is told nor what else it says itself.
         """
+        if self.from_sae:
+            return self.model_dump(mode="json", exclude={*KEEPING, *OF_THE_SAE})
         beta2 = ADAM_BETA2[self.activation] if self.adam_beta2 is None else self.adam_beta2
         return self.model_dump(mode="json", exclude=set(KEEPING)) | {"adam_beta2": beta2}
 
