@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from saes.batches import Alike, as_activations
+from saes.batches import Alike, as_activations, at_site
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, DivergedError
@@ -231,7 +231,7 @@ class Fitting:
     def _given(self, batch: object, looks: bool) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What this rank's stream gives for the SAE to read and to write, the same tensor in an autoencoder."""
         config, tokens = self.config, self.share
-        given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
+        given = [at_site(batch, site, config) for site in (config.site, config.site_out or config.site)]
         for x, site in zip(given, (config.site, config.site_out or config.site), strict=True):
             self._alike.require(x, site or "")
         x = y = as_activations(given[0], config.d_in, tokens, looks)
@@ -281,26 +281,6 @@ def _check_together(config: SAEConfig, train: TrainConfig) -> None:
             f"An SAE that writes width {config.width_out} and reads width {config.d_in} writes another site than it "
             "reads. Say which with site_out."
         )
-
-
-def _at(batch: object, site: str | None, config: SAEConfig) -> Any:
-    """The activations of a batch at a site."""
-    if not isinstance(batch, Mapping):
-        if config.site_out is not None:
-            raise ConfigError(
-                f"A transcoder from {config.site} to {config.site_out} needs both sites of each batch, got one tensor. "
-                "Give batches as dicts from the site's name to a tensor."
-            )
-        return batch
-    by_name = {str(key): tensor for key, tensor in batch.items()}
-    if site is None and len(by_name) == 1:
-        return next(iter(by_name.values()))
-    if site not in by_name:
-        raise ConfigError(
-            f"The SAE's site is {site!r}, but the batches hold {', '.join(by_name) or 'nothing'}. "
-            "Name one of them in the SAE's config, or read that site."
-        )
-    return by_name[site]
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
