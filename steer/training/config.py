@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict
 
 from saes.config import (
     ADAM_BETA2,
@@ -20,6 +20,7 @@ from saes.paths import as_path
 from steer.activations.policy import Form, Roles, TokenPolicy
 from steer.errors import DataError
 from steer.models.load import EMBEDDED, Dtype
+from steer.settings import Settings
 
 KEEPING = (
     "device", "threads", "offline", "ring_device", "ahead", "out", "save_every_steps", "save_every_seconds", "keep",
@@ -53,10 +54,13 @@ Names = Annotated[tuple[Name, ...], BeforeValidator(_several)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_several)]
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings):
     """What is trained, on what, and where it is kept.
 
     Lists of ``site``, ``d_sae``, ``k`` and ``seed`` make several SAEs, every combination, from one reading of the text.
+
+    Raises:
+        DataError: a field is unknown, missing, or not of its kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
