@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from steer.errors import DataError
+from steer.settings import checked_error
 from steer.sweeps.config import ArmConfig, HalvingConfig, StudyConfig, TaskConfig, WindowConfig
 
 _INSIDE: dict[type[BaseModel], dict[str, type[BaseModel]]] = {
@@ -46,8 +47,8 @@ def parse_study(data: Mapping[str, Any], what: str = "The study", folder: Path |
     _check_known(StudyConfig, data, what)
     try:
         study = StudyConfig(**data)
-    except ValidationError as error:
-        raise DataError(f"{what}{_first(error)}") from None
+    except DataError as error:
+        raise DataError(f"{what}{_first(checked_error(error))}") from None
     return study if folder is None else _beside(study, folder)
 
 
