@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from steer.models.site import Site
     from steer.plans.bind import Bound
     from steer.plans.files import read_plan, write_plan
+    from steer.plans.made_from import plan_of
     from steer.plans.plan import SteeringPlan
     from steer.plans.sources import ModelSpec, SaeSpec
     from steer.quality.evaluation import evaluate_sae
@@ -152,6 +153,7 @@ _WHERE = {
     "open_source": "steer.activations.sources.opened",
     "parse_study": "steer.sweeps.read",
     "rate": "steer.evals.runner",
+    "plan_of": "steer.plans.made_from",
     "read_plan": "steer.plans.files",
     "read_study": "steer.sweeps.read",
     "read_texts": "steer.activations.text",
@@ -244,6 +246,7 @@ __all__ = [
     "mismatches",
     "open_source",
     "parse_study",
+    "plan_of",
     "rate",
     "read_plan",
     "read_study",

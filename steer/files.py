@@ -159,7 +159,7 @@ def check_output(folder: Path, overwrite: bool, owned: Sequence[str] = ()) -> No
         nearest = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
         if not nearest.is_dir():
             raise OutputError(f"{nearest} is a file where a folder is needed. Choose another place.")
-        if nearest == folder and any(folder.iterdir()) and not overwrite:
+        if nearest == folder and any(one.name != LOCK for one in folder.iterdir()) and not overwrite:
             raise OutputError(f"The output folder {folder} is not empty. Choose another, or pass --overwrite.")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise OutputError(f"The output folder {folder} cannot be created: no permission to write to {nearest}.")

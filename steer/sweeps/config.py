@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 from steer.evals.sets import Split
 from steer.models.load import Dtype
+from steer.settings import Settings
 from steer.steering.direction_edits import DirectionOperation, Unit
 from steer.steering.latents import ErrorTerm, Membership
 from steer.steering.operations import Operation
@@ -138,8 +139,12 @@ class HalvingConfig(_Fields):
     """Prompts of each task in the first round at least."""
 
 
-class StudyConfig(_Fields):
-    """A study: which model is steered in which ways, how strongly, and what it is measured on."""
+class StudyConfig(_Fields, Settings):
+    """A study: which model is steered in which ways, how strongly, and what it is measured on.
+
+    Raises:
+        DataError: a field is unknown, missing, or not of its kind.
+    """
 
     model: Text = "embedded"
     """``embedded``, a folder in transformers format, or a hub id."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from steer.errors import DataError
 from steer.files import is_file, is_there
+from steer.settings import checked_error
 from steer.sweeps.config import ArmConfig, HalvingConfig, StudyConfig, TaskConfig, WindowConfig
 
 _INSIDE: dict[type[BaseModel], dict[str, type[BaseModel]]] = {
@@ -47,8 +48,8 @@ def parse_study(data: Mapping[str, Any], what: str = "The study", folder: Path |
     _check_known(StudyConfig, data, what)
     try:
         study = StudyConfig(**data)
-    except ValidationError as error:
-        raise DataError(f"{what}{_first(error)}") from None
+    except DataError as error:
+        raise DataError(f"{what}{_first(checked_error(error))}") from None
     return study if folder is None else _beside(study, folder)
 
 
