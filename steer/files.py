@@ -103,6 +103,22 @@ def read_lines(path: Path, missing_ok: bool = False) -> Iterator[dict[str, Any]]
         yield row
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that cannot be one, since it is too long, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has the name; a name that cannot be one is that of nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 LOCK = ".lock"  # in an output folder, while a run writes to it
 
 

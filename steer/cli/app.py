@@ -8,6 +8,7 @@ would.
 import os
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import NoReturn
 
 from steer.cli.interrupts import INTERRUPTED, TERMINATED, TermSignals, importing
@@ -28,6 +29,8 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     first = is_first(os.environ)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without stars shows question marks
     try:
         with importing():
             import typer

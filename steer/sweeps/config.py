@@ -106,6 +106,12 @@ class ArmConfig(_Fields):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.latents):
                 raise ValueError(f"{name} has {len(values)} values for {len(self.latents)} latents")
+        if self.maxima is not None and min(self.maxima) <= 0:
+            raise ValueError(f"the largest activation of a latent is above 0, got {min(self.maxima)!r} in maxima")
+        if self.latents and self.unit != "raw":
+            raise ValueError("unit is that of a direction's strengths: leave it out, or give maxima")
+        if self.direction is not None and (self.membership, self.error) != ("allow", "keep"):
+            raise ValueError("membership and error are of latents: leave them out")
         if self.operation in WITHOUT_VALUE and self.strengths is not None:
             raise ValueError(f"the operation {self.operation!r} takes no strengths")
         if self.operation == "rotate":

@@ -9,6 +9,7 @@ from typing import Any
 from saes.checkpoints import digest_of_file
 from steer.activations.sources.raw import opened
 from steer.errors import DataError
+from steer.files import is_file
 from steer.models.chat import Message, as_conversation
 
 
@@ -32,7 +33,7 @@ def read_examples(given: str | Path) -> Examples:
         DataError: the file is missing, empty or damaged, or a row is neither; its place is named.
     """
     path = Path(given)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"No examples at {path}: there is no such file.")
     found = []
     for place, row in _whole(path) if path.suffix == ".json" else _lines(path):
