@@ -5,6 +5,7 @@ SIGTERM. Of several processes that torchrun has started, all have the same exit 
 would.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import NoReturn
 
 from steer.cli.interrupts import INTERRUPTED, TERMINATED, TermSignals, importing
 from steer.errors import SteerError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -23,7 +26,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Our own errors become one message, never a traceback."""
     with TermSignals(os.environ) as signals:
-        code = _run(arguments)
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            os.write(2, f"steer: what is printed cannot be written ({error.strerror}).\n".encode())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else it is tried again when the process ends
+            code = 1
     return TERMINATED if signals.came and code == INTERRUPTED else code
 
 

@@ -103,12 +103,13 @@ def _check_fits(made: Intervention, lm: LanguageModel) -> None:
         lm.layout.module(site)
 
 
-def classifier_of(gate: ClassifierGate, classifiers: Classifiers, note: Note) -> Classifier:
-    """The function given for a gate's classifier, or else the model of that name.
+def classifier_of(gate: ClassifierGate, classifiers: Classifiers, folder: Path, note: Note) -> Classifier:
+    """The function given for a gate's classifier, or else the model of that name; paths start from ``folder``.
 
     Raises:
         PlanError: there is neither.
     """
     if gate.classifier in classifiers:
         return classifiers[gate.classifier]
-    return load_classifier(gate.classifier, gate.label, note)
+    beside = folder / gate.classifier
+    return load_classifier(str(beside) if beside.is_dir() else gate.classifier, gate.label, note)

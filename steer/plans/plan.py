@@ -15,11 +15,13 @@ from steer.models.model import LanguageModel
 from steer.plans import digests
 from steer.plans.bind import Bound, Classifiers, classifier_of, fitted, used_saes
 from steer.plans.build import Material, check_names, vector_edit
+from steer.plans.conditions import ClassifierGate
 from steer.plans.edits import EditSpec, LatentEditSpec
 from steer.plans.part import Flag, Name, Number, Part, Text, Whole
 from steer.plans.sources import ModelSpec, SaeSpec
 from steer.steering.latents import check_sae
 from steer.steering.steered import check_language_model
+from steer.steering.text_gate import Classifier
 
 UNDECIDING = ("label", "source", "licence")
 """Fields that are not part of the digest."""
@@ -136,7 +138,11 @@ class SteeringPlan(Part):
         self.model.check(lm, tell)
         loaded = used_saes(self.edits, self.saes, saes or {}, self.folder, tell)
         functions = classifiers or {}
-        material = Material(loaded, self.saes, self.vectors, lambda gate: classifier_of(gate, functions, tell))
+
+        def classifier(gate: ClassifierGate) -> Classifier:
+            return classifier_of(gate, functions, self.folder, tell)
+
+        material = Material(loaded, self.saes, self.vectors, classifier)
         made = fitted(self.edits, material, lm, tell)
         return Bound(made, self.system, None if self.sampling is None else self.sampling.sampling(), self.digest)
 

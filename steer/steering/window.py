@@ -1,6 +1,6 @@
 """On which tokens an intervention acts, and how strongly: a clause about positions in a row, padding not counted."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -84,7 +84,8 @@ class Window:
             raise PlanError("With decay 0 nothing is left at the first generated token. Give a decay above 0.")
 
     def _check_roles(self) -> None:
-        if isinstance(self.roles, str) or not self.roles or not set(self.roles) <= set(ROLES):
+        several = isinstance(self.roles, Collection) and not isinstance(self.roles, str)
+        if not several or not self.roles or any(role not in ROLES for role in self.roles):
             raise PlanError(f"roles must be a set of some of {', '.join(ROLES)}, or None for all, got {self.roles!r}.")
         object.__setattr__(self, "roles", frozenset(self.roles))
         if self.phase == "generated" and "assistant" not in self.roles:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,6 +225,7 @@ def test_ctrl_c_inside_an_import_ends_with_130_and_without_a_traceback(name, tmp
 def test_an_error_is_told_apart_without_importing_torch():
     code = """
 import sys
+from pathlib import Path
 from steer.cli import app
 assert not app._is_ours(ValueError())
 assert app._is_ours(__import__("steer.errors").errors.DataError())
@@ -266,3 +268,12 @@ def test_paths_are_told_as_they_are(capsys, monkeypatch, tmp_path):
     assert run(["demo", "--out", str(tmp_path / "[/red]")]) == 130
     assert "[/red]" in "".join(capsys.readouterr().err.split())
     assert shown(tmp_path / "\udcff").isprintable()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_what_cannot_be_printed_ends_with_one_message():
+    command = [sys.executable, "-m", "steer", "plan", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "steer: what is printed cannot be written (No space left on device).\n"

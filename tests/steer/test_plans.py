@@ -342,5 +342,11 @@ def test_a_classifier_may_be_a_model_for_sequence_classification(llama, tmp_path
         got = llama.generate(PROMPTS, Sampling(6))
     expected = [s if score > threshold else p for p, s, score in zip(plain, steered_replies, scores, strict=True)]
     assert got == expected
+    beside = SteeringPlan(
+        **plan.model_dump() | {"edits": [{**ADD, "gate": gate | {"classifier": "classifier"}}]},
+        vectors=vectors(),
+        folder=tmp_path,
+    )
+    assert len(beside.bind(llama).interventions) == 1, "a path starts from the folder of the plan"
     with pytest.raises(PlanError, match="has no class 'bad': it has fine, unsafe"):
         SteeringPlan(vectors=vectors(), edits=[{**ADD, "gate": {**gate, "label": "bad"}}]).bind(llama)
