@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from steer.training.job import TrainingResult, train
     from steer.tuning.config import TuningConfig
     from steer.tuning.job import TuningResult, tune
+    from steer.tuning.prefer import PreferenceResult, prefer
+    from steer.tuning.preference_config import PreferenceConfig
 
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
@@ -103,6 +105,8 @@ _WHERE = {
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
     "PooledProbe": "steer.steering.pooled_probe",
+    "PreferenceConfig": "steer.tuning.preference_config",
+    "PreferenceResult": "steer.tuning.prefer",
     "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
@@ -151,6 +155,7 @@ _WHERE = {
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
     "parse_study": "steer.sweeps.read",
+    "prefer": "steer.tuning.prefer",
     "rate": "steer.evals.runner",
     "read_plan": "steer.plans.files",
     "read_study": "steer.sweeps.read",
@@ -197,6 +202,8 @@ __all__ = [
     "OutputError",
     "PlanError",
     "PooledProbe",
+    "PreferenceConfig",
+    "PreferenceResult",
     "ProbeScore",
     "Rate",
     "Reading",
@@ -244,6 +251,7 @@ __all__ = [
     "mismatches",
     "open_source",
     "parse_study",
+    "prefer",
     "rate",
     "read_plan",
     "read_study",
