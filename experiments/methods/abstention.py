@@ -1,6 +1,6 @@
 """Abstaining from concepts (SELECT, arXiv 2412.07430): each technique on the embedded model's tree of concepts.
 
-``python -m experiments.methods.abstention --json > abstention.json`` takes eight concepts in turn, fits every technique
+``python -m experiments.methods.abstention --json > abstention.json`` takes six concepts in turn, fits every technique
 to abstain from it, and asks the test questions: about the concept, about what is below it (half of which no technique
 has learned from), about its siblings and ancestors, and about others.
 """
@@ -48,8 +48,8 @@ from steer.responders.prompted import Unsteered
 from steer.responders.steered import Steered
 from steer.steering.intervention import Intervention
 
-TARGETS = ("fish", "fruit", "hand tool", "boat", "flower", "ball game", "plant", "vehicle")
-"""Six concepts of which only leaves are below, and two with concepts of two levels below."""
+TARGETS = ("fish", "fruit", "hand tool", "boat", "flower", "vehicle")
+"""Five concepts of which only leaves are below, and one with concepts of two levels below."""
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4)
 """Of the refusal direction, in multiples of its own length; one is chosen for all concepts, as in the release."""
 FEW_SHOT: dict[Relation, int] = {"target": 1, "near": 1}
@@ -169,7 +169,7 @@ def refusing(lm: LanguageModel, max_new_tokens: int) -> Fitted:
     sites = [Site(layer, "resid_pre") for layer in range(1, lm.n_layers)]
     refused, answered = (last_states(lm, sites, prompts)[:, :, 0].mean(1) for prompts in (unsafe, asked))
     dev = [question for one in concepts("dev") for question in one.questions]
-    tried = []
+    tried: list[dict[str, Any]] = []
     for place, strength in product(range(len(sites)), STRENGTHS):
         edit = addition(sites[place], (refused - answered)[place], strength)
         replies = Steered(lm, [edit]).reply(dev, Sampling(max_new_tokens))
@@ -265,7 +265,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), help="concepts, each abstained from in turn")
-    parser.add_argument("--limit", type=int, default=60, help="questions about unrelated concepts, for each target")
+    parser.add_argument("--limit", type=int, default=40, help="questions about unrelated concepts, for each target")
     parser.add_argument(
         "--below", type=float, default=5.0, help="questions about descendants to each about the concept"
     )

@@ -8,7 +8,7 @@ from steer.evals.judges import is_incoherent, is_refusal
 ABSTAINED = "Abstained"
 """What the release's prompts tell a model to say."""
 _LABEL = re.compile(r"^(answer|response|assistant)\s*:\s*", re.IGNORECASE)
-_ANSWER = re.compile(r'"answer"\s*:\s*("(?:[^"\\]|\\.)*")')
+_ANSWER = re.compile(r'"answer"\s*:\s*"((?:[^"\\]|\\.)*)')  # perhaps cut off
 
 
 def is_abstention(reply: str) -> bool:
@@ -28,6 +28,6 @@ def answer_of(reply: str) -> str:
     if not found:
         return reply
     try:
-        return str(json.loads(found[-1]))
+        return str(json.loads(f'"{found[-1]}"'))
     except ValueError:
         return reply

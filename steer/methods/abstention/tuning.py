@@ -54,11 +54,14 @@ class Amounts:
     """Refusals for each question to answer, where they are the reply that is rejected."""
     below: float = 1.0
     """Questions about descendants for each question about a target, at most."""
+    answer_tokens: int = 64
+    """Length limit of the model's own answers."""
 
     def __post_init__(self) -> None:
         require_finite("answered", self.answered, DataError)
         require_finite("below", self.below, DataError)
         require_whole("refusals", self.refusals, DataError)
+        require_whole("answer_tokens", self.answer_tokens, DataError)
         require_whole("rejected", self.rejected, DataError, least=0)
 
 
@@ -90,7 +93,7 @@ def supervised(
     questions = drawn(targets, others, amounts.answered, amounts.below, seed)
     rng = Random(derived(seed, "refusals"))
     abstained = [(asked, said) for asked in questions.abstain for said in _some(refusals, amounts.refusals, rng)]
-    answered = list(own_answers(lm, questions.answer).items())
+    answered = list(own_answers(lm, questions.answer, amounts.answer_tokens).items())
     if not answered:
         raise DataError("The model says nothing to any of the questions to answer, so there is nothing to keep.")
     share = len(abstained) / (len(abstained) + len(answered))
@@ -136,7 +139,7 @@ def preferred(
     """
     folder = Path(folder)
     questions = drawn(targets, others, amounts.answered, amounts.below, seed + SEED_SHIFT)
-    answers = own_answers(lm, [*questions.abstain, *questions.answer])
+    answers = own_answers(lm, [*questions.abstain, *questions.answer], amounts.answer_tokens)
     rng = Random(derived(seed, "preferences"))
     rows = [
         {"prompt": asked, "chosen": said, "rejected": answers[asked]}
