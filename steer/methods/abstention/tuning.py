@@ -83,7 +83,8 @@ def supervised(
     """Tune on questions about the targets with refusals, and on others with the model's own answers (SFT).
 
     ``folder`` gets ``answered.jsonl`` and ``abstained.jsonl``, and the run in ``sft``, which ``steer tune`` could go on
-    with. ``settings`` are those of ``TuningConfig`` that differ from the release's (``SUPERVISED``).
+    with. ``settings`` are those of ``TuningConfig`` that differ from the release's (``SUPERVISED``), such as ``target``
+    where layers are not named as Llama's.
 
     Raises:
         DataError: too few concepts or refusals, or settings of the examples, which are made here.
