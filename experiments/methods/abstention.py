@@ -273,7 +273,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=6.0, help="of SFT")
     parser.add_argument("--dpo-lr", type=float, default=3e-5, help="learning rate of DPO at first")
     parser.add_argument("--dpo-epochs", type=float, default=3.0, help="of DPO")
-    parser.add_argument("--max-new-tokens", type=int, default=48, help="length limit of a reply")
+    parser.add_argument("--max-new-tokens", type=int, default=32, help="length limit of a reply")
     parser.add_argument("--seed", type=int, default=0, help="of what is held out, drawn and trained")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the model is small")
     parser.add_argument("--json", action="store_true", help="print the results as JSON; the table then goes to stderr")
