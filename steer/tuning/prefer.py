@@ -37,6 +37,8 @@ from steer.tuning.preferences import Pair, read_preferences, tokenised_pairs
 from steer.tuning.training import seeded
 from steer.tuning.trl_training import require_trl, trained
 
+_SHOWN = ("loss", "margin", "accuracy")  # of the last line of the log
+
 
 @dataclass(frozen=True)
 class PreferenceResult:
@@ -115,9 +117,6 @@ def prefer(
     return PreferenceResult(
         folder, folder / ADAPTER, _steps(config, len(pairs)), about, left_out, *(line[name] for name in _SHOWN)
     )
-
-
-_SHOWN = ("loss", "margin", "accuracy")
 
 
 def _first(lm: LanguageModel, config: PreferenceConfig) -> Adapter:

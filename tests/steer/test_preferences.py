@@ -227,11 +227,12 @@ def test_nothing_but_the_folder_is_touched(model, tmp_path, monkeypatch, capfd):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_an_adapter(model, tmp_path):
-    before = model.generate(PROMPTS)
+    tokens = model.pad(model.prompt_ids(PROMPTS))
+    before = model.forward(tokens)
     with pytest.raises(DivergedError, match=r"The loss of step \d is nan. Lower lr"):
         prefer(settings(tmp_path, lr=1e25, steps=3, batch=2), lm=model)
     assert not (tmp_path / "run" / "adapter").exists()
-    assert model.generate(PROMPTS) == before
+    assert torch.equal(model.forward(tokens), before)
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
