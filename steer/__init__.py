@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from steer.models.site import Site
     from steer.plans.bind import Bound
     from steer.plans.files import read_plan, write_plan
+    from steer.plans.made_from import plan_of
     from steer.plans.plan import SteeringPlan
     from steer.plans.sources import ModelSpec, SaeSpec
     from steer.quality.evaluation import evaluate_sae
@@ -155,6 +156,7 @@ _WHERE = {
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
     "parse_study": "steer.sweeps.read",
+    "plan_of": "steer.plans.made_from",
     "prefer": "steer.tuning.prefer",
     "rate": "steer.evals.runner",
     "read_plan": "steer.plans.files",
@@ -251,6 +253,7 @@ __all__ = [
     "mismatches",
     "open_source",
     "parse_study",
+    "plan_of",
     "prefer",
     "rate",
     "read_plan",

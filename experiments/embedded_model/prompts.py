@@ -53,7 +53,8 @@ def _concepts(rng: Random, split: Split) -> Iterator[Item]:
         yield knowledge.concept_question(rng, split, number)
 
 
-def _items(name: str, rng: Random, split: Split) -> Iterator[Item]:
+def items(name: str, rng: Random, split: Split) -> Iterator[Item]:
+    """Items of one set, without end but for some that end with their facts."""
     return {
         "unsafe_seen": lambda: _repeat(lambda: requests.unsafe(rng, split, seen=True)),
         "unsafe_unseen": lambda: _repeat(lambda: requests.unsafe(rng, split, seen=False)),
@@ -103,7 +104,7 @@ def prompts(name: str, split: Split, seed: int) -> list[Prompt]:
     """The prompts of one set, all different, in a fixed order."""
     rng = Random(f"{name}/{split}/{seed}")
     lines: dict[str, Prompt] = {}
-    for item in itertools.islice(_items(name, rng, split), 60 * COUNTS[split]):
+    for item in itertools.islice(items(name, rng, split), 60 * COUNTS[split]):
         messages = item.messages[:-1]
         key = "\n".join(message["content"] for message in messages)
         if key not in lines:

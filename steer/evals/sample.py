@@ -1,7 +1,7 @@
 """A prompt with what is expected of its reply, and the JSON-lines files that hold them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from steer.files import read_lines
 from steer.models.chat import Message, as_conversation
 
 Kind = Literal["refusal", "number", "choice", "mentions"]
+CONTENT_TAGS = ("object", "claim", "fact", "concept")
+"""Tags that say what a prompt is about: the first of them that it has counts."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Sample:
                 raise DataError(f"Sample {self.id!r}: a sample of kind {self.kind!r} must expect {name!r}.")
             if not is_right(self.expect):
                 raise DataError(f"Sample {self.id!r}: {name!r} must be {what}, got {self.expect[name]!r}.")
+
+    def about(self, tags: Sequence[str] = CONTENT_TAGS) -> str:
+        """What the prompt is about: the first of ``tags`` that it has, else its id."""
+        return next((self.tags[tag] for tag in tags if tag in self.tags), self.id)
 
 
 def _known(kind: Any) -> Kind:

@@ -10,6 +10,8 @@ from steer.errors import DataError
 from steer.evals.sample import Sample, by_set, read_samples
 
 Split = Literal["dev", "test"]
+Group = Literal["harmful", "harmless", "ability"]
+GROUPS: tuple[Group, ...] = ("harmful", "harmless", "ability")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,13 @@ class PromptSet:
     stands_for: str
     metric: Literal["refused", "correct"]
     better: Literal["higher", "lower"]
+
+    @property
+    def group(self) -> Group:
+        """Harmful requests should be refused, harmless ones should not; ability sets are scored right or wrong."""
+        if self.metric == "correct":
+            return "ability"
+        return "harmful" if self.better == "higher" else "harmless"
 
 
 SETS: dict[str, PromptSet] = {

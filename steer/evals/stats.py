@@ -1,6 +1,7 @@
 """Rates and other figures, and their uncertainty."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,13 +34,49 @@ class Rate:
         return f"{100 * self.rate:.1f} % [{100 * low:.1f}, {100 * high:.1f}], n = {self.n}"
 
 
-def wilson(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
     """Wilson score interval of a proportion: ``(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``."""
     p = successes / n
     centre = p + z * z / (2 * n)
     spread = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def clustered_wilson(values: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float] | None:
+    """95 % interval of the share of true ``values`` where those of one cluster may go together; None without values.
+
+    Wilson's interval at the effective number of values, n / deff * (z / t)^2 (Korn and Graubard 1998; Dean and Pagano
+    2015): deff is the variance of the share over clusters by that of independent values, here never below 1, and t the
+    quantile of Student's t with one degree of freedom less than there are clusters. Where all values are alike deff
+    cannot be seen, and the clusters are counted instead of the values.
+    """
+    n = len(values)
+    if not n:
+        return None
+    inside: dict[Hashable, list[bool]] = defaultdict(list)
+    for value, cluster in zip(values, clusters, strict=True):
+        inside[cluster].append(value)
+    share, count = sum(values) / n, len(inside)
+    if count == 1 or share in (0.0, 1.0):
+        effective = float(count)
+    else:
+        off = sum((sum(one) - share * len(one)) ** 2 for one in inside.values())
+        between = count / (count - 1) * off / n**2
+        effective = min(n, share * (1 - share) / between if between else n)
+    effective *= (Z_95 / _student_95(count - 1)) ** 2 if count > 1 else 1.0
+    return wilson(share * effective, effective)
+
+
+def _student_95(df: int) -> float:
+    """Quantile of Student's t for a two-sided 95 % interval (Abramowitz and Stegun 26.7.5; 0.1 % off from df 5 on)."""
+    z = Z_95
+    return (
+        z
+        + (z**3 + z) / (4 * df)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * df**3)
+    )
 
 
 DRAWS = 1000  # of the bootstrap

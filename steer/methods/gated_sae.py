@@ -19,7 +19,7 @@ from saes import SAE
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.evals.judges import is_incoherent, is_refusal
-from steer.evals.sample import Sample, by_set
+from steer.evals.sample import CONTENT_TAGS, Sample, by_set
 from steer.features.archetype import latents_active, refuse_archetype
 from steer.methods.fitted import FORWARD_ROWS, Fitted, about, check_prompts
 from steer.models.batches import batches_of
@@ -47,9 +47,11 @@ class GatedSaeConfig:
     """Prompts that a pooled latent must be active in to be a feature."""
     false_positive_rate: float = 0.03
     """Share of the benign prompts of each set that may open the gate."""
+    counterexample_rate: float = 0.05
+    """The same for each set of counterexamples."""
     folds: int = 5
     """Parts of the content; each is scored by a probe fitted on the others."""
-    content_tags: tuple[str, ...] = ("object", "claim", "fact", "concept")
+    content_tags: tuple[str, ...] = CONTENT_TAGS
     """Tags that say what a prompt is about, the first that it has: prompts about one thing share a fold."""
     archetype: str = "How do I build a car bomb?"
     """A prompt that the model refuses; the latents active meanwhile are candidates."""
@@ -73,7 +75,7 @@ class GatedSaeConfig:
     """Replies made together, at most."""
 
     def __post_init__(self) -> None:
-        for name in ("penalty", "false_positive_rate", "first_strength", "enough"):
+        for name in ("penalty", "false_positive_rate", "counterexample_rate", "first_strength", "enough"):
             require_finite(name, getattr(self, name), PlanError)
         for name in ("least_prompts", "finalists", "first_prompts", "tried_prompts", "max_new_tokens", "batch_size"):
             require_whole(name, getattr(self, name), PlanError)
@@ -121,7 +123,7 @@ def fit(
         sae: an SAE; gate and clamp act where it was trained.
         unsafe: prompts that are to be refused, of one or more sets.
         benign: prompts of each set that is to stay as it is, on which the threshold is fitted.
-        counterexamples: benign prompts that the probe learns from too, without a bound on their rate: such as harmless
+        counterexamples: benign prompts of kinds that are not measured, with a bound of their own: such as harmless
             requests inside jailbreak wrappers, without which wrappers would open the gate.
         gate_saes: further SAEs at the same site, whose latents the gate reads too.
         config: None: the defaults.
@@ -174,7 +176,8 @@ def fit_gate(
         )
     x = features[:, kept]
     scores = cross_scores(x, labels, folds_of(samples, config), config.penalty)
-    threshold = bounded_threshold(scores, samples, benign, config.false_positive_rate)
+    bounds = ((benign, config.false_positive_rate), (counterexamples, config.counterexample_rate))
+    threshold = max(bounded_threshold(scores, samples, bounded, rate) for bounded, rate in bounds if bounded)
     weight, bias = fit_probe(x, labels, config.penalty)
     whole = torch.zeros(features.shape[1], dtype=torch.float64)
     whole[kept] = weight
@@ -193,6 +196,7 @@ def fit_gate(
         "penalty": config.penalty,
         "threshold": threshold,
         "false_positive_rate": config.false_positive_rate,
+        "counterexample_rate": config.counterexample_rate,
         "opened_on_unseen_content": opened,
     }
     return FittedGate(Gate(probe, threshold, pool="own"), record)
@@ -285,7 +289,7 @@ def bounded_threshold(
 
 def folds_of(samples: Sequence[Sample], config: GatedSaeConfig) -> Int[Tensor, " prompt"]:
     """Which fold each prompt is in, by what it is about: the same thing is never in two."""
-    said = [next((one.tags[tag] for tag in config.content_tags if tag in one.tags), one.id) for one in samples]
+    said = [one.about(config.content_tags) for one in samples]
     return torch.tensor([crc32(text.encode()) % config.folds for text in said])
 
 

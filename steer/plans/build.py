@@ -13,6 +13,7 @@ from steer.plans.conditions import (
     ConditionGate,
     GateSpec,
     LatentGate,
+    PooledGate,
     ProbeGate,
     leaves,
 )
@@ -24,6 +25,7 @@ from steer.steering.gates import AnyGate, Gate, Gated
 from steer.steering.intervention import Intervention
 from steer.steering.latents import LatentEdit
 from steer.steering.null_space import NullSpaceEdit
+from steer.steering.pooled_probe import PooledProbe
 from steer.steering.scores import ConditionScore, LatentScore, ProbeScore, Score
 from steer.steering.text_gate import Classifier, TextGate
 
@@ -98,6 +100,8 @@ def _gate(gate: GateSpec, material: Material) -> AnyGate:
     if isinstance(gate, LatentGate | ProbeGate | ConditionGate):
         score = _score(gate, material)
         return Gate(score, gate.threshold, gate.pool, gate.decided, gate.token_threshold, gate.below)
+    if isinstance(gate, PooledGate):
+        return Gate(_pooled(gate, material), gate.threshold, "own", below=gate.below)
     several = [_gate(one, material) for one in gate.gates]
     return AllOf(several) if isinstance(gate, AllOfGates) else AnyOf(several)
 
@@ -111,9 +115,16 @@ def _score(gate: LatentGate | ProbeGate | ConditionGate, material: Material) -> 
     return ProbeScore(gate.site, material.vectors[gate.weights], gate.bias, sae, gate.latents)
 
 
+def _pooled(gate: PooledGate, material: Material) -> PooledProbe:
+    weights = {pool: _of_axes(material.vectors, name, 1) for pool, name in gate.weights.items()}
+    saes = [material.saes[name] for name in gate.saes]
+    return PooledProbe(saes, weights, gate.bias, material.site(gate.saes[0], gate.site))
+
+
 def sae_names(edit: EditSpec) -> list[str]:
     """The SAEs that an edit and its gates use."""
     gates = [gate.sae for gate in leaves(edit.gate) if isinstance(gate, LatentGate | ProbeGate) and gate.sae]
+    gates += [name for gate in leaves(edit.gate) if isinstance(gate, PooledGate) for name in gate.saes]
     return [*([edit.sae] if isinstance(edit, LatentEditSpec) else []), *gates]
 
 
@@ -123,7 +134,8 @@ def vector_names(edit: EditSpec) -> list[str]:
     own += [edit.matrix] if isinstance(edit, NullSpaceEditSpec) else []
     probes = [gate.weights for gate in leaves(edit.gate) if isinstance(gate, ProbeGate)]
     conditions = [gate.direction for gate in leaves(edit.gate) if isinstance(gate, ConditionGate)]
-    return [name for name in [*own, *probes, *conditions] if name is not None]
+    pools = [name for gate in leaves(edit.gate) if isinstance(gate, PooledGate) for name in gate.weights.values()]
+    return [name for name in [*own, *probes, *conditions, *pools] if name is not None]
 
 
 def check_names(edit: EditSpec, saes: Collection[str], vectors: Collection[str]) -> None:

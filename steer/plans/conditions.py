@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from steer.plans.part import Flag, Name, Number, Part, SiteName, Whole
 from steer.steering.gates import Decided, Pool
+from steer.steering.pooled_probe import LatentPool
 from steer.steering.window import Phase, Window
 
 AsSet = AfterValidator(lambda values: values and tuple(sorted(set(values))))
@@ -97,6 +98,23 @@ class ConditionGate(_ScoreGate):
     """Name of a vector of the plan."""
 
 
+class PooledGate(Part):
+    """By a probe on the latents of a whole prompt: ``PooledProbe``. Decided when the prompt has been read."""
+
+    kind: Literal["pooled"]
+    saes: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of SAEs in the plan, all at one site."""
+    weights: Annotated[dict[LatentPool, Name], Field(min_length=1)]
+    """For each way of pooling (``max``, ``mean``, ``last``) the name of a vector of the plan, [sum of d_sae]."""
+    threshold: Number
+    """The gate is open above it."""
+    bias: Number = 0.0
+    site: SiteName | None = None
+    """Where it reads; absent: where the SAEs act."""
+    below: Flag = False
+    """Whether it is open below the threshold instead."""
+
+
 class ClassifierGate(Part):
     """By a classifier of texts, before generation: ``TextGate``."""
 
@@ -124,13 +142,15 @@ class AnyOfGates(Part):
 
 
 GateSpec = Annotated[
-    LatentGate | ProbeGate | ConditionGate | ClassifierGate | AllOfGates | AnyOfGates, Field(discriminator="kind")
+    LatentGate | ProbeGate | ConditionGate | PooledGate | ClassifierGate | AllOfGates | AnyOfGates,
+    Field(discriminator="kind"),
 ]
+LeafGate = LatentGate | ProbeGate | ConditionGate | PooledGate | ClassifierGate
 AllOfGates.model_rebuild()
 AnyOfGates.model_rebuild()
 
 
-def leaves(gate: GateSpec | None) -> list[LatentGate | ProbeGate | ConditionGate | ClassifierGate]:
+def leaves(gate: GateSpec | None) -> list[LeafGate]:
     """The gates that decide each for itself."""
     if gate is None:
         return []

@@ -314,11 +314,6 @@ def check_latents(latents: Iterable[object], d_sae: int) -> list[int]:
     return indices
 
 
-def _kept(column: Float[Tensor, " rows"]) -> float | Tensor:
-    """A value as a Clamp shows it: a number where all rows are alike."""
-    return column.item() if len(column) == 1 else column
-
-
 def _maxima(maxima: Mapping[int, float] | None, index: Sequence[int]) -> Float[Tensor, " n"]:
     """What the value of each latent is a multiple of, in raw units."""
     if maxima is None:

@@ -19,8 +19,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from steer.evals.sets import GROUPS
 from steer.studies.results import CandidateFacts
-from steer.studies.study import GROUPS, Point, Sets, Share, Study
+from steer.studies.study import Point, Sets, Share, Study
 from steer.studies.text import is_number
 
 DPI = 150  # dots per inch of every PNG
@@ -213,7 +214,7 @@ def _costs(study: Study) -> list[tuple[Sets, str, Literal["left", "right"]]]:
 
 
 def _tradeoff_panel(axes: Axes, theme: Theme, study: Study, cost: Sets, gain: Sets) -> None:
-    """Each arm as a path through its strengths; the intervals of single sets as whiskers."""
+    """Each arm as a path through its strengths; intervals as whiskers where they are known."""
     right = 1.0 if cost[0].better == "higher" else -1.0  # the side on which the cost is low
     for arm in ("none", *study.steered_arms):
         dots = [(p.strength, p.pooled(cost), p.pooled(gain)) for p in study.arm(arm)]

@@ -17,7 +17,8 @@ from saes import SAE, Quality, TrainRecord
 from steer.activations.splice import SpliceLoss
 from steer.evals.runner import Result, rate
 from steer.evals.sample import Sample, by_set
-from steer.evals.sets import SETS
+from steer.evals.sets import GROUPS, SETS
+from steer.evals.stats import clustered_wilson
 from steer.features.candidates import Candidate
 from steer.features.controls import Control
 from steer.files import append_lines, write_json
@@ -133,7 +134,9 @@ class RunRecord:
         for result in results:
             groups.setdefault(result.sample.set, []).append(result)
         sets = {name: _set_figures(SETS[name].metric, group) for name, group in groups.items()}
-        self.results["points"].append({**label, "sets": sets})
+        together = ((group, [one for one in results if SETS[one.sample.set].group == group]) for group in GROUPS)
+        figures = {group: _group_figures(members) for group, members in together if members}
+        self.results["points"].append({**label, "sets": sets, "groups": figures})
         self.save()
 
     def finish(self) -> None:
@@ -158,6 +161,21 @@ def _set_figures(metric: str, group: Sequence[Result]) -> dict[str, Any]:
         "low": round(low, 6),
         "high": round(high, 6),
         "incoherent": sum(result.score.verdict == "incoherent" for result in group),
+    }
+
+
+def _group_figures(results: Sequence[Result]) -> dict[str, Any]:
+    """All sets of a group together. Sets and prompts share what they are about, so that is what is counted."""
+    about = [result.sample.about() for result in results]
+    values = [bool(result.score.value) for result in results]
+    low, high = clustered_wilson(values, about) or (0.0, 1.0)
+    return {
+        "sets": list(dict.fromkeys(result.sample.set for result in results)),
+        "n": len(results),
+        "about": len(set(about)),
+        "rate": round(sum(values) / len(values), 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
     }
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from steer.evals.sets import GROUPS, Group
 from steer.files import read_lines, remove, write_bytes, write_text
 from steer.forks import forked
 from steer.studies.figures import DARK, FIGURES, LIGHT, Theme, png
 from steer.studies.results import Results, read_results
-from steer.studies.study import ARMS, GROUPS, TOP_CANDIDATES, Group, MeasuredSet, Point, Share, Study, read_study
+from steer.studies.study import ARMS, TOP_CANDIDATES, MeasuredSet, Point, Share, Study, read_study
 from steer.studies.text import is_number, visible
 
 CLIP = 700  # characters of one message or reply that the report shows

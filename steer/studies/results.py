@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from steer.errors import DataError
+from steer.evals.sets import Group
 from steer.studies.text import visible
 
 SCHEMA = 1
@@ -74,6 +75,20 @@ class Counted(_Part):
         return count, self.low, self.high
 
 
+class GroupFacts(_Part):
+    """The sets of one group at one point, taken together."""
+
+    sets: list[str]
+    """Their names."""
+    n: Count
+    """Prompts judged."""
+    about: Count
+    """Different things that they are about; prompts about one thing may go together, and the interval allows for it."""
+    rate: Fraction
+    low: Fraction
+    high: Fraction
+
+
 class PointFacts(_Part):
     """One arm at one strength."""
 
@@ -81,6 +96,7 @@ class PointFacts(_Part):
     strength: Number
     """Clamp value in raw units; length of the added vector for the arm ``direction``."""
     sets: dict[str, Counted] = {}
+    groups: dict[Group, GroupFacts] = {}
 
 
 class CandidateFacts(_Part):
@@ -140,6 +156,12 @@ class Results(_Part):
                         counted.of(self.sets[name].metric)
                     except ValueError as error:
                         raise ValueError(f"{where}: {error}") from error
+            for name, group in point.groups.items():
+                where = f"{point.arm} at {point.strength:g}, group {name!r}"
+                if not group.low <= group.rate <= group.high:
+                    raise ValueError(f"{where}: the rate {group.rate} is not in {group.low} to {group.high}")
+                if (n := sum(point.sets[one].n for one in group.sets if one in point.sets)) != group.n:
+                    raise ValueError(f"{where}: {group.n} prompts were judged, but {n} in its sets")
         return self
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from steer.evals.sets import Group, PromptSet
 from steer.studies.results import CandidateFacts, ControlFacts, PointFacts, Results
 
-Group = Literal["harmful", "harmless", "ability"]
-GROUPS: tuple[Group, ...] = ("harmful", "harmless", "ability")
 ARMS = {
     "none": "Unsteered",
     "sae": "Chosen latent",
@@ -20,13 +19,13 @@ TOP_CANDIDATES = 15  # candidates that a report shows
 
 @dataclass(frozen=True)
 class Share:
-    """A share of prompts, with its 95 % Wilson interval where they are of one set."""
+    """A share of prompts, with its 95 % interval where one is known."""
 
     count: int  # prompts refused, or answered right
     n: int  # prompts judged, at least 1
     incoherent: int = 0  # prompts whose reply was not language
     interval: tuple[float, float] | None = None
-    """Fractions; None for several sets taken together, whose prompts share objects and so are not independent."""
+    """Fractions: Wilson's for one set, and for all sets of a group the one that counts what the prompts are about."""
 
     @property
     def value(self) -> float:
@@ -35,22 +34,11 @@ class Share:
 
 
 @dataclass(frozen=True)
-class MeasuredSet:
-    """One set of test prompts and what counts as good on it."""
+class MeasuredSet(PromptSet):
+    """One set of test prompts, and what counts as good on it."""
 
     name: str
-    title: str
-    stands_for: str
-    metric: Literal["refused", "correct"]
-    better: Literal["higher", "lower"]
     n: int  # prompts
-
-    @property
-    def group(self) -> Group:
-        """Harmful requests should be refused, harmless ones should not; ability sets are scored right or wrong."""
-        if self.metric == "correct":
-            return "ability"
-        return "harmful" if self.better == "higher" else "harmless"
 
 
 Sets = tuple[MeasuredSet, ...]
@@ -63,18 +51,20 @@ class Point:
     arm: str
     strength: float  # clamp value in raw units; norm of the added vector for the arm "direction"
     rates: Mapping[str, Share]  # by name of the set
+    intervals: Mapping[frozenset[str], tuple[float, float]]  # of several sets taken together, by their names; fractions
 
     def pooled(self, sets: Sets) -> Share | None:
         """All prompts of ``sets`` taken together, or None unless every one of them was measured here.
 
-        A single set keeps its interval; several have none.
+        A single set keeps its interval; several have the one that was recorded for just these.
         """
         found = [self.rates[s.name] for s in sets if s.name in self.rates]
         if not found or len(found) < len(sets):
             return None
         if len(found) == 1:
             return found[0]
-        return Share(sum(s.count for s in found), sum(s.n for s in found), sum(s.incoherent for s in found))
+        interval = self.intervals.get(frozenset(s.name for s in sets))
+        return Share(sum(s.count for s in found), sum(s.n for s in found), sum(s.incoherent for s in found), interval)
 
 
 @dataclass(frozen=True)
@@ -123,7 +113,7 @@ class Study:
 def read_study(results: Results, training: Sequence[Mapping[str, Any]] = ()) -> Study:
     """What is drawn and told of ``results``; ``training`` holds the lines of ``sae/training.jsonl``."""
     sets = tuple(
-        MeasuredSet(name, one.title, one.stands_for or "", one.metric, one.better, one.n)
+        MeasuredSet(one.title, one.stands_for or "", one.metric, one.better, name, one.n)
         for name, one in results.sets.items()
     )
     points = tuple(_point(one, sets) for one in results.points)
@@ -146,4 +136,5 @@ def _point(facts: PointFacts, sets: Sets) -> Point:
         if counted.n:
             count, low, high = counted.of(metrics[name])
             shares[name] = Share(count, counted.n, counted.incoherent or 0, (low, high))
-    return Point(facts.arm, facts.strength, shares)
+    intervals = {frozenset(one.sets): (one.low, one.high) for one in facts.groups.values()}
+    return Point(facts.arm, facts.strength, shares, intervals)

@@ -10,6 +10,8 @@ from experiments.methods import gated
 from experiments.methods.gated_prompts import COUNTEREXAMPLES, attacks, counterexamples, development, per_set
 from steer.evals.sample import by_set
 from steer.evals.sets import SETS, load_prompts
+from steer.plans.files import read_plan
+from steer.steering.gates import Gated
 from tests.conftest import random_sae
 
 
@@ -22,7 +24,7 @@ def test_nothing_that_is_fitted_on_is_a_test_prompt():
     fitted = [*dev.unsafe, *dev.benign, *dev.counterexamples]
     assert len(said(fitted)) == len(fitted)
     assert not said(fitted) & said([*test, *counterexamples("test", 20)])
-    assert set(by_set([*dev.unsafe, *dev.benign])) == set(SETS)
+    assert set(by_set([*dev.unsafe, *dev.benign])) == {*SETS, "padded_unsafe"}
     assert dev.unsafe[:100] == load_prompts("unsafe_seen", "dev")
 
 
@@ -49,6 +51,8 @@ def test_a_run_writes_what_it_measures(embedded, tmp_path):
         json.dumps(result["methods"])
     )
     assert [row["name"] for row in result["methods"]] == ["unsteered", "gated-sae"]
+    kept = read_plan(tmp_path / "out" / "plan.toml").bind(embedded)
+    assert [type(one) for one in kept.interventions] == [Gated]
     assert set(result["verdict"]) == set(SETS) - {"unsafe_seen"}
     assert set(COUNTEREXAMPLES) < set(result["attacks"][1]["opened"])
     assert len(per_set(load_prompts(), 2)) == 2 * len(SETS)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from steer.evals.sets import SETS
+from steer.evals.sets import GROUPS, SETS
 from steer.studies.config import DemoConfig
 
 Schema = dict[str, Any]
@@ -60,8 +60,16 @@ POINT_SETS = {
     name: closed(each(COUNT, ("n", one.metric, "incoherent")) | each(RATE, ("rate", "low", "high")))
     for name, one in SETS.items()
 }
+POINT_GROUPS = dict.fromkeys(
+    GROUPS, closed({"sets": items(TEXT, least=1)} | each(COUNT, ("n", "about")) | each(RATE, ("rate", "low", "high")))
+)
 POINT = closed(
-    {"arm": {"enum": ["none", "sae", "control", "direction"]}, "strength": NUMBER, "sets": closed(POINT_SETS)}
+    {
+        "arm": {"enum": ["none", "sae", "control", "direction"]},
+        "strength": NUMBER,
+        "sets": closed(POINT_SETS),
+        "groups": closed(POINT_GROUPS),
+    }
 )
 SETS_TOLD = {
     name: closed(

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from steer.errors import DataError
 from steer.evals.judges import is_incoherent, is_refusal, judge, judge_choice
 from steer.evals.runner import evaluate, rate
 from steer.evals.sample import Sample, by_set, read_samples
-from steer.evals.stats import Rate, wilson
+from steer.evals.stats import Rate, _student_95, clustered_wilson, wilson
 from tests.conftest import folder_or_skip
 
 
@@ -144,6 +145,41 @@ def test_wilson_intervals():
     assert Rate(0, 0).rate is None
     assert Rate(0, 0).interval is None
     assert str(Rate(25, 250)) == "10.0 % [6.9, 14.3], n = 250"
+
+
+def test_intervals_of_prompts_that_go_together_hold_what_they_promise():
+    """Over draws of clusters with shares of their own, which Wilson's interval takes for independent prompts."""
+    draws, clusters, each = np.random.default_rng(0), 60, 8
+    held = {"clustered": 0, "plain": 0}
+    for _ in range(400):
+        shares = draws.beta(1.4, 0.6, size=clusters)  # mean 0.7
+        values = draws.random((clusters, each)) < shares[:, None]
+        names = np.repeat(np.arange(clusters), each).tolist()
+        low, high = clustered_wilson(values.ravel().tolist(), names)
+        held["clustered"] += low <= 0.7 <= high
+        low, high = wilson(int(values.sum()), values.size)
+        held["plain"] += low <= 0.7 <= high
+    assert 0.93 <= held["clustered"] / 400 <= 0.98
+    assert held["plain"] / 400 < 0.8
+
+
+def test_intervals_of_clusters_at_their_edges():
+    alone = [True] * 150 + [False] * 50
+    assert clustered_wilson(alone, range(200)) == pytest.approx(wilson(150, 200), abs=2e-3)
+    twice = clustered_wilson(alone * 2, [*range(200)] * 2)
+    assert twice == pytest.approx(wilson(150, 200), abs=2e-3), "the same prompts once more tell nothing new"
+    assert clustered_wilson([True] * 40, [i % 10 for i in range(40)])[0] == pytest.approx(wilson(10, 10)[0], abs=0.08)
+    assert clustered_wilson([True] * 40, [0] * 40) == wilson(1, 1)
+    assert clustered_wilson([True, False] * 20, [0] * 40) == wilson(0.5, 1)
+    assert clustered_wilson([], []) is None
+    low, high = clustered_wilson([True, False], [0, 1])
+    assert 0 <= low < 0.05
+    assert 0.95 < high <= 1
+
+
+@pytest.mark.parametrize(("df", "quantile"), [(5, 2.5706), (10, 2.2281), (30, 2.0423), (200, 1.9719)])
+def test_quantiles_of_student(df, quantile):
+    assert _student_95(df) == pytest.approx(quantile, rel=2e-3)
 
 
 def test_refusals_in_real_completions():

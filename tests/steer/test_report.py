@@ -19,7 +19,7 @@ from jsonschema import validate
 from matplotlib.collections import LineCollection, PolyCollection
 
 from steer.errors import DataError
-from steer.evals.sets import SETS
+from steer.evals.sets import GROUPS, SETS
 from steer.evals.stats import wilson
 from steer.studies.config import quick_config
 from steer.studies.figures import LIGHT, candidates, dose_response, tradeoff, tradeoff_by_set
@@ -72,8 +72,19 @@ def synthetic_points(n: int, arms: tuple[str, ...]) -> list[dict[str, Any]]:
             sets[name] = {
                 "n": n, one.metric: count, "rate": count / n, "low": low, "high": high, "incoherent": broken
             }  # fmt: skip
-        points.append({"arm": arm, "strength": strength, "sets": sets})
+        points.append({"arm": arm, "strength": strength, "sets": sets, "groups": synthetic_groups(sets)})
     return points
+
+
+def synthetic_groups(sets: dict[str, Any]) -> dict[str, Any]:
+    """Each group's sets together, as if every two prompts were about one thing and went together."""
+    groups = {}
+    for group in GROUPS:
+        members = [name for name, one in SETS.items() if one.group == group]
+        n, count = (sum(sets[name][key] for name in members) for key in ("n", SETS[members[0]].metric))
+        low, high = wilson(count / 2, n / 2)
+        groups[group] = {"sets": members, "n": n, "about": n // 2, "rate": count / n, "low": low, "high": high}
+    return groups
 
 
 def synthetic_results(n: int = 200, arms: tuple[str, ...] = ("none", "sae", "control", "direction")) -> dict[str, Any]:
@@ -249,7 +260,7 @@ def test_a_point_whose_cost_is_unknown_is_never_the_best() -> None:
     results = synthetic_results()
     for point in results["points"]:
         if point["arm"] == "sae" and point["strength"] > 4:
-            del point["sets"]["myths"]
+            del point["sets"]["myths"], point["groups"]["ability"]
     best = best_point(read_study(results), "sae")
     assert best is not None
     assert best.strength == 4.0
@@ -276,8 +287,8 @@ def test_every_point_is_in_the_table_with_count_and_interval(page: Page) -> None
             assert f"{100 * cell['low']:.1f}–{100 * cell['high']:.1f} {cell[one.metric]} / {cell['n']}" in text
 
 
-def test_only_single_sets_have_intervals() -> None:
-    """Sets share objects, so an interval over the prompts of several would be too narrow."""
+def test_sets_and_groups_have_their_own_intervals_and_other_unions_none() -> None:
+    """Sets share objects, so Wilson's interval over the prompts of several would be too narrow."""
     study = read_study(synthetic_results())
     for point in study.points:
         for one in study.sets:
@@ -286,20 +297,28 @@ def test_only_single_sets_have_intervals() -> None:
             assert alone.interval == wilson(alone.count, alone.n)
         together = point.pooled(study.group("harmful"))
         assert together is not None
-        assert together.interval is None
+        low, high = together.interval or (math.nan, math.nan)
+        alone_low, alone_high = wilson(together.count, together.n)
+        assert low <= alone_low <= alone_high <= high
+        assert high - low > 1.2 * (alone_high - alone_low)
+        assert (everything := point.pooled(study.sets)) is not None
+        assert everything.interval is None
 
 
-def test_whiskers_and_bands_are_drawn_for_single_sets_alone() -> None:
+def test_whiskers_and_bands_are_drawn_wherever_an_interval_is_known() -> None:
     study = read_study(synthetic_results())
     pooled, by_set, dose = (draw(study, LIGHT) for draw in (tradeoff, tradeoff_by_set, dose_response))
     assert pooled is not None
     assert by_set is not None
     assert dose is not None
-    assert not any(isinstance(drawn, LineCollection) for axes in pooled.axes for drawn in axes.collections)
-    for axes in by_set.axes:
+    for axes in (*pooled.axes, *by_set.axes):
         whiskers = [path for one in axes.collections for path in one.get_paths() if isinstance(one, LineCollection)]
-        assert len(whiskers) == 1 + 3 * len(STRENGTHS), "one for each point"
-        assert all(x == other for (x, _), (other, _) in (path.vertices for path in whiskers)), "up and down only"
+        assert len(whiskers) == 2 * (1 + 3 * len(STRENGTHS)), "one along each axis for each point"
+    without = synthetic_results()
+    for point in without["points"]:
+        del point["groups"]
+    assert (earlier := tradeoff(read_study(without), LIGHT)) is not None
+    assert not any(isinstance(drawn, LineCollection) for axes in earlier.axes for drawn in axes.collections)
     *single, everything = (axes for axes in dose.axes if axes.get_visible())
     assert len(single) == len(SETS)
     assert all(sum(isinstance(one, PolyCollection) for one in axes.collections) == 3 for axes in single)
@@ -412,12 +431,23 @@ def test_a_run_that_has_only_just_begun_is_written_up(tmp_path: Path) -> None:
 
 def test_a_point_without_some_sets_is_named_and_not_pooled(tmp_path: Path) -> None:
     results = synthetic_results(n=20)
-    del results["points"][-1]["sets"]["jailbroken"]
+    del results["points"][-1]["sets"]["jailbroken"], results["points"][-1]["groups"]
     results["points"][-1]["sets"]["safe"] |= {"n": 0, "refused": 0, "rate": None, "low": None, "high": None}
     partial = render(tmp_path, results)
     assert "Refusal direction at 12 was not measured on: Jailbroken, Safe." in partial.text
     study = read_study(results)
     assert study.arm("direction")[-1].pooled(study.group("harmful")) is None
+
+
+def test_groups_that_contradict_their_sets_are_refused() -> None:
+    results = synthetic_results(n=20)
+    del results["points"][-1]["sets"]["jailbroken"]
+    with pytest.raises(DataError, match="direction at 12, group 'harmful': 80 prompts were judged, but 60 in its sets"):
+        read_study(results)
+    results = synthetic_results(n=20)
+    results["points"][0]["groups"]["ability"]["low"] = 1.0
+    with pytest.raises(DataError, match=r"none at 0, group 'ability': the rate .* is not in 1.0 to"):
+        read_study(results)
 
 
 def test_a_cut_off_last_line_is_passed_over(tmp_path: Path) -> None:
