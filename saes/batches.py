@@ -1,9 +1,11 @@
 """What a batch of activations must be, wherever one comes in, and what all batches of a stream have in common."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
 from saes.shapes import Float, Tensor
 
@@ -45,6 +47,30 @@ def _remedy(x: object) -> str:
     if isinstance(x, Tensor) and x.is_meta:
         return "The device meta holds no numbers: compute it on cpu or cuda."
     return "Convert it where it is made: torch.as_tensor(x, dtype=torch.float32)."
+
+
+def at_site(batch: object, site: str | None, config: SAEConfig) -> Any:
+    """The activations of a batch at a site: of a dict those of this name, of another batch all.
+
+    Raises:
+        ConfigError: the batch lacks the site, or a transcoder's is no dict.
+    """
+    if not isinstance(batch, Mapping):
+        if config.site_out is not None:
+            raise ConfigError(
+                f"A transcoder from {config.site} to {config.site_out} needs both sites of each batch, got one tensor. "
+                "Give batches as dicts from the site's name to a tensor."
+            )
+        return batch
+    by_name = {str(key): tensor for key, tensor in batch.items()}
+    if site is None and len(by_name) == 1:
+        return next(iter(by_name.values()))
+    if site not in by_name:
+        raise ConfigError(
+            f"The SAE's site is {site!r}, but the batches hold {', '.join(by_name) or 'nothing'}. "
+            "Name one of them in the SAE's config, or read that site."
+        )
+    return by_name[site]
 
 
 class Alike:
@@ -99,6 +125,6 @@ def require_iterable(batches: object) -> None:
         hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
     ):
         raise ConfigError(
-            "batches must be an iterable of tensors [token, d_in] (fit also takes dicts from a site's name to one), "
+            "batches must be an iterable of tensors [token, d_in], or of dicts from a site's name to one, "
             f"got {type(batches).__name__}. Put a single batch into a list: [x]."
         )

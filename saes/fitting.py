@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from saes.batches import Alike, as_activations
+from saes.batches import Alike, as_activations, at_site
 from saes.config import SAEConfig, TrainConfig
 from saes.distributed.world import ONE, World
 from saes.errors import ConfigError, DivergedError
+from saes.folding import digest_of, folded, require_startable, start_of, unfolded
 from saes.losses import all_equal
 from saes.normalise import normalise
 from saes.optimisers import OPTIMISERS
@@ -57,10 +58,19 @@ class TrainRecord:
 
 
 class Fitting:
-    """An SAE that is being trained, from raw batches; of several ranks, each has one, and gives its share of them."""
+    """An SAE that is being trained, from raw batches; of several ranks, each has one, and gives its share of them.
 
-    def __init__(self, config: SAEConfig, train: TrainConfig, number: int = 0, world: World = ONE) -> None:
+    It is a new one of a config, or goes on from the weights of an SAE, which is not changed.
+    """
+
+    def __init__(self, sae: SAEConfig | SAE, train: TrainConfig, number: int = 0, world: World = ONE) -> None:
+        self._start = sae if isinstance(sae, SAE) else None
+        config = dataclasses.replace(sae.config, input_scale=1.0) if isinstance(sae, SAE) else sae
         _check_together(config, train)
+        if self._start is not None:
+            require_startable(self._start, train)
+        self.started_from = None if self._start is None else digest_of(self._start)
+        """By which the SAE that training goes on from is known again; None: it is a new one."""
         train = train.of(config.activation)  # what was left open is kept as the number that it is
         self.config, self.train, self.number, self.world = config, train, number, world
         self.latents, self.share = world.shard(config.d_sae), world.share(train.batch_tokens)
@@ -124,21 +134,14 @@ class Fitting:
     def folded(self) -> tuple[SAEConfig, dict[str, Tensor]]:
         """The SAE as it is now, for raw activations: its config and weights, not copied where they are the same.
 
-        Encoder and decoder are linear up to the ReLU. So where input and output have one scale, only biases and
-        thresholds carry it; a transcoder's encoder and skip carry the quotient of the two.
-
         Raises:
             DivergedError: a loss was not finite since somebody looked: then the weights are worth nothing.
         """
         training = self._in_training(None)
         self._require_finite(training.ill.item(), training.steps_done - 1)
         weights = {name: tensor.detach() for name, tensor in training.sae.state_dict().items()}
-        for name in weights.keys() & {"b_enc", "b_dec", "threshold"}:
-            weights[name] = self._written_scale.undo(weights[name])
-        if self._read_scale != self._written_scale:
-            for name in weights.keys() & {"W_enc", "W_skip"}:
-                weights[name] = self._read_scale.over(self._written_scale).apply(weights[name])
-        return dataclasses.replace(self.config, input_scale=self._read_scale.whole), weights
+        told = dataclasses.replace(self.config, input_scale=self._read_scale.whole)
+        return told, folded(weights, self._read_scale, self._written_scale)
 
     def finish(self) -> SAE:
         """The trained SAE (this rank's latents of it), for raw activations; it cannot be trained further here."""
@@ -166,7 +169,7 @@ class Fitting:
 
     def restore(self, state: Mapping[str, Any], folded: Mapping[str, Tensor]) -> None:
         """Go on from a ``state`` and the weights of ``folded`` of that time."""
-        self._training, self._pending = None, (state, folded)
+        self._training, self._pending, self._start = None, (state, folded), None
         self._started = time.perf_counter() - state["seconds"]
         self._alike = Alike(state.get("dtypes"))  # earlier releases did not keep them
         self._read_scale, self._written_scale = Scale(*state["read_scale"]), Scale(*state["written_scale"])
@@ -183,12 +186,16 @@ class Fitting:
         return self._training
 
     def _begun(self, x: Float[Tensor, "token d_in"], y: Float[Tensor, "token d_out"]) -> Training:
-        """A new SAE whose scale and decoder bias fit the first batch."""
+        """An SAE whose scale fits the first batch, and the decoder bias too if it is a new one."""
         if self.config.input_norm == "none":  # else each token has its own scale
             self._read_scale = Scale.of(x, self.world.data)
             self._written_scale = self._read_scale if y is x else Scale.of(y, self.world.data)
-        sae = SAE(self.config, self.train.seed, self.latents).to(x.device)
         scale = self._written_scale
+        if self._start is not None:
+            weights = unfolded(start_of(self._start, self.latents), self._read_scale, scale)
+            self._start = None  # nothing needs it any more
+            return Training(SAE.from_tensors(self.config, weights, self.latents).to(x.device), self.train, self.world)
+        sae = SAE(self.config, self.train.seed, self.latents).to(x.device)
         sae.b_dec.copy_(centre(scale.shift(y), self.train.b_dec_init, self.world.data) * scale.factor)
         if self.config.activation == "jumprelu":
             sae.threshold.fill_(self.train.jumprelu_threshold)
@@ -224,7 +231,7 @@ class Fitting:
     def _given(self, batch: object, looks: bool) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_out"]]:
         """What this rank's stream gives for the SAE to read and to write, the same tensor in an autoencoder."""
         config, tokens = self.config, self.share
-        given = [_at(batch, site, config) for site in (config.site, config.site_out or config.site)]
+        given = [at_site(batch, site, config) for site in (config.site, config.site_out or config.site)]
         for x, site in zip(given, (config.site, config.site_out or config.site), strict=True):
             self._alike.require(x, site or "")
         x = y = as_activations(given[0], config.d_in, tokens, looks)
@@ -274,26 +281,6 @@ def _check_together(config: SAEConfig, train: TrainConfig) -> None:
             f"An SAE that writes width {config.width_out} and reads width {config.d_in} writes another site than it "
             "reads. Say which with site_out."
         )
-
-
-def _at(batch: object, site: str | None, config: SAEConfig) -> Any:
-    """The activations of a batch at a site."""
-    if not isinstance(batch, Mapping):
-        if config.site_out is not None:
-            raise ConfigError(
-                f"A transcoder from {config.site} to {config.site_out} needs both sites of each batch, got one tensor. "
-                "Give batches as dicts from the site's name to a tensor."
-            )
-        return batch
-    by_name = {str(key): tensor for key, tensor in batch.items()}
-    if site is None and len(by_name) == 1:
-        return next(iter(by_name.values()))
-    if site not in by_name:
-        raise ConfigError(
-            f"The SAE's site is {site!r}, but the batches hold {', '.join(by_name) or 'nothing'}. "
-            "Name one of them in the SAE's config, or read that site."
-        )
-    return by_name[site]
 
 
 def peak_memory_mib(device: torch.device) -> float | None:

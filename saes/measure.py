@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from saes.batches import require_iterable
-from saes.errors import ConfigError, ShapeError
+from saes.errors import ShapeError
 from saes.metrics.block import Batch, blocks_of, require_size
 from saes.metrics.likeness import LikenessSums
 from saes.metrics.position import PositionNorms, PositionSums
@@ -70,19 +70,19 @@ class Quality:
 def measure(sae: SAE, batches: Iterable[Batch], block_tokens: int = BLOCK_TOKENS) -> tuple[Quality, Firing]:
     """Run the SAE over batches of activations, shape [token, d_in], or ``Placed`` ones.
 
+    A transcoder needs those of both sites, as dicts from the site's name to a tensor, or ``Placed`` with ``y``; then
+    input means what stands where it writes, in all that compares the two.
+
     Sums are kept in float64, over blocks of ``block_tokens`` tokens that the batches are cut into anew: cutting the
     same tokens into other batches changes no bit, another order only the three metrics of blocks.
 
     Raises:
         ShapeError: no tokens were given, or all are equal, or a batch is not of shape [token, d_in], not finite, or of
             another dtype or device than the first; or ``block_tokens`` is no whole number of at least 1.
-        ConfigError: the SAE is a transcoder, whose reconstruction is of other activations than it reads; or ``batches``
-            is no iterable.
+        ConfigError: a batch lacks a site that the SAE reads or writes; or ``batches`` is no iterable.
     """
     require_iterable(batches)
     require_size(block_tokens)
-    if sae.config.is_transcoder:
-        raise ConfigError("A transcoder writes other activations than it reads, and only autoencoders are measured.")
     variance, likeness, positions = FvuSums(block_tokens), LikenessSums(), PositionSums()
     sparsity = SparsitySums(sae.config.d_sae, sae.W_dec.device)
     error = 0.0
@@ -103,7 +103,7 @@ def measure(sae: SAE, batches: Iterable[Batch], block_tokens: int = BLOCK_TOKENS
         fvu_per_batch_centred=fvu.per_batch_centred,
         fvu_per_token=fvu.per_token,
         block_tokens=block_tokens,
-        mse=error / tokens / sae.config.d_in,
+        mse=error / tokens / sae.config.width_out,
         cosine=like.cosine,
         relative_norm=like.relative_norm,
         reconstruction_bias=like.reconstruction_bias,

@@ -20,10 +20,17 @@ FORMAT = "saes-run"
 
 
 def settings_of(fittings: Sequence[Fitting], about: Mapping[str, Any]) -> Any:
-    """The settings of a run as JSON gives them back."""
-    saes = [{"config": dataclasses.asdict(one.config), "train": dataclasses.asdict(one.train)} for one in fittings]
+    """The settings of a run as JSON gives them back. What an SAE goes on from stands there if it does."""
+    saes = [
+        {"config": dataclasses.asdict(one.config), "train": dataclasses.asdict(one.train), **_started(one)}
+        for one in fittings
+    ]
     known = {"format": FORMAT, "version": VERSION, **({"about": dict(about)} if about else {}), "saes": saes}
     return json.loads(json.dumps(known))
+
+
+def _started(fitting: Fitting) -> dict[str, str]:
+    return {"started_from": fitting.started_from} if fitting.started_from else {}
 
 
 def locked(folder: Path) -> IO[bytes]:

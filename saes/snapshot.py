@@ -102,6 +102,7 @@ def summary(fitting: Fitting, newest: Mapping[str, Any], about: Mapping[str, Any
         "tokens": steps * fitting.train.batch_tokens,
         **{name: newest[name] for name in ("fvu", "l0", "dead_fraction") if name in newest},
         **train,
+        **({"started_from": fitting.started_from} if fitting.started_from else {}),
         **({"about": more} if more else {}),
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
-from typing import TypeVar, overload
+from typing import Any, overload
 
 import torch
 
@@ -18,12 +18,10 @@ from saes.sae import SAE
 
 __all__ = ["Batch", "TrainRecord", "fit"]
 
-T = TypeVar("T")
-
 
 @overload
 def fit(
-    config: SAEConfig,
+    sae: SAEConfig | SAE,
     batches: Iterable[Batch],
     train: TrainConfig,
     on_record: Callable[[TrainRecord], None] | None = None,
@@ -34,7 +32,7 @@ def fit(
 
 @overload
 def fit(
-    config: Sequence[SAEConfig],
+    sae: Sequence[SAEConfig | SAE],
     batches: Iterable[Batch],
     train: TrainConfig | Sequence[TrainConfig],
     on_record: Callable[[TrainRecord], None] | None = None,
@@ -46,7 +44,7 @@ def fit(
 @torch.inference_mode(False)
 @torch.no_grad()
 def fit(
-    config: SAEConfig | Sequence[SAEConfig],
+    sae: SAEConfig | SAE | Sequence[SAEConfig | SAE],
     batches: Iterable[Batch],
     train: TrainConfig | Sequence[TrainConfig],
     on_record: Callable[[TrainRecord], None] | None = None,
@@ -63,9 +61,11 @@ def fit(
     activations. Where the SAE normalises each token itself (``input_norm``), it is trained on normalised tokens.
 
     Args:
-        config: the SAE; or several, which are trained on one reading of the stream. Each comes out bit for bit as if it
-            had been trained alone.
-        batches: tensors, or dicts from the name of a site to a tensor, of which ``config.site`` and ``site_out`` pick.
+        sae: the config of a new SAE, or an SAE whose training goes on: from its weights, which are copied, with a new
+            optimiser, new counters and a scale of its own. Or several, which are trained on one reading of the stream.
+            Each comes out bit for bit as if it had been trained alone.
+        batches: tensors, or dicts from the name of a site to a tensor, of which the SAE's ``site`` and ``site_out``
+            pick.
         train: how it is trained; several SAEs have one for all or one each, all with the same ``batch_tokens``.
         on_record: is given each line of the training log.
         run: where the run is kept, so that it can be stopped, also by a kill, and gone on with exactly: calling again
@@ -80,14 +80,15 @@ def fit(
     Raises:
         ConfigError: the settings do not fit together, an argument is of another kind, a batch lacks a site, or the run
             folder holds another run.
-        ShapeError: a batch has the wrong shape, is of another dtype or device than the first, holds NaN or infinite
-            values or no variance, or the stream ends early.
+        ShapeError: an SAE holds weights that are not finite, or only some of its latents; a batch has the wrong shape,
+            is of another dtype or device than the first, holds NaN or infinite values or no variance; or the stream
+            ends early.
         DivergedError: the loss is not finite. The last checkpoint stays.
         FormatError: the run folder cannot be read or written, or its newest checkpoint is damaged.
         WorldError: another process is gone, or does not answer in time. What one process raises, all do.
     """
     _require_kinds(batches, on_record, run, world)
-    fittings = _fittings(config, train, world)
+    fittings = _fittings(sae, train, world)
     if run is None and not world.latents.alone:
         raise ConfigError(
             "Where latents are divided over processes, the whole SAE is written to a run folder: give run."
@@ -110,7 +111,7 @@ def fit(
         saes = _on_one_device([one.finish() for one in fittings], fittings)
         if folder and done == last:
             folder.finish(saes)
-    return saes[0] if isinstance(config, SAEConfig) else saes
+    return saes if isinstance(sae, Sequence) else saes[0]
 
 
 def _on_one_device(saes: Sequence[SAE], fittings: Sequence[Fitting]) -> list[SAE]:
@@ -119,16 +120,17 @@ def _on_one_device(saes: Sequence[SAE], fittings: Sequence[Fitting]) -> list[SAE
     return [sae.to(saes[longest.number].W_dec.device) for sae in saes]
 
 
-def _fittings(config: object, train: object, world: World) -> list[Fitting]:
-    configs, trains = _listed(config, SAEConfig, "config"), _listed(train, TrainConfig, "train")
+def _fittings(sae: object, train: object, world: World) -> list[Fitting]:
+    given: list[SAEConfig | SAE] = _listed(sae, (SAEConfig, SAE), "sae")
+    trains: list[TrainConfig] = _listed(train, (TrainConfig,), "train")
     if isinstance(train, TrainConfig):
-        trains *= len(configs)
-    if not configs or len(configs) != len(trains):
-        raise ConfigError(f"Each SAE has its TrainConfig, or all have one: got {len(configs)} SAEs and {len(trains)}.")
+        trains *= len(given)
+    if not given or len(given) != len(trains):
+        raise ConfigError(f"Each SAE has its TrainConfig, or all have one: got {len(given)} SAEs and {len(trains)}.")
     sizes = sorted({one.batch_tokens for one in trains})
     if len(sizes) > 1:
         raise ConfigError(f"SAEs that share a stream share its batches, so batch_tokens must be equal: got {sizes}.")
-    return [Fitting(one, its, number, world) for number, (one, its) in enumerate(zip(configs, trains, strict=True))]
+    return [Fitting(one, its, number, world) for number, (one, its) in enumerate(zip(given, trains, strict=True))]
 
 
 @contextmanager
@@ -177,14 +179,15 @@ def _require_kinds(batches: object, on_record: object, run: object, world: objec
         raise ConfigError(f"world must be a World, got {world!r}. World.from_env gives it; one process needs none.")
 
 
-def _listed(given: object, kind: type[T], name: str) -> list[T]:
-    """One or several settings as a list.
+def _listed(given: object, kinds: tuple[type, ...], name: str) -> list[Any]:
+    """One or several of a kind as a list.
 
     Raises:
         ConfigError: it is something else.
     """
-    found: list[T] = list(given) if isinstance(given, Sequence) else [given]  # type: ignore[list-item]  # seen next
+    found: list[Any] = list(given) if isinstance(given, Sequence) else [given]
     for one in found:
-        if not isinstance(one, kind):
-            raise ConfigError(f"{name} must be a {kind.__name__} or a list of them, got {type(one).__name__}.")
+        if not isinstance(one, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"{name} must be of the kind {wanted}, or a list of such: got {type(one).__name__}.")
     return found

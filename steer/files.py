@@ -103,6 +103,22 @@ def read_lines(path: Path, missing_ok: bool = False) -> Iterator[dict[str, Any]]
         yield row
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that cannot be one, since it is too long, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has the name; a name that cannot be one is that of nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 LOCK = ".lock"  # in an output folder, while a run writes to it
 
 
@@ -143,7 +159,7 @@ def check_output(folder: Path, overwrite: bool, owned: Sequence[str] = ()) -> No
         nearest = next(path for path in (folder, *folder.absolute().parents) if _is_there(path))
         if not nearest.is_dir():
             raise OutputError(f"{nearest} is a file where a folder is needed. Choose another place.")
-        if nearest == folder and any(folder.iterdir()) and not overwrite:
+        if nearest == folder and any(one.name != LOCK for one in folder.iterdir()) and not overwrite:
             raise OutputError(f"The output folder {folder} is not empty. Choose another, or pass --overwrite.")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise OutputError(f"The output folder {folder} cannot be created: no permission to write to {nearest}.")

@@ -11,7 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("saes", "steer", "experiments")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-GROUND = {"errors", "checks", "files", "forks", "progress", "threads"}  # of steer; every room may stand on it
+GROUND = {
+    "errors",
+    "checks",
+    "files",
+    "forks",
+    "progress",
+    "settings",
+    "threads",
+}  # of steer; every room may stand on it
 
 
 def modules(package: str) -> dict[str, ast.Module]:

@@ -58,6 +58,11 @@ def read(found: Found, given: Given) -> SAE:
         factor = setting(contents, "norm_factor", float, path, 1.0)
         contents = setting(contents, "ae", dict, path)
     stored = tensors_in(path, contents)
+    if len(shape := stored.shapes.get("encoder.weight", [])) == 3:
+        raise FormatError(
+            f"{path}: tensor encoder.weight has shape {shape}, that of a CrossCoder, which reads and writes {shape[0]} "
+            "layers or models at once and has no form here. Expected a matrix."
+        )
     kind = _kind(stored, trainer)
     weights = _weights(stored, kind, trainer)
     if not 0 < factor < float("inf"):

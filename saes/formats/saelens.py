@@ -39,7 +39,7 @@ VERSION = "6.0.0"  # of the layout that is written
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _THRESHOLDED = ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _BATCHED = ("batchtopk", "matryoshka_batchtopk")
-_ARCHITECTURES = ("standard", "gated", "topk", "jumprelu", *_BATCHED, *_TRANSCODERS)
+ARCHITECTURES = ("standard", "gated", "topk", "jumprelu", *_BATCHED, *_TRANSCODERS)
 _NORMS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 _FOLDED = ("expected_average_only_in", "covariance_whitening")
 # fmt: off
@@ -63,7 +63,7 @@ def read(found: Found, given: Given) -> SAE:
     """
     path = found.folder / CONFIG
     config = _of_version_6(read_json(path), path)
-    architecture = choice(config, "architecture", _ARCHITECTURES, path)
+    architecture = choice(config, "architecture", ARCHITECTURES, path)
     weights = _weights(safetensors_in(found.folder / WEIGHTS), config, architecture, path)
     weights, input_scale = _on_raw_activations(weights, config, found, given)
     metadata = setting(config, "metadata", dict, path, {})
@@ -86,7 +86,7 @@ def read(found: Found, given: Given) -> SAE:
 def _of_version_6(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """The settings under the names of version 6, also from the flat layout, with its defaults."""
     if "metadata" in config:
-        choice(config, "architecture", _ARCHITECTURES, path)  # another one has settings of its own, of no use here
+        choice(config, "architecture", ARCHITECTURES, path)  # another one has settings of its own, of no use here
         if surplus := sorted(config.keys() - _KNOWN):
             raise FormatError(
                 f"{path} has the setting {surplus[0]} = {config[surplus[0]]!r}, which is not known here. If it does "

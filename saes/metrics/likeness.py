@@ -24,7 +24,7 @@ class LikenessSums:
 
     def add(self, block: Block) -> None:
         """Count a block."""
-        x, x_hat = block.x.double(), block.x_hat.double()
+        x, x_hat = block.y.double(), block.y_hat.double()
         length, length_hat, product = x.norm(dim=-1), x_hat.norm(dim=-1), (x * x_hat).sum(-1)
         both, long = (length > 0) & (length_hat > 0), length > 0
         self.tokens += len(block)

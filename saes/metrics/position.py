@@ -14,7 +14,7 @@ class PositionNorms:
     tokens: tuple[int, ...]
     """Tokens at each position."""
     input: tuple[float, ...]
-    """Mean norm of the activations."""
+    """Mean norm of the activations: those that are to be reconstructed."""
     reconstruction: tuple[float, ...]
     """Mean norm of their reconstructions."""
     error: tuple[float, ...]
@@ -31,7 +31,7 @@ class PositionSums:
         """Count a block; one without positions is passed over."""
         if block.position is None:
             return
-        norms = [torch.ones_like(block.error), *(x.double().norm(dim=-1) for x in (block.x, block.x_hat))]
+        norms = [torch.ones_like(block.error), *(x.double().norm(dim=-1) for x in (block.y, block.y_hat))]
         rows = torch.stack([*norms, block.error.sqrt()]).cpu()
         position = block.position.cpu()
         size = max(self.sums.shape[1], int(position.max()) + 1)

@@ -20,7 +20,7 @@ class TextSums:
     """Squared error, summed over its tokens."""
     squares: Float[Tensor, " text"]
     """Squared distance from a point that is the same for all texts, summed."""
-    total: Float[Tensor, "text d_in"]
+    total: Float[Tensor, "text d_out"]
     """Difference from that point, summed."""
 
     def fvu(self, weights: Float[Tensor, "draw text"] | None = None) -> Float[Tensor, " draw"]:
@@ -60,13 +60,13 @@ class FvuSums:
 
     def add(self, block: Block) -> None:
         """Count a block."""
-        x = block.x.double()
+        x = block.y.double()
         if self.near is None:
             self.near = x.mean(0)
         self._add_global(block, x - self.near)
         about_mean = (x - x.mean(0)).square().sum(-1)
         variance = about_mean.sum().item()
-        residual = x - block.x_hat.double()
+        residual = x - block.y_hat.double()
         centred = (residual - residual.mean(0)).square().sum().item()
         if variance > 0:
             self.of_blocks.append((len(block), block.error.sum().item() / variance, centred / variance))

@@ -10,7 +10,7 @@ from torch import Tensor
 from saes import SAE
 from steer.activations.stream import activation_rows
 from steer.checks import require_whole
-from steer.errors import DataError
+from steer.errors import DataError, SiteError
 from steer.models.hooks import Edit
 from steer.models.model import LanguageModel, Tokens
 from steer.models.passes import Pass, after_first
@@ -85,31 +85,39 @@ def splice_loss(
     texts: Sequence[Sequence[int]],
     batch_size: int = 32,
     on_done: Callable[[int], None] | None = None,
+    site_out: Site | str | None = None,
 ) -> SpliceLoss:
     """Measure on texts, at a site or its name; the first token's activations are left as they are, as in training.
 
-    ``on_done`` is told the number of texts after each batch.
+    What a transcoder computes from ``site`` replaces the activations at ``site_out``; None: at ``site`` itself. Zeros
+    and the mean stand there, too. ``on_done`` is told the number of texts after each batch.
 
     Raises:
         DataError: there is no text of at least two tokens, or ``batch_size`` is below 1.
-        SiteError: the name is no site, or the model lacks it.
+        SiteError: the name is no site, or the model lacks it, or ``site_out`` comes before ``site``.
     """
     site = Site.parse(site)
+    out = site if site_out is None else Site.parse(site_out)
+    if out.order < site.order:
+        raise SiteError(
+            f"What is computed from {site} cannot be put in at {out}, which comes before it in a pass of the model. "
+            "Name the sites the other way round."
+        )
     require_whole("batch_size", batch_size, DataError)
     if not any(len(ids) > 1 for ids in texts):
         raise DataError("The loss with the reconstruction needs texts of at least two tokens: got none.")
     sae = sae.on(lm.device)
-    mean = _mean(lm, site, texts)
-    edits: list[Edit] = [
-        lambda x, at: _where_trained(x, sae(x.float()).to(x.dtype), at),
-        lambda x, at: _where_trained(x, torch.zeros_like(x), at),
-        lambda x, at: _where_trained(x, mean.to(x.dtype).expand_as(x), at),
+    mean = _mean(lm, out, texts)
+    edits: list[dict[Site, Edit]] = [
+        _spliced(sae, site, out),
+        {out: lambda x, at: _where_trained(x, torch.zeros_like(x), at)},
+        {out: lambda x, at: _where_trained(x, mean.to(x.dtype).expand_as(x), at)},
     ]
     found: dict[int, TextLoss] = {}
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        found.update(zip(batch, _text_losses(lm, lm.pad([texts[i] for i in batch]), site, edits), strict=True))
+        found.update(zip(batch, _text_losses(lm, lm.pad([texts[i] for i in batch]), edits), strict=True))
         if on_done:
             on_done(len(batch))
     scored = [found[i] for i in range(len(texts)) if found[i].tokens]
@@ -128,16 +136,31 @@ def _mean(lm: LanguageModel, site: Site, texts: Sequence[Sequence[int]]) -> Floa
     return (total / count).float().to(lm.device)
 
 
+def _spliced(sae: SAE, site: Site, out: Site) -> dict[Site, Edit]:
+    """What the SAE makes of the activations at ``site``, in place of those at ``out``, which a pass reaches later."""
+    read: dict[str, Tensor] = {}
+
+    def keep(x: Tensor, at: Pass) -> Tensor:
+        read["x"] = x
+        return x
+
+    def put(y: Tensor, at: Pass) -> Tensor:
+        x = y if out == site else read.pop("x")
+        return _where_trained(y, sae(x.float()).to(y.dtype), at)
+
+    return {out: put} if out == site else {site: keep, out: put}
+
+
 def _where_trained(x: Tensor, new: Tensor, at: Pass) -> Tensor:
     return torch.where(after_first(at.real, at.positions).unsqueeze(-1), new, x)
 
 
-def _text_losses(lm: LanguageModel, tokens: Tokens, site: Site, edits: Sequence[Edit]) -> list[TextLoss]:
+def _text_losses(lm: LanguageModel, tokens: Tokens, edits: Sequence[dict[Site, Edit]]) -> list[TextLoss]:
     """Sums of each row of a batch, under no edit and with the reconstruction, zeros and the mean."""
     plain = lm.forward(tokens)
     runs = [_scores(plain, tokens)]
     for edit, before in zip(edits, (plain, plain, None), strict=True):
-        with lm.edited({site: edit}):
+        with lm.edited(edit):
             runs.append(_scores(lm.forward(tokens), tokens, before))
     lengths = tokens.mask.sum(-1).tolist()
     return [

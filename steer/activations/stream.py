@@ -35,17 +35,25 @@ def activation_rows(
 
 
 def placed_rows(
-    lm: LanguageModel, site: Site | str, texts: Sequence[Sequence[int]], generator: torch.Generator | None = None
+    lm: LanguageModel,
+    site: Site | str,
+    texts: Sequence[Sequence[int]],
+    generator: torch.Generator | None = None,
+    site_out: Site | str | None = None,
 ) -> Iterator[Placed]:
-    """The same, each block with the position of its tokens in their texts and the number of the text."""
-    site = Site.parse(site)
+    """The same, each block with the position of its tokens in their texts and the number of the text.
+
+    With ``site_out`` also with what stands at that site for the same tokens, as a transcoder is measured on it.
+    """
+    site, out = Site.parse(site), None if site_out is None else Site.parse(site_out)
     for batch in _by_length(texts, generator):
         tokens = lm.pad([texts[i] for i in batch])
-        x = lm.activations(tokens, [site])[site]
+        found = lm.activations(tokens, [site] if out is None else [site, out])
         positions = positions_of(tokens.mask)
         kept = after_first(tokens.mask.bool(), positions)
         text = torch.tensor(batch, device=lm.device).unsqueeze(-1).expand_as(kept)
-        yield Placed(x[kept], positions[kept], text[kept])
+        y = None if out is None else found[out][kept]
+        yield Placed(found[site][kept], positions[kept], text[kept], y)
 
 
 def activation_batches(

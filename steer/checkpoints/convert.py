@@ -1,5 +1,7 @@
 """An SAE in another format, checked: what was written is read again, and must compute the same."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from steer.checkpoints.describe import training_summary
 from steer.checkpoints.load import Located
 from steer.checkpoints.staging import check_apart, check_out, staged
 from steer.errors import CheckpointError
+from steer.files import writing
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _PROBE = 64  # tokens
@@ -63,7 +66,8 @@ def convert(located: Located, out: Path, format: str, dtype: str = "float32", ov
         sae = located.load()
         training = training_summary(located.path)
         kept = training if format == "saes" else None
-        saes.save(sae, stage, format, training=kept, dtype=DTYPES[dtype])
+        with _named(out):
+            saes.save(sae, stage, format, training=kept, dtype=DTYPES[dtype])
         again = _read_again(stage, format, sae)
         found = difference(sae, again, probe(sae))
         _check(found, format, dtype)
@@ -81,6 +85,22 @@ def check_target(out: Path, format: str, dtype: str = "float32", overwrite: bool
         written = ", ".join(one.name for one in FORMATS if one.save)
         raise CheckpointError(f"The format {format} is read only. Written are {written}.")
     check_out(out, overwrite)
+
+
+@contextmanager
+def _named(out: Path) -> Iterator[None]:
+    """Name ``out`` where the system refuses to write what is to become it: a full disk, a folder that is gone, ...
+
+    Raises:
+        OutputError: it does.
+    """
+    with writing(out):
+        try:
+            yield
+        except saes.FormatError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from error
+            raise
 
 
 def _read_again(path: Path, format: str, sae: SAE) -> SAE:

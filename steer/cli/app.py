@@ -1,15 +1,17 @@
 """The ``steer`` command, and how errors end it. Imports nothing heavy, so that Ctrl-C is seen to from the start.
 
-Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was asked, 130 interrupted. Of several
-processes that torchrun has started, all have the same exit code, and the first tells what all would.
+Exit codes: 0 done, 1 a failure that is not the user's, 2 a mistake in what was asked, 130 interrupted, 143 ended by
+SIGTERM. Of several processes that torchrun has started, all have the same exit code, and the first tells what all
+would.
 """
 
 import os
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import NoReturn
 
-from steer.cli.interrupts import INTERRUPTED, importing
+from steer.cli.interrupts import INTERRUPTED, TERMINATED, TermSignals, importing
 from steer.errors import SteerError
 
 
@@ -20,7 +22,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Our own errors become one message, never a traceback."""
+    with TermSignals(os.environ) as signals:
+        code = _run(arguments)
+    return TERMINATED if signals.came and code == INTERRUPTED else code
+
+
+def _run(arguments: list[str] | None) -> int:
     first = is_first(os.environ)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without stars shows question marks
     try:
         with importing():
             import typer

@@ -4,7 +4,7 @@ import typer
 
 from steer.cli.demo import demo
 from steer.cli.generate import generate
-from steer.cli.options import NothingEmpty
+from steer.cli.options import NoEmptyOption, NothingEmpty
 from steer.cli.plan.verbs import plan
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
-app.command()(generate)
+app.command(cls=NoEmptyOption)(generate)
 app.add_typer(plan)
 app.command()(report)
 app.add_typer(sae)

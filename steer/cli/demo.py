@@ -103,12 +103,13 @@ def checked(make: "Callable[..., DemoConfig]", settings: dict[str, Any]) -> "Dem
     Raises:
         typer.BadParameter: a setting cannot work.
     """
-    from pydantic import ValidationError
+    from steer.errors import DataError
+    from steer.settings import checked_error
 
     try:
         return make(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
+    except DataError as error:
+        first = checked_error(error).errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise typer.BadParameter(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
 

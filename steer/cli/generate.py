@@ -99,7 +99,8 @@ def generate(
         bound = chosen.bind(lm, say)
         sampling = replace(bound.sampling or sampling, **named)
     else:
-        interventions = [Clamp(load_sae(sae, note=say), clamps, None if layer is None else Site(layer))] if sae else []
+        where = None if layer is None else Site(layer)
+        interventions = [] if sae is None else [Clamp(load_sae(sae, note=say), clamps, where)]
         for note in mismatches(lm, *interventions):
             say(note)
         bound = Bound(tuple(interventions), None, None, "")

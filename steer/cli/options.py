@@ -46,10 +46,25 @@ class NothingEmpty(TyperCommand):
         """
         for before, value in zip(["", *args], args, strict=False):
             option = value[:-1] if value.strip() else before
+            if not value.strip() and self.may_be_empty(before):
+                continue
             if not value.strip() or (value.startswith("--") and value.endswith("=")):
                 place = f" after {option}" if option.startswith("-") else ""
                 raise typer.BadParameter(f"an empty text{place} names nothing: give a value, or leave it out")
         return super().parse_args(ctx, args)
+
+    def may_be_empty(self, before: str) -> bool:
+        """Whether the word behind ``before`` may be empty."""
+        return False
+
+
+class NoEmptyOption(NothingEmpty):
+    """The same for the values of options; an argument, such as a prompt, may be empty."""
+
+    def may_be_empty(self, before: str) -> bool:
+        """Whether it is no value of an option."""
+        valued = [one.opts for one in self.params if not getattr(one, "is_flag", False)]
+        return not any(before in names for names in valued)
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
@@ -72,7 +87,7 @@ def parse_clamp(text: str) -> tuple[int, float]:
     """
     latent, separator, value = text.partition("=")
     try:
-        if not separator:
+        if not separator or not text.isascii() or "_" in text:  # Python would take them for numbers
             raise ValueError
         return int(latent), float(value)
     except ValueError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -85,14 +86,14 @@ def table(found: dict[str, Any]) -> Table:
 
 def _table(title: str, groups: dict[str, str], rows: list[list[str]], more: list[str] | None = None) -> Table:
     made = Table(title=title or None, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    made.add_column("arm")
+    made.add_column("arm")  # names are anybody's, and may hold what looks like markup
     made.add_column("strength", justify="right")
     for name, group in groups.items():
-        made.add_column(f"{name}\n{_MARKS[group]}", justify="right")
+        made.add_column(f"{escape(name)}\n{_MARKS[group]}", justify="right")
     for name in more or ():
         made.add_column(name, justify="right")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     return made
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steer.errors import DataError
-from steer.files import read_lines
+from steer.files import is_file, read_lines
 from steer.models.chat import Message, as_conversation
 
 Kind = Literal["refusal", "number", "choice", "mentions"]
@@ -95,7 +95,7 @@ def read_samples(path: str | Path) -> list[Sample]:
         DataError: the file is missing or empty, a line lacks a field or has a wrong one, or an id stands twice.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"No prompts at {path}: there is no such file.")
     samples = [_parse(row, f"{path}, sample {number}") for number, row in enumerate(read_lines(path), start=1)]
     if not samples:

@@ -87,6 +87,8 @@ def fit(
         PlanError: there is no behaviour, or it acts before any layer that may be read.
     """
     config = config or ConditionalConfig()
+    if isinstance(behaviour, Intervention):
+        raise PlanError("A behaviour is given as a list of interventions: [one].")
     check_prompts(harmful=harmful, harmless=harmless)
     if min(len(harmful), len(harmless)) < 4:
         raise DataError(

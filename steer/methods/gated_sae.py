@@ -47,7 +47,7 @@ class GatedSaeConfig:
     """Prompts that a pooled latent must be active in to be a feature."""
     false_positive_rate: float = 0.03
     """Share of the benign prompts of each set that may open the gate."""
-    counterexample_rate: float = 0.05
+    counterexample_rate: float = 0.1
     """The same for each set of counterexamples."""
     folds: int = 5
     """Parts of the content; each is scored by a probe fitted on the others."""
@@ -61,13 +61,14 @@ class GatedSaeConfig:
     """Value that all candidates are clamped to, in raw activation units."""
     strengths: tuple[float, ...] = (4.0, 5.0, 6.0, 7.0, 8.0, 10.0)
     """Values that the finalists are tried at, in raw activation units."""
-    enough: float = 0.98
-    """Share refused of every unsafe set from which on a smaller strength is better."""
+    enough: float = 1.0
+    """Share refused of every unsafe set from which on a smaller strength is better; where none reaches it, the more the
+    better."""
     finalists: int = 2
     """Candidates that are tried at every strength."""
     first_prompts: int = 6
-    """Unsafe prompts of each set that all candidates are tried on, the first ones."""
-    tried_prompts: int = 40
+    """Unsafe prompts of each set that all candidates are tried on, evenly spaced over it."""
+    tried_prompts: int = 100
     """The same for the finalists."""
     max_new_tokens: int = 32
     """Length limit of a reply."""
@@ -216,7 +217,7 @@ def find_push(lm: LanguageModel, sae: SAE, unsafe: Sequence[Sample], config: Gat
     if not active:
         raise DataError("No latent is active on two tokens of the refusal. Train the SAE longer, or with a larger k.")
     few, tried = (
-        [one for group in by_set(unsafe).values() for one in group[:count]]
+        [one for group in by_set(unsafe).values() for one in group[:: -(-len(group) // count)]]
         for count in (config.first_prompts, config.tried_prompts)
     )
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.checks import require_finite
-from steer.errors import PlanError
+from steer.errors import DataError, PlanError
 from steer.methods.fitted import Fitted, about, check_prompts, last_states
 from steer.models.model import LanguageModel
 from steer.models.site import Site
@@ -64,7 +64,7 @@ def fit(
         config: None: the defaults.
 
     Raises:
-        DataError: a set is empty, or activations are not finite.
+        DataError: a set is empty, activations are not finite, or those of benign and refused prompts do not differ.
         SiteError: the model lacks a layer.
     """
     config = config or NullSpaceConfig()
@@ -75,6 +75,10 @@ def fit(
     interventions, rows = [], []
     for place, site in enumerate(sites):
         vector = model_case[place].mean(0) - good[place].mean(0)
+        if not vector.norm() > 1e-6 * good[place].mean(0).norm():  # of equal sets, only rounding is left
+            raise DataError(
+                f"Benign and refused prompts do not differ at {site}, so nothing leads from one to the other."
+            )
         matrix = steering_matrix(projection(good[place], config.share), bad[place], vector, config.ridge)
         interventions.append(NullSpaceEdit(site, matrix.float(), config.strength, config.window))
         rows.append(_moved(site, matrix, good[place], bad[place], vector))
@@ -116,5 +120,5 @@ def _moved(site: Site, matrix: Tensor, benign: Tensor, malicious: Tensor, vector
 
 
 def _usual_layers(lm: LanguageModel) -> range:
-    first = lm.n_layers // 4
+    first = min(max(1, lm.n_layers // 4), lm.n_layers - 1)  # the last token's embedding is alike in all prompts
     return range(first, max(first + 1, lm.n_layers * 5 // 8))

@@ -100,7 +100,7 @@ def continue_rows(
             widen_cache([] if cache is None else cache.layers, len(step), copies)
             copies = 1
         logits = output.logits[:, -1].float()
-        _check_logits(logits, call.index, run, number, place)
+        _check_logits(logits, call.index, run, number * call.copies, place)
         if contexts is not None:
             logits = contexts.mix(logits.unflatten(0, (-1, number)))
         numbers = rows.tolist()
@@ -149,7 +149,10 @@ def _check_logits(
     number: int,
     place: int,
 ) -> None:
-    """Single tokens may be ruled out by -inf, but the largest logit of every row must be a number."""
+    """Single tokens may be ruled out by -inf, but the largest logit of every row must be a number.
+
+    ``index`` is that of rows of the call, of which ``number`` belong to each prompt.
+    """
     broken = ~logits.amax(-1).isfinite()
     if broken.any():
         row = index[run][broken][0].item() // number

@@ -390,6 +390,8 @@ class LanguageModel:
         """
         if len(prompts) != len(options):
             raise DataError(f"Every prompt needs its options: got {len(prompts)} prompts and {len(options)} lists.")
+        if any(not option for group in options for option in group):
+            raise DataError("An option has no token, so it is as likely as can be after anything. Leave it out.")
         if not prompts:
             return []
         if all(len(option) == 1 for group in options for option in group):

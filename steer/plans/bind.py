@@ -16,8 +16,8 @@ from steer.plans.build import Material, intervention, sae_names
 from steer.plans.conditions import ClassifierGate
 from steer.plans.edits import EditSpec
 from steer.plans.sources import Note, SaeSpec
+from steer.steering.collisions import check_set_once
 from steer.steering.intervention import Intervention
-from steer.steering.latents import check_set_once
 from steer.steering.steered import gate_in, mismatches
 from steer.steering.text_gate import Classifier
 

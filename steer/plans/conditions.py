@@ -1,14 +1,17 @@
 """Windows and gates as data: when and where an edit acts."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from steer.plans.part import Flag, Name, Number, Part, SiteName, Whole
+from steer.errors import PlanError
+from steer.plans.part import Flag, Name, Number, Part, SiteName, Text, Whole
 from steer.steering.gates import Decided, Pool
 from steer.steering.pooled_probe import LatentPool
 from steer.steering.window import Phase, Window
 
+MOST_NESTED = 32  # gates within gates
 AsSet = AfterValidator(lambda values: values and tuple(sorted(set(values))))
 """Neither order nor repetition matter."""
 
@@ -121,20 +124,41 @@ class ClassifierGate(Part):
     kind: Literal["text"]
     classifier: Name
     """A name that ``bind`` is given a function for; or a folder, or ``hub:owner/name``, of a transformers model."""
-    label: str | None = None
+    label: Text | None = None
     """Of such a model, the class whose probability counts; absent: the last one."""
     threshold: Number = 0.5
     below: Flag = False
 
 
-class AllOfGates(Part):
+class _Gates(Part):
+    """Gates of which one is made."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_deep(cls, data: Any) -> Any:
+        if _depth([data]) > MOST_NESTED:
+            raise PlanError(f"gates are nested more than {MOST_NESTED} deep. Write them flatter.")
+        return data
+
+
+def _depth(gates: Iterable[object]) -> int:
+    """How deep gates are nested, as they are given: data that may hold anything."""
+    depth, level = 0, list(gates)
+    while level and depth <= MOST_NESTED:
+        inner = [one.get("gates") if isinstance(one, Mapping) else getattr(one, "gates", None) for one in level]
+        level = [gate for some in inner if isinstance(some, list | tuple) for gate in some]
+        depth += 1
+    return depth
+
+
+class AllOfGates(_Gates):
     """Open where all are."""
 
     kind: Literal["all_of"]
     gates: Annotated[tuple["GateSpec", ...], Field(min_length=1)]
 
 
-class AnyOfGates(Part):
+class AnyOfGates(_Gates):
     """Open where any is."""
 
     kind: Literal["any_of"]

@@ -70,6 +70,8 @@ def read_control_vector(path: Path) -> tuple[str, dict[int, Float[Tensor, " d_mo
                 f"{path}: expected tensors direction.LAYER from layer 1 on, of one axis in F32, got {name} of {shape} "
                 f"in {kind}."
             )
+        if int(match[1]) in found:
+            raise PlanError(f"{path} holds two vectors for layer {int(match[1])}. Leave one of them out.")
         found[int(match[1])] = torch.from_numpy(tensor.data.copy()).float()
     return hint or "unknown", found
 

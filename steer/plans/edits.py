@@ -36,7 +36,9 @@ class LatentEditSpec(Part):
         given = dict(data)
         for name in ("values", "maxima"):  # JSON and TOML have texts for keys
             if isinstance(mapping := given.get(name), dict):
-                given[name] = {_latent(key): value for key, value in mapping.items()}
+                given[name] = by_latent = {_latent(key): value for key, value in mapping.items()}
+                if len(by_latent) < len(mapping):
+                    raise PlanError(f"{name}: a latent stands twice, in keys such as '3' and '03'. Give it once.")
         super().__init__(**given)
 
     @model_validator(mode="after")

@@ -12,8 +12,8 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from steer.errors import PlanError
-from steer.files import remove, write_bytes, write_json, write_text
+from steer.errors import OutputError, PlanError
+from steer.files import remove, write_bytes, write_json, write_text, writing
 from steer.plans import digests
 from steer.plans.part import Name, Part
 from steer.plans.plan import SteeringPlan
@@ -45,6 +45,9 @@ def write_plan(plan: SteeringPlan, path: str | Path) -> Path:
     """
     path = Path(path)
     _check_suffix(path)
+    with writing(path):
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder where a file is to be written. Give another name.")
     data: dict[str, Any] = {"format": FORMAT, **plan.data()}
     before = _vectors_named(path)
     if plan.vectors:
@@ -90,9 +93,11 @@ def _check_suffix(path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     _check_suffix(path)
-    read = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        data = read(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else tomllib.loads(text)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
     except OSError as error:
         raise PlanError(f"The plan {path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -100,6 +105,16 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PlanError(f"{path} holds {type(data).__name__}, expected the keys and values of a plan.")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which may say a thing once only: of two values it would not be known which is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PlanError(f"the key {twice!r} stands twice in one object. Give it once.")
+    return found
 
 
 def _read_vectors(path: Path, data: Any) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-FLOAT32, l
 Whole = Annotated[int, Field(strict=True, ge=0, lt=2**62)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, AfterValidator(lambda text: _unicode(text))]
 SiteName = Annotated[str, AfterValidator(lambda name: str(Site.parse(name)))]
 """Any name of a site that is read; kept as ``1.resid_post``."""
 
@@ -37,6 +38,15 @@ class Part(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             raise PlanError(_explained(error)) from None
+
+
+def _unicode(text: str) -> str:
+    """The text, which can be written to a file."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"is not valid Unicode ({error.reason})") from error
+    return text
 
 
 def _explained(error: ValidationError) -> str:

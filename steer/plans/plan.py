@@ -16,8 +16,10 @@ from steer.plans import digests
 from steer.plans.bind import Bound, Classifiers, classifier_of, fitted, used_saes
 from steer.plans.build import Material, check_names, vector_edit
 from steer.plans.edits import EditSpec, LatentEditSpec
-from steer.plans.part import Flag, Name, Number, Part, Whole
+from steer.plans.part import Flag, Name, Number, Part, Text, Whole
 from steer.plans.sources import ModelSpec, SaeSpec
+from steer.steering.latents import check_sae
+from steer.steering.steered import check_language_model
 
 UNDECIDING = ("label", "source", "licence")
 """Fields that are not part of the digest."""
@@ -54,11 +56,11 @@ class SteeringPlan(Part):
 
     version: Literal[1] = 1
     """Of the format."""
-    label: str | None = None
+    label: Text | None = None
     """What it is, for people; not part of the digest, as the next two."""
-    source: str | None = None
+    source: Text | None = None
     """Where it comes from: a paper, a command, an address."""
-    licence: str | None = None
+    licence: Text | None = None
     """Under what licence it may be used."""
     model: ModelSpec = ModelSpec()
     """The model it is for."""
@@ -123,9 +125,13 @@ class SteeringPlan(Part):
         Raises:
             PlanError: the plan is for another model (width, layers, digest) or SAE (digest), a site or a classifier is
                 missing, an edit does not fit.
+            ModelError: ``lm`` is a bare model.
             CheckpointError: an SAE is not to be had.
             SaesError: its files cannot be read.
         """
+        check_language_model(lm)
+        for sae in (saes or {}).values():
+            check_sae(sae)
         tell = note or (lambda _: None)
         self.model.check(lm, tell)
         loaded = used_saes(self.edits, self.saes, saes or {}, self.folder, tell)

@@ -149,7 +149,7 @@ def import_vectors(
         note(f"{path.name} is for a model of the architecture {hint!r}; whether yours is one, it does not tell.")
         tensors = {str(Site(layer)): vector for layer, vector in by_layer.items()}
     else:
-        tensors = {_site_name(name, path): tensor for name, tensor in read_tensors(path).items()}
+        tensors = _by_site(path, read_tensors(path))
     if empty := [site for site, vector in tensors.items() if not vector.any()]:
         note(f"left out, since they are zero: {', '.join(empty)}.")
     in_order = sorted(tensors, key=lambda site: Site.parse(site).order)  # safetensors gives them in any order
@@ -166,6 +166,22 @@ def import_vectors(
         raise PlanError(f"The vectors in {path} have {' and '.join(map(str, sorted(widths)))} dimensions.")
     fits = ModelSpec(name=model, d_model=widths.pop())
     return SteeringPlan(label=label, source=path.name, model=fits, edits=tuple(edits), vectors=used)
+
+
+def _by_site(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The vectors of a file by their site."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        site = _site_name(name, path)
+        if site in found:
+            raise PlanError(f"{path} holds two vectors for {site}, one of them as {name!r}. Leave one of them out.")
+        if tensor.ndim != 1 or tensor.is_complex() or not tensor.float().isfinite().all():
+            raise PlanError(
+                f"{path}: {name!r} must be a vector of finite real numbers, got {tensor.dtype} of shape "
+                f"{list(tensor.shape)}."
+            )
+        found[site] = tensor
+    return found
 
 
 def _site_name(name: str, path: Path) -> str:

@@ -12,7 +12,7 @@ import saes
 from saes import SAE, Firing, Quality
 from steer.activations.splice import SpliceLoss, splice_loss
 from steer.activations.stream import placed_rows
-from steer.errors import DataError, PlanError
+from steer.errors import DataError, PlanError, SiteError
 from steer.evals.sets import load_prompts
 from steer.evals.stats import Floats, bootstrap, percentiles, resamples
 from steer.models.model import LanguageModel
@@ -24,6 +24,7 @@ from steer.quality.prompts import read_prompts, tasks_of
 
 VERSION = 1
 INTERVALS = "95 %, percentile bootstrap over texts (of probes: over tasks), 1,000 draws"
+NO_ABSORPTION = "not defined for a transcoder: its decoder writes elsewhere than probes read"
 _LOSS_COLUMNS = ("tokens", "plain", "spliced", "zeroed", "meaned", "kl", "kl_zeroed")
 
 
@@ -38,29 +39,33 @@ def evaluate_sae(
 ) -> dict[str, Any]:
     """Measure an SAE at a site of a model on held-out texts of token ids; see docs/quality.md for each figure.
 
+    A transcoder reads at ``site`` and is measured by what it writes at its own ``site_out``.
+
     ``probes`` adds sparse probing and absorption on the prompts that ship with the package. Figures that are not
     defined are None. ``seed`` is that of the bootstrap, of balancing classes and of splitting words.
 
     Raises:
-        PlanError: the SAE does not read activations of the model's width.
-        SiteError: the model lacks the site.
+        PlanError: the SAE does not read or write activations of the model's width, or is a transcoder that does not say
+            where it writes.
+        SiteError: the model lacks a site, or reaches the one that is written before the one that is read.
         DataError: there is no text of at least two tokens.
-        ConfigError: the SAE is a transcoder.
     """
     site, show = Site.parse(site), progress or Silent()
+    out = site_written(sae)
     check_fits(lm, sae, site)
     if not any(len(ids) > 1 for ids in texts):
         raise DataError("There is no text of at least two tokens to measure on.")
     sae = sae.on(lm.device)
     with show.stage("activations"):
-        quality, firing = saes.measure(sae, placed_rows(lm, site, texts))
+        quality, firing = saes.measure(sae, placed_rows(lm, site, texts, site_out=out))
     with show.stage("loss", len(texts)):
-        loss = splice_loss(lm, sae, site, texts, on_done=show.advance)
+        loss = splice_loss(lm, sae, site, texts, on_done=show.advance, site_out=out)
     found = {
         "version": VERSION,
         "sae": asdict(sae.config),
         "model": lm.name,
         "site": str(site),
+        "site_out": None if out is None else str(out),
         "texts": len(texts),
         "tokens": quality.tokens,
         "intervals": INTERVALS,
@@ -76,13 +81,35 @@ def evaluate_sae(
 
 
 def check_fits(lm: LanguageModel, sae: SAE, site: Site) -> None:
-    """Raise PlanError unless the SAE reads the model's width, SiteError unless the model has the site."""
-    if sae.config.d_in != lm.d_model:
-        raise PlanError(
-            f"The SAE reads activations of width {sae.config.d_in}, but {lm.name} has width {lm.d_model}. "
-            "Use the model that it was trained on."
-        )
+    """Raise PlanError unless the SAE reads and writes the model's width, SiteError unless the model has the sites."""
+    for does, width in (("reads", sae.config.d_in), ("writes", sae.config.width_out)):
+        if width != lm.d_model:
+            raise PlanError(
+                f"The SAE {does} activations of width {width}, but {lm.name} has width {lm.d_model}. "
+                "Use the model that it was trained on."
+            )
     lm.layout.module(site)
+    if (out := site_written(sae)) is not None:
+        lm.layout.module(out)
+        if out.order < site.order:
+            raise SiteError(
+                f"The transcoder reads at {site} and writes at {out}, which a pass of the model reaches earlier. Name "
+                "the site that it reads."
+            )
+
+
+def site_written(sae: SAE) -> Site | None:
+    """Where a transcoder writes; None for an autoencoder, which writes where it reads.
+
+    Raises:
+        PlanError: a transcoder does not say it.
+        SiteError: what it says is no site.
+    """
+    if not sae.config.is_transcoder:
+        return None
+    if sae.config.site_out is None:
+        raise PlanError("The transcoder does not say where it writes. Set site_out in its config (--site-out).")
+    return Site.parse(sae.config.site_out)
 
 
 def activation_figures(quality: Quality, seed: int) -> dict[str, Any]:
@@ -132,12 +159,14 @@ def _probe_figures(lm: LanguageModel, sae: SAE, site: Site, seed: int) -> dict[s
     train, test = load_prompts(split="dev"), load_prompts(split="test")
     readings = [read_prompts(lm, sae, site, samples) for samples in (train, test)]
     tasks = probe_tasks(readings[0], tasks_of(train), readings[1], tasks_of(test), seed)
+    probing = {"sparse_probing": probing_figures(tasks, seed)}
+    if sae.config.is_transcoder:
+        return probing | {"absorption": dict.fromkeys(("prompt_classes", "first_letter"), NO_ABSORPTION)}
     try:
         letters: Absorption | str = first_letters(lm, sae, site, seed)
     except DataError as error:
         letters = str(error)
-    return {
-        "sparse_probing": probing_figures(tasks, seed),
+    return probing | {
         "absorption": {
             "prompt_classes": absorption_figures(prompt_classes(sae, readings[0], train, readings[1], test), 1),
             "first_letter": letters if isinstance(letters, str) else absorption_figures(letters, ENOUGH_LETTERS),

@@ -38,8 +38,10 @@ def in_batches(
 
 
 def check_options(conversations: Sequence[object], options: Sequence[Sequence[str]]) -> None:
-    """Raise DataError unless there is a list of options for each conversation."""
+    """Raise DataError unless there is a list of options for each conversation, and none is empty."""
     if len(conversations) != len(options):
         raise DataError(
             f"Every conversation needs its options: got {len(conversations)} conversations and {len(options)} lists."
         )
+    if any(not option for group in options for option in group):
+        raise DataError("An option is an empty text, which is as likely as can be after anything. Leave it out.")

@@ -21,6 +21,7 @@ from steer.responders.batches import BATCH_SIZE, check_options, in_batches
 from steer.responders.prompting import Placement, check_instruction, instructed_all
 from steer.responders.responder import Prompts
 from steer.steering.steered import check_same_for_all_rows
+from steer.steering.values import LARGEST
 
 SAFETY_TEXT = (
     "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe. "
@@ -56,7 +57,7 @@ class SelfContrastive:
     name: str = "self-contrastive"
 
     def __post_init__(self) -> None:
-        require_finite("alpha", self.alpha, PlanError)
+        require_finite("alpha", self.alpha, PlanError, LARGEST)
         require_whole("batch_size", self.batch_size, PlanError)
         check_instruction(self.lm, self.safety, self.placement)
         if self.plain:

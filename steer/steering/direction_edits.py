@@ -17,7 +17,7 @@ from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.values import check_rows, column, kept
-from steer.steering.window import EVERYWHERE, Window
+from steer.steering.window import EVERYWHERE, Window, check_window
 
 FLOAT32 = torch.finfo(torch.float32).max
 DirectionOperation = Literal["add", "project_out", "project_set", "project_cap", "rotate"]
@@ -65,6 +65,7 @@ class DirectionEdit:
         ):
             if value not in choices:
                 raise PlanError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        check_window(self.window)
         unit = unit_of(self.direction)
         strengths = column(self.strength, "A strength").to(unit.device)
         if (self.operation == "rotate") != (self.second is not None):
@@ -130,6 +131,8 @@ def unit_of(direction: object) -> Float[Tensor, " d_model"]:
     if not isinstance(direction, Tensor) or direction.ndim != 1:
         shape = list(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
         raise PlanError(f"A direction must be a tensor of shape [d_model], got {shape}.")
+    if direction.is_complex():
+        raise PlanError(f"A direction must be a tensor of real numbers, got {direction.dtype}.")
     exact = direction.detach().cpu().double()
     largest = exact.abs().max().item() if len(exact) else 0.0
     if not 0 < largest < float("inf"):

@@ -67,13 +67,29 @@ class EachRow:
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """What each row's edit adds to it, and zero for a row that has none."""
+        of_rows = at.memory.get(self)
+        if of_rows is None or not torch.equal(of_rows.rows, at.rows):  # rows change only when some have ended
+            at.memory[self] = of_rows = self._of(at)
+        now = self.sae.activations_of(x, of_rows.index)
+        target = TARGETS[self._first.operation](now, of_rows.values)
+        return scaled((target - now) @ of_rows.directions, self.sae, x)
+
+    def _of(self, at: Pass) -> "_OfRows":
+        """What is to be done to the rows of a pass."""
         check_steered_rows(len(self._index) - 1, at)
         rows = at.rows.clamp_max(len(self._index) - 1)
-        index = self._index[rows]
-        now = self.sae.activations_of(x, index)
-        target = TARGETS[self._first.operation](now, self._values[rows].unsqueeze(1))
-        directions = self.sae.W_dec[index] * (self._acts[rows] * (at.rows == rows)[:, None, None])
-        return scaled((target - now) @ directions, self.sae, x)
+        index, acts = self._index[rows], self._acts[rows] * (at.rows == rows)[:, None, None]
+        return _OfRows(at.rows, index, self._values[rows].unsqueeze(1), self.sae.W_dec[index] * acts)
+
+
+@dataclass(frozen=True, eq=False)
+class _OfRows:
+    """What is done to the rows that are run."""
+
+    rows: Int[Tensor, " batch"]
+    index: Int[Tensor, "batch n"]
+    values: Float[Tensor, "batch 1 n"]
+    directions: Float[Tensor, "batch n d_model"]
 
 
 def together(interventions: Sequence[Intervention]) -> list[Intervention]:

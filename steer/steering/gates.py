@@ -22,7 +22,7 @@ from steer.steering.direction_edits import FLOAT32
 from steer.steering.intervention import Intervention
 from steer.steering.pooled_probe import PromptScore
 from steer.steering.scores import Score
-from steer.steering.window import Window
+from steer.steering.window import Window, check_told_apart
 
 Pool = Literal["last", "mean", "max", "share", "mean_state", "own"]
 Decided = Literal["prompt", "token"]
@@ -53,6 +53,11 @@ class Gate:
         ):
             if value not in choices:
                 raise PlanError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        if isinstance(self.score, type) or not isinstance(self.score, Score):
+            raise PlanError(
+                f"A gate decides by a score (LatentScore, ProbeScore, ConditionScore, PooledProbe), got "
+                f"{type(self.score).__name__}."
+            )
         require_finite("threshold", self.threshold, PlanError, FLOAT32)
         require_finite("token_threshold", self.token_threshold, PlanError, FLOAT32)
         if self.pool == "own" and (self.decided != "prompt" or not isinstance(self.score, PromptScore)):
@@ -148,6 +153,13 @@ class Gated:
     def __post_init__(self) -> None:
         if isinstance(self.gate, type) or not isinstance(self.gate, AnyGate):
             raise PlanError(f"gate must be a Gate, TextGate, AllOf or AnyOf, got {type(self.gate).__name__}.")
+        inner: object = self.intervention
+        if isinstance(inner, type) or not isinstance(inner, Intervention):
+            raise PlanError(f"A gate is put before an intervention, such as a Clamp, got {type(inner).__name__}.")
+        while inner is not None:  # the inner gate would never be asked, and so stay closed
+            if isinstance(inner, Gated):
+                raise PlanError("An intervention has one gate, and this has one already. Combine them: AllOf([a, b]).")
+            inner = getattr(inner, "intervention", None)
         for leaf in self._listening:
             self._check_order(leaf)
 
@@ -205,6 +217,7 @@ class Gated:
             if leaf.decided == "token":
                 at.memory[self, number, "tokens"] = (at.rows, leaf.opens(leaf.score.score(x)))
                 continue
+            check_told_apart(at)
             counts = after_first(at.real, at.positions) & ~at.generated
             rows = counts.any(-1)
             self._decide(at.memory, number, at.n_rows, at.rows[rows], leaf.opens(leaf.of_prompt(x, counts))[rows])
@@ -246,6 +259,8 @@ def fit_threshold(benign: Float[Tensor, " prompts"], false_positive_rate: float)
     Raises:
         PlanError: there are no scores, one is not finite, or the rate is not between 0 and 1.
     """
+    if not isinstance(benign, Tensor):
+        raise PlanError(f"Scores of benign prompts are given as a tensor, got {type(benign).__name__}.")
     require_finite("false_positive_rate", false_positive_rate, PlanError, 1.0)
     if false_positive_rate < 0:
         raise PlanError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}.")

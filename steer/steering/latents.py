@@ -3,7 +3,6 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import Literal, get_args
 
 import torch
@@ -17,10 +16,9 @@ from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.direction_edits import Unit
 from steer.steering.guard import check_edits
-from steer.steering.intervention import Intervention
 from steer.steering.operations import TARGETS, Operation
-from steer.steering.values import check_rows, column, kept
-from steer.steering.window import EVERYWHERE, Window
+from steer.steering.values import check_rows, check_size, column, kept
+from steer.steering.window import EVERYWHERE, Window, check_window
 
 FLOAT32 = torch.finfo(torch.float32).max
 Membership = Literal["allow", "replace"]
@@ -64,6 +62,7 @@ class LatentEdit:
         _check_choice("membership", self.membership, get_args(Membership))
         _check_choice("error", self.error, get_args(ErrorTerm))
         _check_choice("unit", self.unit, get_args(Unit))
+        check_window(self.window)
         if not isinstance(self.latents, Mapping) or not self.latents:
             raise PlanError(
                 f"{type(self).__name__} needs at least one latent, as {{latent: value}}: got {self.latents!r}."
@@ -85,7 +84,11 @@ class LatentEdit:
         # a copy: what the caller does to the dict or its tensors later must not change what is set
         object.__setattr__(self, "latents", dict(zip(index, map(kept, columns), strict=True)))
         object.__setattr__(self, "_index", torch.tensor(index, device=device))
-        object.__setattr__(self, "_values", values * self._factors(index).to(device))
+        factors = self._factors(index)
+        if self.maxima is not None:
+            for one, factor in zip(columns, factors, strict=True):
+                check_size(one * factor, "A value times the largest activation")
+        object.__setattr__(self, "_values", values * factors.to(device))
         self.site  # noqa: B018  # raises now if neither side names a site
 
     @property
@@ -183,6 +186,8 @@ class ClampEachRow:
             raise PlanError(f"Latents must be a tensor of shape [rows], got {self.latents!r}.")
         check_latents(self.latents.tolist(), self.sae.config.d_sae)
         require_finite("value", self.value, PlanError, FLOAT32)
+        check_size(torch.tensor(float(self.value)), "A clamp value")
+        check_window(self.window)
         object.__setattr__(self, "latents", self.latents.detach().clone())
         self.site  # noqa: B018  # raises now if neither side names a site
 
@@ -208,50 +213,6 @@ class ClampEachRow:
         latent = self.latents[at.rows]
         now = self.sae.activations_of(x, latent.unsqueeze(-1))
         return scaled((self.value - now) * self.sae.W_dec[latent].unsqueeze(1), self.sae, x)
-
-
-def check_set_once(interventions: Sequence[Intervention]) -> None:
-    """Check the interventions of a site together.
-
-    Raises:
-        PlanError: two of them edit the same latent of the same SAE on the same tokens, so their changes would add up to
-            neither's value; or two drop the error term.
-    """
-    clamps = [one for one in interventions if isinstance(one, LatentEdit | ClampEachRow)]  # of all rows
-    drops = [one for one in clamps if isinstance(one, LatentEdit) and one.error == "drop"]
-    if len(drops) > 1:
-        raise PlanError(
-            f"{len(drops)} edits at {drops[0].site} drop the SAE's error term, which would be taken out as often. "
-            "Give one edit with all latents, or leave error='keep' in the others."
-        )
-    for first, second in combinations(clamps, 2):
-        if first.window.excludes(second.window):
-            continue
-        twice = _set_by_both(first, second)
-        if twice and _same(first.sae, second.sae):
-            raise PlanError(
-                f"Latent {twice[0]} is set twice at {first.site}: the two changes would add up. Give one Clamp with "
-                "one value for each latent."
-            )
-
-
-def _set_by_both(first: "LatentEdit | ClampEachRow", second: "LatentEdit | ClampEachRow") -> list[int]:
-    """Latents that both set in some row."""
-    one, other = (
-        clamp._index.cpu().unsqueeze(0) if isinstance(clamp, LatentEdit) else clamp.latents.cpu().unsqueeze(-1)
-        for clamp in (first, second)
-    )  # each [rows, n], with 1 row where all rows are alike
-    if len(one) != len(other) and 1 not in (len(one), len(other)):
-        return []  # values for different numbers of rows: refused when it is run
-    equal = one.unsqueeze(-1) == other.unsqueeze(-2)
-    return sorted(set(one.unsqueeze(-1).expand_as(equal)[equal].tolist()))
-
-
-def _same(first: SAE, second: SAE) -> bool:
-    """Whether two SAEs have the same latents: one object, or copies of it (loaded twice, or on two devices)."""
-    if first is second:
-        return True
-    return first.config == second.config and torch.equal(first.W_dec.cpu(), second.W_dec.cpu())
 
 
 def site_of(sae: SAE, given: Site | str | None) -> Site:

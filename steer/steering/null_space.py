@@ -11,7 +11,8 @@ from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.direction_edits import FLOAT32
-from steer.steering.window import Window
+from steer.steering.values import check_size
+from steer.steering.window import Window, check_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +39,11 @@ class NullSpaceEdit:
         if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             shape = list(matrix.shape) if isinstance(matrix, Tensor) else type(matrix).__name__
             raise PlanError(f"The matrix must be a tensor of shape [d_model, d_model], got {shape}.")
-        if not matrix.isfinite().all():
-            raise PlanError("The matrix must be finite in float32. Fit it on activations that are.")
+        if matrix.is_complex() or not matrix.float().isfinite().all():
+            raise PlanError("The matrix must be real and finite in float32. Fit it on activations that are.")
         require_finite("strength", self.strength, PlanError, FLOAT32)
+        check_size(torch.tensor(float(self.strength)), "A strength")
+        check_window(self.window)
         object.__setattr__(self, "matrix", matrix.detach().float().clone())
         self.site  # noqa: B018  # raises now if the name is no site
 

@@ -1,6 +1,6 @@
 """Interventions of single rows: every row of a batch may be steered in its own way."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,7 +28,7 @@ class OnRows:
     _chosen: Bool[Tensor, " rows"] = field(init=False)
 
     def __post_init__(self) -> None:
-        rows = tuple(self.rows)
+        rows = tuple(self.rows) if isinstance(self.rows, Iterable) else ()
         if not rows or any(not isinstance(row, int) or isinstance(row, bool) or row < 0 for row in rows):
             raise PlanError(f"Rows must be whole numbers from 0 on, at least one, got {self.rows!r}.")
         object.__setattr__(self, "rows", tuple(sorted(set(rows))))

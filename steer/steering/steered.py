@@ -14,11 +14,12 @@ from steer.models.hooks import Attachment
 from steer.models.model import LanguageModel
 from steer.models.passes import Pass, Rows
 from steer.models.site import Site
+from steer.steering.collisions import check_set_once
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.each_row import EachRow, together
 from steer.steering.gates import Gated
 from steer.steering.intervention import Intervention, changed
-from steer.steering.latents import ClampEachRow, LatentEdit, check_set_once
+from steer.steering.latents import ClampEachRow, LatentEdit
 from steer.steering.rows import OnRows
 
 
@@ -123,11 +124,7 @@ def check_fits(lm: Any, interventions: Sequence[Any]) -> None:
         ModelError: ``lm`` is a bare model.
         SiteError: the model lacks a site.
     """
-    if not isinstance(lm, LanguageModel):
-        raise ModelError(
-            f"A LanguageModel is steered, got {type(lm).__name__}. Make one: load_model(name), or "
-            "LanguageModel(model, tokenizer, name)."
-        )
+    check_language_model(lm)
     for intervention in interventions:
         if isinstance(intervention, type) or not isinstance(intervention, Intervention):
             raise PlanError(
@@ -136,6 +133,15 @@ def check_fits(lm: Any, interventions: Sequence[Any]) -> None:
             )
         intervention.check(lm.d_model)
         lm.layout.module(intervention.site)
+
+
+def check_language_model(lm: Any) -> None:
+    """Raise ModelError if it is a bare model, or none."""
+    if not isinstance(lm, LanguageModel):
+        raise ModelError(
+            f"A LanguageModel is steered, got {type(lm).__name__}. Make one: load_model(name), or "
+            "LanguageModel(model, tokenizer, name)."
+        )
 
 
 def check_same_for_all_rows(interventions: Sequence[Intervention]) -> None:

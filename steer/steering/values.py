@@ -10,6 +10,8 @@ from torch import Tensor
 from steer.errors import PlanError
 from steer.models.passes import Pass
 
+LARGEST = 1e18  # the root of the largest float32, with room for the sum over the width
+
 
 def column(value: object, what: str = "A clamp value") -> Float[Tensor, " rows"]:
     """A value, or one for each row, as finite float32 in a tensor of its own.
@@ -30,7 +32,17 @@ def column(value: object, what: str = "A clamp value") -> Float[Tensor, " rows"]
     values = given.to(torch.float32, copy=True).reshape(-1)
     if not len(values) or not torch.isfinite(values).all():
         raise PlanError(f"{what} must be finite in float32, got {value!r}.")
+    check_size(values, what)
     return values
+
+
+def check_size(values: Float[Tensor, "*any"], what: str) -> None:
+    """Raise PlanError if a value would make activations so large that the model's output says nothing of them."""
+    if not (values.abs() <= LARGEST).all():
+        raise PlanError(
+            f"{what} must be at most {LARGEST:.0e} in size, got {values.abs().max().item():.3g}: the squares of larger "
+            "activations overflow in the model's norms, which then give zeros."
+        )
 
 
 def kept(values: Float[Tensor, " rows"]) -> float | Tensor:

@@ -1,5 +1,6 @@
 """On which tokens an intervention acts, and how strongly: a clause about positions in a row, padding not counted."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -58,9 +59,29 @@ class Window:
         require_finite("decay", self.decay, PlanError, 1.0)
         if self.decay < 0:
             raise PlanError(f"decay must be between 0 and 1, got {self.decay}.")
-        object.__setattr__(self, "exclude_ids", frozenset(self.exclude_ids))
+        for name in ("first_token", "template"):
+            if not isinstance(getattr(self, name), bool):
+                raise PlanError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        self._check_ids()
         if self.roles is not None:
             self._check_roles()
+        self._check_holds_tokens()
+
+    def _check_ids(self) -> None:
+        if isinstance(self.exclude_ids, str) or not isinstance(self.exclude_ids, Iterable):
+            raise PlanError(f"exclude_ids must be a set of token ids, got {self.exclude_ids!r}.")
+        ids = tuple(self.exclude_ids)
+        for token in ids:
+            require_whole("A token id of exclude_ids", token, PlanError, least=0)
+        object.__setattr__(self, "exclude_ids", frozenset(map(int, ids)))
+
+    def _check_holds_tokens(self) -> None:
+        if self.stop == 1 and self.phase in ("all", "prompt") and not self.first_token:
+            raise PlanError(
+                "A window from 0 to 1 holds the first token of a row, which is left alone: give first_token=True too."
+            )
+        if self.decay == 0 and self.phase == "generated":
+            raise PlanError("With decay 0 nothing is left at the first generated token. Give a decay above 0.")
 
     def _check_roles(self) -> None:
         if isinstance(self.roles, str) or not self.roles or not set(self.roles) <= set(ROLES):
@@ -73,13 +94,17 @@ class Window:
 
     def excludes(self, other: "Window") -> bool:
         """Whether no token can be in both."""
-        prompt = ("prompt", "last")
-        if "generated" in (self.phase, other.phase):
-            return self.phase in prompt or other.phase in prompt
-        return False
+        if self.roles is not None and other.roles is not None and not self.roles & other.roles:
+            return True
+        phases = {self.phase, other.phase}
+        if len(phases) == 1 or phases == {"all", "prompt"}:  # they count from the same token
+            return any(one.stop is not None and one.stop <= two.start for one, two in ((self, other), (other, self)))
+        return phases in ({"generated", "prompt"}, {"generated", "last"})
 
     def weights(self, at: Pass) -> Float[Tensor, "batch seq"]:
         """How strongly each token is acted on, from 0 (not at all) to 1."""
+        if self.phase != "all" or self.decay != 1.0:
+            check_told_apart(at)
         inside = at.real if self.first_token else after_first(at.real, at.positions)
         if self.phase in ("prompt", "last"):
             inside = inside & ~at.generated
@@ -106,6 +131,23 @@ class Window:
 
 
 EVERYWHERE = Window()
+
+
+def check_window(window: object) -> None:
+    """Raise PlanError unless it is a window."""
+    if not isinstance(window, Window):
+        raise PlanError(
+            f"window must be a Window, such as Window('generated'), got {type(window).__name__} {window!r}."
+        )
+
+
+def check_told_apart(at: Pass) -> None:
+    """Raise PlanError where it is not known which tokens belong to the prompt."""
+    if not at.told_apart:
+        raise PlanError(
+            "Several tokens came with a filled cache, and nobody said whether they belong to the prompt, which this "
+            "window or gate needs to know. Generate with LanguageModel.generate, or read the prompt in one pass."
+        )
 
 
 def _prompt_tokens(at: Pass) -> Int[Tensor, "batch 1"]:

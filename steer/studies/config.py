@@ -3,9 +3,10 @@
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from steer.models.load import Dtype
+from steer.settings import Settings
 
 
 def _finite(value: float) -> float:
@@ -26,8 +27,12 @@ Strength = Annotated[float, AfterValidator(_finite)]
 Text = Annotated[str, AfterValidator(_unicode)]
 
 
-class DemoConfig(BaseModel):
-    """Settings of the main job."""
+class DemoConfig(Settings):
+    """Settings of the main job.
+
+    Raises:
+        DataError: a field is unknown, or not of its kind.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from saes import SAE
 from steer.models.chat import Conversation, Message
+from steer.models.classifier import TextClassifier
 from steer.models.model import LanguageModel
 from steer.plans.bind import Bound
-from steer.plans.digests import of_sae
+from steer.plans.digests import of_json, of_sae, of_tensors
 from steer.plans.files import read_plan
 from steer.plans.plan import SteeringPlan
 from steer.responders.prompting import instructed
@@ -21,6 +22,8 @@ from steer.steering.direction_edits import DirectionEdit, DirectionOperation, Un
 from steer.steering.intervention import Intervention
 from steer.steering.latents import ErrorTerm, LatentEdit, Membership
 from steer.steering.operations import Operation
+from steer.steering.steered import gate_in
+from steer.steering.text_gate import TextGate
 from steer.steering.window import EVERYWHERE, Window
 from steer.sweeps.config import WITHOUT_VALUE
 
@@ -85,6 +88,8 @@ class PlanArm:
     plan: SteeringPlan
     saes: Mapping[str, str]
     """Digests of the SAEs that it uses, by its names for them."""
+    classifiers: tuple[str, ...] = ()
+    """Digests of the models that its gates ask about texts."""
     bound: Bound | None = None
     """It, made ready for a model."""
 
@@ -100,7 +105,8 @@ class PlanArm:
         saes = {name: spec.load(plan.folder, note) for name, spec in plan.saes.items()}
         if plan.sampling is not None:
             note(f"{path}: how replies are generated is the study's to say, not the plan's.")
-        return cls(plan, {name: of_sae(sae) for name, sae in saes.items()}, plan.bind(lm, note, saes))
+        bound = plan.bind(lm, note, saes)
+        return cls(plan, {name: of_sae(sae) for name, sae in saes.items()}, _classifiers(bound), bound)
 
     def at(self, strength: float, sae: SAE | None) -> tuple[Intervention, ...]:
         """The interventions."""
@@ -109,7 +115,15 @@ class PlanArm:
 
     def settings(self, sae_digest: str | None) -> dict[str, Any]:
         """Everything that decides what is done, as JSON data."""
-        return {"kind": "plan", "plan": self.plan.digest, "saes": dict(self.saes)}
+        asked = {"classifiers": list(self.classifiers)} if self.classifiers else {}
+        return {"kind": "plan", "plan": self.plan.digest, "saes": dict(self.saes), **asked}
+
+
+def _classifiers(bound: Bound) -> tuple[str, ...]:
+    gates = [gated.gate for one in bound.interventions if (gated := gate_in(one)) is not None]
+    asked = [leaf.classifier for gate in gates for leaf in gate.leaves if isinstance(leaf, TextGate)]
+    models = [(one.model, one.label) for one in asked if isinstance(one, TextClassifier)]
+    return tuple(of_json([of_tensors(dict(model.named_parameters())), label]) for model, label in models)
 
 
 Doing = LatentArm | DirectionArm | PlanArm

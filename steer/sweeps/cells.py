@@ -70,6 +70,11 @@ def figures_of(rows: Sequence[Mapping[str, Any]]) -> Figures:
     return Figures(sum(row["value"] for row in rows), sum(row["verdict"] == "incoherent" for row in rows), len(rows))
 
 
+def _is_judged(row: Mapping[str, Any]) -> bool:
+    """Whether a line of a file is a judged reply."""
+    return isinstance(row.get("value"), bool) and all(isinstance(row.get(name), str) for name in ("reply", "verdict"))
+
+
 @dataclass(frozen=True)
 class Store:
     """The finished cells of a folder: a file each, named by the digest of what decides it, whole or absent."""
@@ -87,13 +92,17 @@ class Store:
         except DataError:
             return None
         head, rows = (lines[0], lines[1:]) if lines else ({}, [])
-        fits = head.get("digest") == cell.digest and len(rows) == cell.count
-        return rows if fits and all({"reply", "verdict", "value"} <= row.keys() for row in rows) else None
+        if head.get("digest") != cell.digest or len(rows) != cell.count or not all(map(_is_judged, rows)):
+            return None
+        counted = figures_of(rows)
+        told = head.get("n"), head.get("successes"), head.get("incoherent")
+        return rows if told == (counted.n, counted.successes, counted.incoherent) else None
 
     def tidy(self) -> None:
         """Remove what a killed sweep has left half-written under a temporary name."""
-        for left in (self.out / FOLDER).glob(".*.jsonl.*"):
-            remove(left)
+        for left in (*(self.out / FOLDER).glob(".*.jsonl.*"), *self.out.glob(".*.*.*")):
+            if left.suffix[1:].isdigit():  # the number of the process
+                remove(left)
 
     def figures(self, cell: Cell) -> Figures | None:
         """What was counted in a finished cell."""

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 from steer.evals.sets import Split
 from steer.models.load import Dtype
+from steer.settings import Settings
 from steer.steering.direction_edits import DirectionOperation, Unit
 from steer.steering.latents import ErrorTerm, Membership
 from steer.steering.operations import Operation
@@ -105,6 +106,12 @@ class ArmConfig(_Fields):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.latents):
                 raise ValueError(f"{name} has {len(values)} values for {len(self.latents)} latents")
+        if self.maxima is not None and min(self.maxima) <= 0:
+            raise ValueError(f"the largest activation of a latent is above 0, got {min(self.maxima)!r} in maxima")
+        if self.latents and self.unit != "raw":
+            raise ValueError("unit is that of a direction's strengths: leave it out, or give maxima")
+        if self.direction is not None and (self.membership, self.error) != ("allow", "keep"):
+            raise ValueError("membership and error are of latents: leave them out")
         if self.operation in WITHOUT_VALUE and self.strengths is not None:
             raise ValueError(f"the operation {self.operation!r} takes no strengths")
         if self.operation == "rotate":
@@ -132,8 +139,12 @@ class HalvingConfig(_Fields):
     """Prompts of each task in the first round at least."""
 
 
-class StudyConfig(_Fields):
-    """A study: which model is steered in which ways, how strongly, and what it is measured on."""
+class StudyConfig(_Fields, Settings):
+    """A study: which model is steered in which ways, how strongly, and what it is measured on.
+
+    Raises:
+        DataError: a field is unknown, missing, or not of its kind.
+    """
 
     model: Text = "embedded"
     """``embedded``, a folder in transformers format, or a hub id."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steer.errors import PlanError
 from steer.evals.sample import Sample
+from steer.files import is_file
 from steer.models.model import LanguageModel
 from steer.plans.digests import of_tensors
 from steer.steering.directions import refusal_direction
@@ -70,7 +71,7 @@ def read_direction(path: Path) -> Direction:
     Raises:
         PlanError: the file is missing, no safetensors, or holds something else than one vector.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise PlanError(f"No direction at {path}: give {DIFFERENCE!r} or a safetensors file that holds one vector.")
     try:
         tensors = load_file(path)

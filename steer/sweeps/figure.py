@@ -53,13 +53,18 @@ def _arms(axes: Axes, points: Sequence[Point], plain: Point) -> None:
         colour, control = COLOURS[number % len(COLOURS)], some[0].arm.role == "control"
         axes.errorbar(
             x, y, errors, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.2,
-            elinewidth=0.6, linestyle=":" if control else "-", label=name,
+            elinewidth=0.6, linestyle=":" if control else "-", label=_plain(name),
             markerfacecolor="white" if control else colour,
         )  # fmt: skip
         for one, across, up in zip(some, x, y, strict=True):
             if one.arm.graded:
                 axes.annotate(f"{one.strength:g}", (across, up), (4, 4), textcoords="offset points", fontsize=7)
     axes.plot(0.0, 100 * _safety(plain), "*", color=UNSTEERED, markersize=11, label="unsteered", zorder=3)
+
+
+def _plain(name: str) -> str:
+    """A name that is no formula, whatever it holds."""
+    return name.replace("$", r"\$")
 
 
 def _around(point: Point) -> tuple[float, float]:

@@ -1,8 +1,10 @@
 """Measuring one arm at several strengths on a task: strengths and prompts share their batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from steer.errors import DataError
 from steer.evals.judges import judge, judge_choice
 from steer.evals.runner import Result
 from steer.evals.sample import Sample
@@ -56,11 +58,23 @@ def measure(bench: Bench, job: Job, on_done: OnDone | None = None) -> list[list[
                     if choice:
                         done = _choices(lm, group, rows, copies)
                     else:
-                        done = _replies(lm, group, lm.generate_ids(rows, bench.sampling(seed), copies), copies)
+                        with _told_where(job):
+                            replies = lm.generate_ids(rows, bench.sampling(seed), copies)
+                        done = _replies(lm, group, replies, copies)
                 found.update({p: done[place * copies :][:copies] for place, p in enumerate(batch)})
                 if on_done:
                     on_done(len(done))
     return [[found[p][way] for p in range(job.start, len(samples))] for way in range(copies)]
+
+
+@contextmanager
+def _told_where(job: Job) -> Iterator[None]:
+    """Say of an error of the block which arm, strengths and task it came up with."""
+    try:
+        yield
+    except DataError as error:
+        first, strengths = job.cells[0], " and ".join(f"{cell.strength:g}" for cell in job.cells)
+        raise DataError(f"{first.arm} at {strengths} on {first.task}: {error}") from error
 
 
 def _replies(lm: LanguageModel, samples: Sequence[Sample], replies: list[list[int]], copies: int) -> list[Result]:

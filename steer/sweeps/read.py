@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from steer.errors import DataError
+from steer.files import is_file, is_there
+from steer.settings import checked_error
 from steer.sweeps.config import ArmConfig, HalvingConfig, StudyConfig, TaskConfig, WindowConfig
 
 _INSIDE: dict[type[BaseModel], dict[str, type[BaseModel]]] = {
@@ -28,7 +30,7 @@ def read_study(path: str | Path) -> StudyConfig:
             not of its kind.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"No study at {path}: there is no such file.")
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -46,8 +48,8 @@ def parse_study(data: Mapping[str, Any], what: str = "The study", folder: Path |
     _check_known(StudyConfig, data, what)
     try:
         study = StudyConfig(**data)
-    except ValidationError as error:
-        raise DataError(f"{what}{_first(error)}") from None
+    except DataError as error:
+        raise DataError(f"{what}{_first(checked_error(error))}") from None
     return study if folder is None else _beside(study, folder)
 
 
@@ -67,7 +69,10 @@ def _check_known(kind: type[BaseModel], data: Mapping[str, Any], where: str) -> 
 
 def _first(error: ValidationError) -> str:
     """The first thing that is wrong, as the end of a message: ``, arm 2, latents: ...``."""
-    first = error.errors()[0]
+    every = error.errors()
+    where = every[0]["loc"][:-1]  # of a value that may be of several kinds, what looks furthest into it tells most
+    alike = [one for one in every if one["loc"][: len(where)] == where]
+    first = max(alike, key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
     place, message = "", first["msg"].removeprefix("Value error, ")
     for part in first["loc"]:
         place += f" {part + 1}" if isinstance(part, int) else f", {part}" if part in _NAMES else ""
@@ -84,7 +89,7 @@ def _beside(study: StudyConfig, folder: Path) -> StudyConfig:
     """The study with the paths that lead from its folder as they lead from here."""
 
     def found(name: str | None) -> str | None:
-        return name if name is None or not (folder / name).exists() else str(folder / name)
+        return name if name is None or not is_there(folder / name) else str(folder / name)
 
     files = ("direction", "plan")
     arms = tuple(arm.model_copy(update={name: found(getattr(arm, name)) for name in files}) for arm in study.arm)

@@ -21,7 +21,7 @@ from steer.sweeps.engines import Engine, Local
 from steer.sweeps.frontier import Point, point_of
 from steer.sweeps.halving import better_half, rounds
 from steer.sweeps.measure import Job
-from steer.sweeps.summary import RESOLVED, resolved, summary, write_summary
+from steer.sweeps.summary import FIGURE, RESOLVED, SUMMARY, resolved, summary, write_summary
 from steer.threads import torch_threads
 
 OnCell = Callable[[Cell, Figures], None]
@@ -164,8 +164,11 @@ def check_folder(out: Path) -> None:
     Raises:
         OutputError: it cannot be written to, holds something else, or another sweep is writing to it.
     """
-    check_output(out, overwrite=True)
-    if out.is_dir() and any(out.iterdir()) and not ((out / RESOLVED).is_file() or (out / FOLDER).is_dir()):
+    check_output(out, overwrite=True, owned=(RESOLVED, SUMMARY, FIGURE, f"{FOLDER}/cell.jsonl"))
+    there = [path.name for path in out.iterdir()] if out.is_dir() else []
+    if any(not name.startswith(f".{RESOLVED}.") for name in there) and not (
+        (out / RESOLVED).is_file() or (out / FOLDER).is_dir()
+    ):
         raise OutputError(f"{out} is not empty and holds no sweep. Choose another folder.")
 
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from steer.errors import DataError
 from steer.evals.sample import Sample, read_samples
 from steer.evals.sets import SETS, Split, load_prompts
+from steer.files import is_file
 from steer.sweeps.config import StudyConfig, TaskConfig
 from steer.sweeps.digests import of_samples
 
@@ -88,6 +89,6 @@ def _refusals(better: str) -> Group:
 
 
 def _file(name: str) -> Path:
-    if not Path(name).is_file():
+    if not is_file(Path(name)):
         raise DataError(f"{name!r} is neither a file nor a set: the sets are {', '.join(SETS)}.")
     return Path(name)

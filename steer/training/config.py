@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict
 
 from saes.config import (
     ADAM_BETA2,
@@ -20,6 +20,7 @@ from saes.paths import as_path
 from steer.activations.policy import Form, Roles, TokenPolicy
 from steer.errors import DataError
 from steer.models.load import EMBEDDED, Dtype
+from steer.settings import Settings
 
 KEEPING = (
     "device", "threads", "offline", "ring_device", "ahead", "out", "save_every_steps", "save_every_seconds", "keep",
@@ -30,6 +31,8 @@ one since it decides nothing until the text ends; ``ActivationStream.restore`` s
 CHOICES = ("text", "dataset", "shards")
 OF_DATASETS = ("subset", "split", "dataset_revision")
 OF_TEXT = ("text_column", "messages_column")
+OF_THE_SAE = ("d_sae", "k", "activation", "prefixes", "skip", "input_norm", "subtract_b_dec")
+"""Fields that say what a new SAE is; one that training goes on from has its own."""
 K = 32  # latents active on a token where none is given
 
 
@@ -51,10 +54,13 @@ Names = Annotated[tuple[Name, ...], BeforeValidator(_several)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_several)]
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(Settings):
     """What is trained, on what, and where it is kept.
 
     Lists of ``site``, ``d_sae``, ``k`` and ``seed`` make several SAEs, every combination, from one reading of the text.
+
+    Raises:
+        DataError: a field is unknown, missing, or not of its kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -121,6 +127,8 @@ class TrainingConfig(BaseModel):
     shuffle_seed: int = 0
     """Seed of the order of the tokens."""
 
+    from_sae: Names | None = None
+    """SAEs whose training goes on, as ``load_sae`` takes them; None: new ones, of the next seven fields."""
     d_sae: Numbers | None = None
     """Number of latents; None: 8 times the width of the activations."""
     k: Numbers | None = None
@@ -209,8 +217,11 @@ class TrainingConfig(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """The fields that decide what is trained, as JSON data. Also what another run is told apart by.
 
-        ``adam_beta2`` is told as the number that it is: which one is left open may be another in another release.
+        ``adam_beta2`` is told as the number that it is: which one is left open may be another in another release. Of
+        an SAE that training goes on from, neither that is told nor what else it says itself.
         """
+        if self.from_sae:
+            return self.model_dump(mode="json", exclude={*KEEPING, *OF_THE_SAE})
         beta2 = ADAM_BETA2[self.activation] if self.adam_beta2 is None else self.adam_beta2
         return self.model_dump(mode="json", exclude=set(KEEPING)) | {"adam_beta2": beta2}
 

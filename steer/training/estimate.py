@@ -83,8 +83,8 @@ def estimate(
     check_folder(config, overwrite)
     folder = Path(config.out)
     with opened(config, progress, store=False) as run:
-        for sae, train in zip(run.plan.saes, run.plan.trains, strict=True):
-            Fitting(sae, train, world=world)  # what cannot be divided shows now
+        for given, train in zip(run.plan.given, run.plan.trains, strict=True):
+            Fitting(given, train, world=world)  # what cannot be divided shows now
         with progress.stage("measuring the model"):
             rate = None if run.lm is None or run.source is None else world.size * _model_rate(run)
         with progress.stage("measuring a step of each SAE"):

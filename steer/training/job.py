@@ -112,7 +112,7 @@ def train(
             with progress.stage("reading the first activations"):
                 world.together(lambda: run.stream.peek(run.origin.d_model))
         _note_selection(config, run, progress, world)
-        for sae, trained in zip(run.plan.saes, run.plan.trains, strict=True):
+        for sae, trained in zip(run.plan.given, run.plan.trains, strict=True):
             Fitting(sae, trained, world=world)  # what cannot be divided shows before anything is removed
         if new:
             world.together(lambda: (clear if came_to_nothing(folder) else set_aside)(folder) if first else None)
@@ -177,7 +177,7 @@ def _fit(plan: Plan, stream: Any, progress: Progress, config: TrainingConfig, ru
                 logging.log(record)
                 shown.update(record)
 
-            saes.fit(plan.saes, saes.Slices(stream, world), plan.trains, told if first else None, run, world)
+            saes.fit(plan.given, saes.Slices(stream, world), plan.trains, told if first else None, run, world)
     finally:
         logging.close()
 

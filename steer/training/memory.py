@@ -57,6 +57,9 @@ def memory_parts(config: TrainingConfig, run: Opened, world: World = ONE) -> lis
         found.append(Part("model", total, f"{sum(p.numel() for p in weights):,} weights, {total:,} bytes"))
     for name, sae, train in zip(plan.names, plan.saes, plan.trains, strict=True):
         found += _sae_parts(name, *share_of(sae, train, world), divided=not world.latents.alone)
+    if plan.starts:
+        held = sum(map(weight_bytes, plan.saes))
+        found.append(Part("SAEs to go on from", held, f"{held // FLOAT32:,} x 4 bytes"))
     row = sites * width * dtype.itemsize
     per_row = f"{sites} sites x {width} x {dtype.itemsize} bytes"
     if run.source is not None:

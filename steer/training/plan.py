@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 
+from saes import SAE
 from saes.config import SAEConfig, TrainConfig
 from saes.run_config import RunConfig
 from steer.activations.batch import StreamConfig
@@ -41,6 +42,13 @@ class Plan:
     """Of their folders."""
     saes: tuple[SAEConfig, ...]
     trains: tuple[TrainConfig, ...]
+    starts: tuple[SAE, ...] = ()
+    """The SAEs that training goes on from; (): new ones of the configs."""
+
+    @property
+    def given(self) -> Sequence[SAEConfig | SAE]:
+        """What ``saes.fit`` is given."""
+        return self.starts or self.saes
 
     @property
     def steps(self) -> int:
@@ -56,7 +64,6 @@ def plan_of(config: TrainingConfig, origin: Origin) -> Plan:
         DataError: a list holds a value twice, or there are not as many ``site_out`` as sites.
         SiteError: a name is no site.
     """
-    _require_different(config)
     if config.skip and not config.site_out:
         raise DataError(
             "skip adds a linear map of a transcoder's input, and this SAE writes what it reads. Name what it writes "
@@ -73,7 +80,7 @@ def plan_of(config: TrainingConfig, origin: Origin) -> Plan:
         varied = {"site": str(site), "d": f"d{d_sae}", "k": f"k{k}", "seed": f"seed{seed}"}
         names.append("-".join(["sae", *(text for part, text in varied.items() if several[part] > 1)]))
         found.append(_sae(config, origin, site, site_out, d_sae, k))
-        trains.append(_train(config, seed))
+        trains.append(train_config(config, seed))
     return Plan(tuple(names), tuple(found), tuple(trains))
 
 
@@ -99,6 +106,10 @@ def check(config: TrainingConfig) -> None:
     run_config(config)
     stream_config(config)
     reading = Reading(config.site or "0.resid_post", policy_of(config), config.forward_tokens)
+    _require_different(config)
+    if config.from_sae:
+        train_config(config, config.seed[0])
+        return  # what they are shows when they are loaded
     widest = max(config.d_sae) if config.d_sae else 2**20
     plan_of(config, Origin(max(1, widest // 8), reading.all_sites))
 
@@ -184,14 +195,19 @@ def _sae(
     )
 
 
-def _train(config: TrainingConfig, seed: int) -> TrainConfig:
+def train_config(config: TrainingConfig, seed: int) -> TrainConfig:
+    """How an SAE is trained.
+
+    Raises:
+        ConfigError: a setting of these cannot work.
+    """
     shared = {field.name: getattr(config, field.name) for field in fields(TrainConfig) if field.name != "seed"}
     return TrainConfig(**shared, seed=seed)
 
 
 def _require_different(config: TrainingConfig) -> None:
     """Two SAEs that are the same would be kept in the same folder."""
-    for name in ("site", "d_sae", "k", "seed"):
+    for name in ("site", "from_sae", "d_sae", "k", "seed"):
         values = getattr(config, name)
         if values is not None and (not values or len(set(values)) < len(values)):
             got = ", ".join(map(str, values)) or "none"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saes import World
+from saes import SAE, World
 from saes.batches import as_activations, ended_early
 from saes.distributed.world import ONE
 from saes.errors import ShapeError
@@ -32,6 +32,7 @@ from steer.progress import Progress
 from steer.threads import torch_threads
 from steer.training.config import TrainingConfig
 from steer.training.plan import Origin, Plan, all_sites, in_words, plan_of, policy_of, stream_config
+from steer.training.start import load_starts, plan_from
 
 
 class CountedStream:
@@ -111,21 +112,23 @@ class Opened:
 
 @contextmanager
 def opened(config: TrainingConfig, progress: Progress, world: World = ONE, store: bool = True) -> Iterator[Opened]:
-    """Load the model and open the text, or the shards. The stream ends with the block.
+    """Load SAEs to go on from, and the model, and open the text, or the shards. The stream ends with the block.
 
     The processes of ``world`` share the passes of the model, and each gets whole batches. Where text and shards are
     given, activations are stored first unless they are there; without ``store`` the text is opened as if it were alone.
 
     Raises:
         ModelError: the model cannot be loaded.
-        DataError: the text or the shards cannot be used.
+        DataError: the text or the shards cannot be used, or an SAE does not belong to them.
+        CheckpointError, SaesError: an SAE to go on from cannot be loaded.
         SiteError: the model lacks a site.
         OutputError: shards cannot be written.
     """
+    starts = load_starts(config, progress)
     lm, stored = _model(config, progress), bool(config.shards) and (store or not config.stores)
     if stored and config.stores:
-        _store(config, lm, progress, world)
-    run = _of_shards(config, lm) if stored else _of_text(config, lm, world)
+        _store(config, lm, progress, world, starts)
+    run = _of_shards(config, lm, starts) if stored else _of_text(config, lm, world, starts)
     try:
         with torch_threads(None if run.lm is None else run.lm.model, config.threads):
             yield run
@@ -162,7 +165,9 @@ def _model(config: TrainingConfig, progress: Progress) -> LanguageModel | None:
         return load_model(name, config.device, config.dtype, config.revision, config.offline, progress.note)
 
 
-def _store(config: TrainingConfig, lm: LanguageModel | None, progress: Progress, world: World) -> None:
+def _store(
+    config: TrainingConfig, lm: LanguageModel | None, progress: Progress, world: World, starts: tuple[SAE, ...]
+) -> None:
     """Write the activations of the text that the run needs, or what is missing of them; that they fit shows later."""
     folder, seen = Path(config.shards or ""), 0
     if (folder / MANIFEST).exists():
@@ -180,19 +185,19 @@ def _store(config: TrainingConfig, lm: LanguageModel | None, progress: Progress,
         progress.advance(manifest.tokens - seen)
         seen = manifest.tokens
 
-    run = _of_text(config, lm, world)
+    run = _of_text(config, lm, world, starts)
     assert run.lm is not None and run.source is not None and run.reading is not None  # noqa: PT018
     with progress.stage("storing activations", total=config.total_tokens):
         limits = ShardConfig(max_tokens=config.total_tokens, ahead=config.ahead)
         write_shards(run.lm, run.source, run.reading, folder, limits, told)
 
 
-def _of_text(config: TrainingConfig, lm: LanguageModel | None, world: World) -> Opened:
+def _of_text(config: TrainingConfig, lm: LanguageModel | None, world: World, starts: tuple[SAE, ...]) -> Opened:
     assert lm is not None  # None only with shards
     policy, source = policy_of(config), open_text(config)
     words = in_words(policy, Rules.of(policy, lm).context_size)
     origin = Origin(lm.d_model, (Site((lm.n_layers - 1) // 2),), lm.name, revision(lm), words)
-    plan = plan_of(config, origin)
+    plan = plan_from(config, origin, starts) if starts else plan_of(config, origin)
     reading = Reading(all_sites(config, plan), policy, config.forward_tokens)
     for site in reading.all_sites:
         lm.layout.module(site)  # a site that is not there shows now
@@ -200,7 +205,7 @@ def _of_text(config: TrainingConfig, lm: LanguageModel | None, world: World) -> 
     return Opened(lm, source, reading, plan, origin, CountedStream(inner, config.total_tokens))
 
 
-def _of_shards(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
+def _of_shards(config: TrainingConfig, lm: LanguageModel | None, starts: tuple[SAE, ...]) -> Opened:
     """What was given of model and token policy must be what the shards were made with."""
     assert config.shards is not None
     manifest = read_manifest(Path(config.shards))
@@ -218,7 +223,7 @@ def _of_shards(config: TrainingConfig, lm: LanguageModel | None) -> Opened:
     given = replace(policy, **{name: getattr(config, name) for name in asked})
     words = in_words(policy, policy.context_size)
     origin = Origin(manifest.d_model, sites, manifest.model, manifest.revision, words)
-    plan = plan_of(config, origin)
+    plan = plan_from(config, origin, starts) if starts else plan_of(config, origin)
     reading = Reading(all_sites(config, plan), given, forward_tokens)
     device = str(lm.device) if lm else resolve_device(config.device)
     source = open_text(config) if config.stores else None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from saes.checkpoints import digest_of_file
 from steer.activations.sources.raw import opened
 from steer.errors import DataError
+from steer.files import is_file
 from steer.models.chat import Message, as_conversation
 
 Row = TypeVar("Row")
@@ -44,7 +45,7 @@ def rows_of(path: Path, parse: Callable[[Any], Row], what: str) -> list[Row]:
     Raises:
         DataError: the file is missing, empty or damaged, or a row is refused; its place is named.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"No {what}s at {path}: there is no such file.")
     found = []
     for place, row in _whole(path) if path.suffix == ".json" else _lines(path):

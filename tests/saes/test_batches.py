@@ -79,12 +79,11 @@ def test_placed_batches_are_of_one_dtype():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"config": "topk"}, "config must be a SAEConfig or a list of them, got str"),
-        ({"config": None}, "config must be a SAEConfig or a list of them, got NoneType"),
-        ({"config": random_sae()}, "config must be a SAEConfig or a list of them, got SAE"),
-        ({"config": [SMALL, 3]}, "config must be a SAEConfig or a list of them, got int"),
-        ({"train": None}, "train must be a TrainConfig or a list of them, got NoneType"),
-        ({"train": {"total_tokens": 32}}, "train must be a TrainConfig or a list of them, got dict"),
+        ({"sae": "topk"}, "sae must be of the kind SAEConfig or SAE, or a list of such: got str"),
+        ({"sae": None}, "sae must be of the kind SAEConfig or SAE, or a list of such: got NoneType"),
+        ({"sae": [SMALL, random_sae(), 3]}, "sae must be of the kind SAEConfig or SAE, or a list of such: got int"),
+        ({"train": None}, "train must be of the kind TrainConfig, or a list of such: got NoneType"),
+        ({"train": {"total_tokens": 32}}, "train must be of the kind TrainConfig, or a list of such: got dict"),
         ({"on_record": 3}, "on_record must be a function"),
         ({"run": "runs/first"}, r"run must be a RunConfig or None, got 'runs/first'"),
         ({"world": None}, "world must be a World, got None"),
@@ -92,7 +91,7 @@ def test_placed_batches_are_of_one_dtype():
 )
 def test_arguments_of_another_kind_are_refused(change, words):
     with pytest.raises(ConfigError, match=words):
-        untyped_fit(**{"config": SMALL, "batches": [X] * 4, "train": SHORT, **change})
+        untyped_fit(**{"sae": SMALL, "batches": [X] * 4, "train": SHORT, **change})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line: what is said and refused before anything long begins, and what Ctrl-C leaves."""
 
+import json
 import os
 import subprocess
 import sys
@@ -115,6 +116,25 @@ def test_the_dtype_reaches_the_model(capsys, monkeypatch):
 def test_generate_refuses_a_layer_without_an_sae_and_a_device_without_memory(capsys):
     assert "--layer says where the SAE acts" in refused(capsys, "generate", "--layer", "1", "hello")
     assert "holds no numbers" in refused(capsys, "generate", "--device", "meta", "hello")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sae", "", "--clamp", "3=1"], "an empty text after --sae names nothing"),
+        (["--plan="], "an empty text after --plan names nothing"),
+        (["--model", " "], "an empty text after --model names nothing"),
+        (["--sae", "x", "--clamp", "1_0=5"], "expected LATENT=VALUE"),
+        (["--sae", "x", "--clamp", "\uff13=5"], "expected LATENT=VALUE"),
+    ],
+)
+def test_generate_steers_as_it_was_told_or_not_at_all(capsys, arguments, words):
+    assert words in refused(capsys, "generate", *arguments, "hello")
+
+
+def test_a_prompt_may_be_empty(capsys):
+    assert run(["generate", "--max-new-tokens", "2", "--json", ""]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["prompt"] == ""
 
 
 def generate_with(capsys, folder, *arguments):

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import saes
 from steer.cli.app import run
@@ -10,8 +12,9 @@ from steer.models.decode import Sampling
 from steer.plans.files import read_plan, write_plan
 from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec, SaeSpec
+from steer.plans.vectors import import_vectors
 from steer.steering.steered import steered
-from tests.conftest import PROMPTS, random_sae, tiny_model
+from tests.conftest import D_MODEL, PROMPTS, random_sae, tiny_model
 from tests.steer.fake_hub import serving
 from tests.steer.plan_data import full_plan, vectors
 
@@ -173,3 +176,26 @@ def test_a_plan_whose_sae_others_do_not_have_is_not_pushed(saved, capsys):
     folder, _, _ = saved
     assert run(["plan", "push", str(folder / "plan.toml"), "me/x"]) == 2
     assert "The SAE 'one' is at the path sae, which those who get the plan do not have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", ""], "an empty text names nothing"),
+        (["validate", "x.json", "--model", ""], "an empty text after --model names nothing"),
+        (["import", "."], "Plain vectors are in a file that ends in"),
+        (["import", "/"], "Plain vectors are in a file that ends in"),
+        (["import", "{vectors}", "--out", "{long}.json"], "File name too long"),
+        (["import", "{vectors}", "--label", "\udcff", "--out", "x.json"], "label: is not valid Unicode"),
+        (["export", "{plan}", "--to", "{long}.safetensors"], "File name too long"),
+    ],
+)
+def test_mistakes_end_in_one_message_and_leave_nothing_behind(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    save_file({"direction.1": torch.ones(D_MODEL)}, tmp_path / "v.safetensors")
+    write_plan(import_vectors("v.safetensors", lambda _: None), "v.json")
+    before = sorted(tmp_path.iterdir())
+    named = {"vectors": "v.safetensors", "plan": "v.json", "long": "x" * 300}
+    assert run(["plan", *(one.format(**named) for one in arguments)]) == 2
+    assert words in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert sorted(tmp_path.iterdir()) == before

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from fractions import Fraction
 
 import pytest
@@ -239,6 +240,27 @@ def test_overwrite_replaces_the_sae_and_nothing_else(capsys, folder, tmp_path):
 def test_convert_refuses_and_leaves_nothing(capsys, folder, tmp_path, arguments, words):
     assert words in refused(capsys, "convert", folder, tmp_path / "out", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["sae"]
+
+
+@pytest.mark.parametrize("to_out", ["saes new", "saelens deep/new", "dictionary_learning sae", "openai 6.pt"])
+def test_a_full_disk_names_the_target_and_leaves_what_was_there(capsys, folder, tmp_path, to_out):
+    """A limit on the size of files stands in for a full disk: the system refuses to write in the same place."""
+
+    def everything():
+        return {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+    to, out = to_out.split()
+    saes.save(SAE(SAEConfig(12, 400, activation="relu")), tmp_path / "wide")
+    before = everything()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        message = refused(capsys, "convert", tmp_path / "wide", tmp_path / out, "--to", to, "--overwrite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{tmp_path / out} cannot be written: File too large. Mend that, or choose another folder." in message
+    assert "/." not in message  # no temporary name
+    assert everything() == before
 
 
 def test_weights_too_large_for_float16_are_refused(capsys, tmp_path):

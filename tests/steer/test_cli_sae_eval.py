@@ -1,10 +1,12 @@
 """``steer sae eval``: its figures, and what it refuses."""
 
+import dataclasses
 import json
 
 import pytest
 
 import saes
+from saes import SAEConfig
 from steer.cli.app import run
 from tests.conftest import random_sae, tiny_model
 from tests.steer.test_cli import refused
@@ -107,3 +109,29 @@ def test_an_sae_without_a_site_needs_one(capsys, tiny_folder, text, tmp_path):
     arguments = ["sae", "eval", str(tmp_path / "sae"), "--model", tiny_folder, "--text", text, "--tokens", "100"]
     assert "give --site" in " ".join(refused(capsys, *arguments).split())
     assert run([*arguments, "--no-probes", "--site", "1.resid_post"]) == 0
+
+
+def test_a_transcoder_is_measured_where_it_writes(capsys, tiny_folder, text, tmp_path):
+    config = SAEConfig(32, 96, 4, site="0.resid_post", site_out="1.mlp_out", subtract_b_dec=False)
+    sae = saes.SAE(config)
+    saes.save(sae, tmp_path / "coder")
+    sae.config = dataclasses.replace(config, site_out=None)
+    saes.save(sae, tmp_path / "unsaid")
+    given = ["--model", tiny_folder, "--text", text, "--tokens", "200", "--no-probes"]
+    assert run(["sae", "eval", str(tmp_path / "coder"), *given]) == 0
+    assert "at 0.resid_post to 1.mlp_out" in " ".join(capsys.readouterr().out.split())
+    found = []
+    for name, more in (("coder", []), ("unsaid", ["--site-out", "1.mlp_out"])):
+        assert run(["sae", "eval", str(tmp_path / name), *given, *more, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["site_out"] == "1.mlp_out"
+    assert found[0]["loss"] == found[1]["loss"]
+    assert run(["sae", "eval", str(tmp_path / "coder"), *given, "--site-out", "1.resid_post"]) == 0
+    assert "was trained to write at 1.mlp_out, and is measured at 1.resid_post" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_an_autoencoder_that_centres_its_input_writes_nowhere_else(capsys, sae_folder, tiny_folder, text):
+    given = ["--model", tiny_folder, "--text", text, "--tokens", "200", "--site-out", "1.mlp_out"]
+    assert "b_dec belongs to its output" in refused(capsys, "sae", "eval", sae_folder, *given)

@@ -70,6 +70,14 @@ def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
     assert list(out.iterdir()) == []
 
 
+def test_a_lock_that_a_killed_run_has_left_hinders_nobody(tmp_path):
+    (tmp_path / LOCK).touch()
+    check_output(tmp_path, False, OWNED)  # the folder counts as empty
+    with claimed(tmp_path), pytest.raises(OutputError, match="Another run is writing"):
+        check_output(tmp_path, False, OWNED)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_through_a_link_may_be_written_to(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to("real")

@@ -1,6 +1,7 @@
 """Gates: what they score, when they open, and that a row's decision is its own."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -16,10 +17,19 @@ from steer.steering.scores import ConditionScore, LatentScore, ProbeScore
 from steer.steering.steered import steered
 from steer.steering.window import Window
 from tests.conftest import D_MODEL, PROMPTS, count_hooks, random_sae
-from tests.steer.test_operations import at, direction, stream
+from tests.steer.test_operations import at, direction, stream, untyped
 
 SAMPLING, NO_CACHE = Sampling(10), Sampling(10, use_cache=False)
 EARLY, LATE = Site(0), Site(1)
+
+
+def gate():
+    return Gate(ProbeScore(EARLY, direction()), 0.0)
+
+
+def gated_twice(one):
+    inner = Gated(one, gate())
+    return Gated(OnRows(inner, one.rows) if isinstance(one, OnRows) else inner, gate())
 
 
 def by_prompt(lm, site=EARLY, **options):
@@ -162,6 +172,11 @@ def test_a_threshold_keeps_to_its_false_positive_rate_and_is_the_least_that_does
         (lambda sae: Gate(ProbeScore(LATE, direction()), float("nan")), "threshold must be a finite number"),
         (lambda sae: OnRows(Clamp(sae, {3: 1.0}), []), "at least one"),
         (lambda sae: OnRows(Clamp(sae, {3: 1.0}), [-1]), "from 0 on"),
+        (lambda sae: untyped(Gate, score=direction(), threshold=0.0), "A gate decides by a score"),
+        (lambda sae: untyped(Gated, intervention=direction(), gate=gate()), "put before an intervention"),
+        (lambda sae: gated_twice(Clamp(sae, {3: 1.0})), "one gate, and this has one already"),
+        (lambda sae: gated_twice(OnRows(Clamp(sae, {3: 1.0}), [0])), "one gate, and this has one already"),
+        (lambda sae: inspect.unwrap(fit_threshold)([0.1], 0.1), "given as a tensor, got list"),
         (lambda sae: fit_threshold(torch.zeros(0), 0.1), "got 0 scores"),
         (lambda sae: fit_threshold(torch.zeros(3), -0.1), "between 0 and 1"),
     ],

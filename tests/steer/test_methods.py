@@ -1,5 +1,6 @@
 """Methods against the formulas of their papers, in float64 on small random data; and what they do on a tiny model."""
 
+import inspect
 import json
 
 import numpy as np
@@ -384,6 +385,12 @@ def test_variants_take_one_latent_of_all_or_those_that_help(llama):
             "acts before layer 2 is read",
         ),
         (lambda lm: conditional.fit(lm, HARMFUL[:1] * 8, HARMFUL[:1] * 8, [clamp()]), DataError, "all are alike"),
+        (lambda lm: null_space.fit(lm, HARMFUL, HARMFUL[::-1]), DataError, "do not differ at 1.resid_pre"),
+        (
+            lambda lm: inspect.unwrap(conditional.fit)(lm, HARMFUL, HARMLESS, clamp()),
+            PlanError,
+            "as a list of interventions",
+        ),
         (lambda lm: null_space.fit(lm, [], HARMFUL), DataError, "Give some benign prompts"),
         (lambda lm: NullSpaceConfig(share=0.0), PlanError, "share lies in"),
         (lambda lm: NullSpaceConfig(strength=float("nan")), PlanError, "strength must be a finite number"),

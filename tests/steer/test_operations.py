@@ -8,13 +8,18 @@ import torch
 
 from saes import SAE, SAEConfig
 from steer.errors import PlanError
+from steer.models.decode import Sampling
 from steer.models.passes import Pass
 from steer.models.site import Site
+from steer.steering.collisions import check_set_once
 from steer.steering.direction_edits import DirectionEdit
+from steer.steering.gates import Gate, Gated
 from steer.steering.intervention import changed
-from steer.steering.latents import LatentEdit, check_set_once
+from steer.steering.latents import LatentEdit
+from steer.steering.scores import ProbeScore
+from steer.steering.steered import steered
 from steer.steering.window import EVERYWHERE, Window
-from tests.conftest import D_MODEL, random_sae
+from tests.conftest import D_MODEL, count_hooks, random_sae
 
 SITE = Site(1)
 
@@ -185,6 +190,12 @@ def test_edits_of_one_latent_on_other_tokens_do_not_collide():
     sae = random_sae()
     prompt, generated = (LatentEdit(sae, {5: 1.0}, SITE, window=Window(phase)) for phase in ("prompt", "generated"))
     check_set_once([prompt, generated])
+    early, late = Window("generated", stop=4), Window("generated", start=4)
+    check_set_once([dataclasses.replace(generated, window=window) for window in (early, late)])
+    user, assistant = (Window(roles=frozenset({role})) for role in ("user", "assistant"))
+    check_set_once([dataclasses.replace(generated, window=window) for window in (user, assistant)])
+    with pytest.raises(PlanError, match="Latent 5 is set twice"):
+        check_set_once([dataclasses.replace(generated, window=one) for one in (early, Window("generated", start=3))])
     for other in (EVERYWHERE, Window("last")):
         with pytest.raises(PlanError, match="Latent 5 is set twice"):
             check_set_once([prompt, dataclasses.replace(generated, window=other)])
@@ -209,6 +220,28 @@ def test_edits_of_one_latent_on_other_tokens_do_not_collide():
         (lambda: DirectionEdit(SITE, direction(), 1.0, second=direction(1)), "and no other operation"),
         (lambda: untyped(Window, phase="reply"), "phase must be one of all, prompt, generated, last"),
         (lambda: Window(start=3, stop=3), "holds no token"),
+        (lambda: Window(stop=1), "give first_token=True too"),
+        (lambda: Window("prompt", stop=1), "give first_token=True too"),
+        (lambda: Window("generated", decay=0.0), "nothing is left at the first generated token"),
+        (lambda: untyped(Window, first_token="no"), "first_token must be True or False"),
+        (lambda: untyped(Window, exclude_ids=5), "exclude_ids must be a set of token ids"),
+        (lambda: untyped(Window, exclude_ids={"a"}), "must be a whole number of at least 0, got 'a'"),
+        (lambda: Window(exclude_ids=frozenset({2**70})), "less than 2\\^62"),
+        (
+            lambda: untyped(LatentEdit, sae=random_sae(), latents={5: 1.0}, where=SITE, window="prompt"),
+            "window must be a Window",
+        ),
+        (
+            lambda: untyped(DirectionEdit, where=SITE, direction=direction(), strength=1.0, window="prompt"),
+            "window must be a Window",
+        ),
+        (lambda: LatentEdit(random_sae(), {5: 1e30}, SITE), "at most 1e\\+18 in size, got 1e\\+30"),
+        (lambda: LatentEdit(random_sae(), {5: 1e10}, SITE, maxima={5: 1e10}), "at most 1e\\+18 in size, got 1e\\+20"),
+        (lambda: DirectionEdit(SITE, direction(), -1e30), "at most 1e\\+18 in size"),
+        (
+            lambda: untyped(DirectionEdit, where=SITE, direction=direction() * 1j, strength=1.0),
+            "real numbers, got torch.complex64",
+        ),
         (lambda: Window("last", start=1), "The last token of the prompt is one token"),
         (lambda: Window(decay=1.5), "decay must be"),
         (lambda: Window(decay=-0.5), "decay must be between 0 and 1"),
@@ -217,6 +250,30 @@ def test_edits_of_one_latent_on_other_tokens_do_not_collide():
 def test_what_cannot_work_is_refused(make, words):
     with pytest.raises(PlanError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        DirectionEdit(SITE, torch.ones(D_MODEL), 5.0, window=Window("prompt")),
+        DirectionEdit(SITE, torch.ones(D_MODEL), 5.0, window=Window("generated")),
+        Gated(DirectionEdit(SITE, torch.ones(D_MODEL), 5.0), Gate(ProbeScore(SITE, torch.ones(D_MODEL)), 0.0)),
+    ],
+)
+def test_a_prompt_that_is_read_in_parts_is_not_taken_for_a_reply(llama, one):
+    tokens = llama.pad(llama.prompt_ids(["a prompt of some length"]))
+    options = {"attention_mask": tokens.mask, "max_new_tokens": 4, "do_sample": False}
+    with steered(llama, one):
+        expected = llama.generate_ids(llama.prompt_ids(["a prompt of some length"]), Sampling(4))
+        whole = llama.model.generate(tokens.ids, **options)[0, tokens.ids.shape[1] :].tolist()
+        assert [token for token in whole if token != llama.tokenizer.eos_token_id] == expected[0]
+    with pytest.raises(PlanError, match="Several tokens came with a filled cache"), steered(llama, one):
+        llama.model.generate(tokens.ids, prefill_chunk_size=4, **options)
+    assert count_hooks(llama) == 0
+    everywhere = DirectionEdit(SITE, torch.ones(D_MODEL), 5.0)
+    with steered(llama, everywhere):
+        whole = llama.model.generate(tokens.ids, **options)
+        assert torch.equal(llama.model.generate(tokens.ids, prefill_chunk_size=4, **options), whole)
 
 
 def test_a_window_after_the_prompt_needs_to_know_where_that_ends():

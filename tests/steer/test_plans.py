@@ -1,6 +1,7 @@
 """Plans: to a file and back to the same tokens, digests, and what is refused before anything is attached."""
 
 import copy
+import inspect
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import saes
-from steer.errors import PlanError
+from steer.errors import ModelError, OutputError, PlanError
 from steer.models.classifier import TextClassifier
 from steer.models.decode import Sampling
 from steer.models.site import Site
@@ -23,6 +24,13 @@ from tests.steer.plan_data import by_hand, full_plan, is_long, vectors
 
 ADD = {"kind": "direction", "site": "1.resid_post", "direction": "push", "strength": 2.0}
 SET = {"kind": "latents", "sae": "one", "values": {"3": 2.0}}
+
+
+def nested(depth):
+    gate = {"kind": "probe", "site": "0.resid_post", "weights": "push", "threshold": 0.0}
+    for _ in range(depth):
+        gate = {"kind": "all_of", "gates": [gate]}
+    return gate
 
 
 def replies(lm, bound):
@@ -160,6 +168,12 @@ def test_special_characters_and_numbers_survive_both_files(tmp_path):
         ({"sampling": {"top_p": 2.0}}, "top_p"),
         ({"saes": {"one": {"source": "x", "digest": "abc"}}}, "digest: String should match"),
         ({"system": ""}, "at least 1 character"),
+        ({"label": "\ud800"}, "label: is not valid Unicode"),
+        ({"edits": [{**SET, "values": {"3": 1.0, "03": 2.0}}]}, "values: a latent stands twice"),
+        ({"edits": [{**SET, "values": {"3": 1.0, 3: 2.0}}]}, "values: a latent stands twice"),
+        ({"edits": [{**ADD, "window": {"stop": 1}}]}, "give first_token=True too"),
+        ({"edits": [{**ADD, "gate": nested(33)}]}, "nested more than 32 deep"),
+        ({"edits": [{**ADD, "gate": nested(400)}]}, "nested more than 32 deep"),
     ],
 )
 def test_what_is_wrong_without_a_model_is_refused_when_it_is_made(fields, words):
@@ -177,6 +191,11 @@ def test_what_is_wrong_without_a_model_is_refused_when_it_is_made(fields, words)
         (lambda path: path.write_text('{"format": "other", "version": 1}'), "its format is not 'steering-plan'"),
         (lambda path: path.write_text('{"version": 1, "folder": "/"}'), "unknown key 'folder'"),
         (lambda path: path.write_text('{"version": 1, "self": 1}'), "unknown key 'self'"),
+        (lambda path: path.write_text('{"version": 1, "edits": [], "edits": []}'), "the key 'edits' stands twice"),
+        (
+            lambda path: path.write_text(path.read_text().replace('"strength":', '"strength": 9.0, "strength":')),
+            "the key 'strength' stands twice in one object",
+        ),
         (lambda path: path.write_text('{"version": 1, "edits": [{"kind": "latents"}]}'), "sae: Field required"),
         (
             lambda path: path.write_text(path.read_text().replace('"file": "', '"file": "../')),
@@ -195,6 +214,26 @@ def test_files_that_are_no_plans(tmp_path, write, words):
     write(path)
     with pytest.raises(PlanError, match=words):
         read_plan(path)
+
+
+def test_a_plan_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(OutputError, match="a folder where a file is to be written"):
+        write_plan(SteeringPlan(vectors=vectors(), edits=[ADD]), tmp_path / "plan.json")
+    with pytest.raises(OutputError, match="cannot be written: File name too long"):
+        write_plan(SteeringPlan(vectors=vectors(), edits=[ADD]), tmp_path / f"{'x' * 300}.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_what_is_no_sae_is_not_bound(llama):
+    plan = SteeringPlan(saes={"one": {"source": "sae"}}, edits=[SET])
+    with pytest.raises(PlanError, match="needs an SAE, such as"):
+        inspect.unwrap(SteeringPlan.bind)(plan, llama, saes={"one": "runs/demo/sae"})
+
+
+def test_a_bare_model_is_not_bound(llama):
+    with pytest.raises(ModelError, match="A LanguageModel is steered, got LlamaForCausalLM"):
+        inspect.unwrap(SteeringPlan.bind)(SteeringPlan(), llama.model)
 
 
 def test_a_plan_is_json_or_toml(tmp_path):

@@ -1,12 +1,13 @@
 """What an SAE is worth on a model: loss with intervals, probes on prompts, absorption, texts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from saes import Placed
+from saes import SAE, Placed, SAEConfig
 from steer.activations.sources.opened import open_source
 from steer.activations.splice import splice_loss
 from steer.activations.stream import activation_rows, placed_rows
@@ -231,3 +232,68 @@ def test_classes_of_prompts():
 
 def test_what_is_not_finite_becomes_null():
     assert finite({"a": [float("nan"), 1.0, (float("inf"),)], 3: "x"}) == {"a": [None, 1.0, [None]], "3": "x"}
+
+
+def coder(site="0.resid_post", site_out="1.mlp_out", **more):
+    """A transcoder of the tiny models."""
+    sae = SAE(SAEConfig(32, 96, 4, site=site, site_out=site_out, subtract_b_dec=False, **more), seed=2)
+    return sae.requires_grad_(False)
+
+
+def test_a_transcoder_is_put_where_it_writes(llama, texts):
+    """By hand, one text at a time: what it reads is the layer before, what is replaced the output of the MLP."""
+    sae, (read, written) = coder(skip=True), (Site(0), Site(1, "mlp_out"))
+    sae.W_skip.normal_(generator=torch.Generator().manual_seed(0))
+    found = evaluate_sae(llama, sae, read, texts, probes=False)
+    assert (found["site"], found["site_out"]) == ("0.resid_post", "1.mlp_out")
+    losses, error, rows = {"spliced": 0.0, "zeroed": 0.0, "meaned": 0.0}, 0.0, []
+    both = [llama.activations(llama.pad([ids]), [read, written]) for ids in texts]
+    y = torch.cat([one[written][0, 1:] for one in both]).double()
+    for ids, one in zip(texts, both, strict=True):
+        written_to = sae(one[read][0, 1:])
+        rows.append(written_to)
+        for name, new in (("spliced", written_to), ("zeroed", 0 * written_to), ("meaned", y.mean(0).float())):
+            with llama.edited({written: lambda x, at, new=new: torch.cat([x[:, :1], new.expand_as(x[:, 1:])], 1)}):
+                log = llama.forward(llama.pad([ids]))[0, :-1].double().log_softmax(-1)
+            losses[name] -= log.gather(-1, torch.tensor(ids[1:]).unsqueeze(-1)).sum().item()
+    error = (torch.cat(rows).double() - y).square().sum().item()
+    assert found["activations"]["fvu"] == pytest.approx(error / (y - y.mean(0)).square().sum().item(), rel=1e-4)
+    for name, loss in losses.items():
+        assert found["loss"][name] == pytest.approx(loss / len(y), rel=1e-4), name
+    assert found["activations"]["l0"] == pytest.approx(4)
+
+
+def test_a_transcoder_that_computes_what_stands_there_loses_nothing(llama, texts):
+    """Between two sites that hold the same: what leaves a layer is what enters the next."""
+    sae = identity_sae(llama.d_model)
+    sae.config = replace(sae.config, subtract_b_dec=False, site="0.resid_post", site_out="1.resid_pre")
+    found = evaluate_sae(llama, sae, "0.resid_post", texts, probes=False)
+    assert found["activations"]["fvu"] == pytest.approx(0, abs=1e-10)
+    assert found["loss"]["recovered"] == pytest.approx(1, abs=1e-3)
+
+
+def test_probes_read_a_transcoders_latents_and_absorption_is_not_defined(embedded):
+    sae = coder("0.resid_post", "1.mlp_out", d_out=embedded.d_model)
+    sae = SAE(replace(sae.config, d_in=embedded.d_model)).requires_grad_(False)
+    ids = [[1, *one] for one in embedded.encode(["Tell me about rivers.", "Why is it cold?"])]
+    found = evaluate_sae(embedded, sae, Site(0), ids)
+    assert len(found["sparse_probing"]["tasks"]) > 20
+    assert set(found["absorption"]) == {"prompt_classes", "first_letter"}
+    assert all("not defined for a transcoder" in one for one in found["absorption"].values())
+
+
+@pytest.mark.parametrize(
+    ("sae", "site", "kind", "words"),
+    [
+        (coder("1.resid_post", "0.mlp_out"), Site(1), SiteError, "reads at 1.resid_post and writes at 0.mlp_out"),
+        (coder(site_out="7.mlp_out"), Site(0), SiteError, "Layer 7 is out of range"),
+        (coder(site_out="blocks.1.hook_z"), Site(0), SiteError, "Unknown part 'z'"),
+        (coder(site_out=None, d_out=32, skip=True), Site(0), PlanError, "does not say where it writes"),
+        (coder(d_out=16), Site(0), PlanError, "writes activations of width 16"),
+    ],
+)
+def test_transcoders_that_do_not_fit_are_refused(llama, texts, sae, site, kind, words):
+    with pytest.raises(kind, match=words):
+        evaluate_sae(llama, sae, site, texts, probes=False)
+    with pytest.raises(SiteError, match="comes before it in a pass"):
+        splice_loss(llama, coder(), Site(1), texts, site_out=Site(0))

@@ -17,7 +17,7 @@ from steer.responders.prompting import instructed
 from steer.responders.responder import Responder
 from steer.responders.self_contrastive import SAFETY_TEXT, SelfContrastive, contrast
 from steer.responders.steered import Steered
-from steer.steering.direction_edits import AddDirection
+from steer.steering.direction_edits import AddDirection, DirectionEdit
 from steer.steering.gates import Gated
 from steer.steering.latents import Clamp, ClampEachRow
 from steer.steering.rows import OnRows
@@ -264,6 +264,7 @@ def test_values_per_sample_find_their_samples_under_a_responder(llama):
             "placement must be one of system, inline",
         ),
         (lambda lm: SelfContrastive(lm, float("nan")), PlanError, "alpha must be a finite number"),
+        (lambda lm: SelfContrastive(lm, 1e30), PlanError, r"at most 1\.0e\+18 in size"),
         (lambda lm: SelfContrastive(lm, safety=""), PlanError, "must be a text"),
         (lambda lm: Unsteered(lm, batch_size=0), PlanError, "batch_size must be a whole number"),
         (
@@ -282,6 +283,8 @@ def test_values_per_sample_find_their_samples_under_a_responder(llama):
         (lambda lm: Steered(SelfContrastive(lm, 2.5, SHORT), [], "Be kind."), PlanError, "Give it a text of its own"),
         (lambda lm: bare(evaluate)(lm.model, samples()), ModelError, "A LanguageModel or a Responder answers"),
         (lambda lm: Unsteered(lm).choice_logprobs(TALKS, []), DataError, "4 conversations and 0 lists"),
+        (lambda lm: Unsteered(lm).choice_logprobs(["x"], [["a", ""]]), DataError, "An option is an empty text"),
+        (lambda lm: lm.choice_logprobs([[5]], [[[6], []]]), DataError, "An option has no token"),
         (lambda lm: SelfContrastive(lm, 2.5, SHORT).choice_logprobs(TALKS, []), DataError, "4 conversations"),
         (
             lambda lm: lm.generate_ids([[5], [6]], SAMPLING, 2, Contexts(2, lambda logits: logits[:, 0])),
@@ -312,9 +315,10 @@ def test_a_template_without_a_system_role_is_told_with_its_remedy(template, word
 
 def test_logits_that_are_not_finite_leave_the_model_as_it_was(llama):
     plain = llama.generate(TALKS, SAMPLING)
+    growing = [DirectionEdit(f"{layer}.resid_post", torch.eye(32)[0], 1e18, unit="residual_norm") for layer in range(3)]
     for base in (llama, SelfContrastive(llama, 2.5, SHORT)):
         with pytest.raises(DataError, match="NaN or infinite"):
-            Steered(base, [AddDirection("1.resid_post", torch.eye(32)[0], 3e38)] * 2).reply(TALKS, SAMPLING)
+            Steered(base, growing).reply(TALKS, SAMPLING)
     assert count_hooks(llama) == 0
     assert llama.generate(TALKS, SAMPLING) == plain
 

@@ -10,9 +10,13 @@ import torch
 from steer.errors import PlanError, SiteError
 from steer.models.decode import Sampling
 from steer.models.site import Site
-from steer.steering.direction_edits import AddDirection
-from steer.steering.latents import Clamp
+from steer.steering.direction_edits import AddDirection, DirectionEdit
+from steer.steering.gates import Gate, Gated
+from steer.steering.latents import Clamp, ClampEachRow, LatentEdit
+from steer.steering.rows import OnRows
+from steer.steering.scores import ProbeScore
 from steer.steering.steered import steered
+from steer.steering.text_gate import TextGate
 from tests.conftest import D_MODEL, PROMPTS, count_hooks
 
 
@@ -47,6 +51,75 @@ def test_a_latent_is_set_once_in_nested_blocks_too(llama, sae, tokens):
             steered(llama, Clamp(sae, {3: 4.0}))
         assert count_hooks(llama) == hooks
         assert torch.equal(llama.forward(tokens), expected)
+
+
+GATES = {below: Gate(ProbeScore(Site(0), torch.ones(D_MODEL)), 0.5, below=below) for below in (True, False)}
+OTHER = Gate(ProbeScore(Site(0), torch.ones(D_MODEL)), 0.4, below=True)
+
+
+def replacing(sae, latent):
+    return LatentEdit(sae, {latent: 9.0}, membership="replace")
+
+
+def held(operation, factor):
+    return DirectionEdit(Site(1), factor * torch.arange(1.0, D_MODEL + 1), 1.0, operation)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda sae: (OnRows(Clamp(sae, {3: 9.0}), [0, 1]), OnRows(Clamp(sae, {3: 1.0}), [1])),
+            "Latent 3 is set twice",
+        ),
+        (lambda sae: (Clamp(sae, {3: 9.0}), OnRows(Clamp(sae, {3: 1.0}), [2])), "Latent 3 is set twice"),
+        (lambda sae: (Clamp(sae, {3: 9.0}), Gated(Clamp(sae, {3: 1.0}), GATES[True])), "Latent 3 is set twice"),
+        (
+            lambda sae: (Gated(Clamp(sae, {3: 9.0}), GATES[False]), Gated(Clamp(sae, {3: 1.0}), TextGate(len))),
+            "Latent 3 is set twice",
+        ),
+        (
+            lambda sae: (OnRows(Clamp(sae, {4: 9.0}), [1]), ClampEachRow(sae, torch.tensor([3, 4, 5, 6]), 2.0)),
+            "Latent 4 is set twice",
+        ),
+        (lambda sae: (replacing(sae, 3), replacing(sae, 4)), "one of them replaces its weakest"),
+        (lambda sae: (replacing(sae, 3), OnRows(Clamp(sae, {4: 1.0}), [0])), "one of them replaces its weakest"),
+        (
+            lambda sae: (
+                LatentEdit(sae, {3: 1.0}, error="drop"),
+                Gated(LatentEdit(sae, {4: 1.0}, error="drop"), OTHER),
+            ),
+            "drop the SAE's error term",
+        ),
+        (lambda sae: (held("project_out", 1), held("project_set", -2)), "project_out and project_set"),
+    ],
+)
+def test_what_is_set_twice_on_some_row_is_refused_whatever_is_around_it(llama, sae, make, words):
+    first, second = make(sae)
+    with pytest.raises(PlanError, match=words):
+        steered(llama, first, second)
+    with steered(llama, first):
+        hooks = count_hooks(llama)
+        with pytest.raises(PlanError, match=words):
+            steered(llama, second)
+        assert count_hooks(llama) == hooks
+    assert count_hooks(llama) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda sae: (OnRows(Clamp(sae, {3: 9.0}), [0, 1]), OnRows(Clamp(sae, {3: 1.0}), [2])),
+        lambda sae: (Gated(Clamp(sae, {3: 9.0}), GATES[False]), Gated(Clamp(sae, {3: 1.0}), GATES[True])),
+        lambda sae: (Gated(Clamp(sae, {3: 9.0}), GATES[False]), Gated(Clamp(sae, {3: 1.0}), OTHER)),
+        lambda sae: (OnRows(Clamp(sae, {4: 9.0}), [0]), ClampEachRow(sae, torch.tensor([3, 4, 5, 6]), 2.0)),
+        lambda sae: (OnRows(replacing(sae, 3), [0]), OnRows(replacing(sae, 4), [1])),
+        lambda sae: (held("add", 1), held("project_out", 1)),
+    ],
+)
+def test_what_never_meets_on_a_row_goes_together(llama, sae, tokens, make):
+    with steered(llama, *make(sae)):
+        assert llama.forward(tokens).isfinite().all()
 
 
 def test_a_handle_serves_one_block(llama, sae):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -21,6 +22,7 @@ from steer.sweeps.engines import Local
 from steer.sweeps.sweep import plan_sweep, run_sweep
 from steer.sweeps.tasks import load_tasks
 from tests.steer.sweep_data import Counted, make_study_folder, study_of
+from tests.steer.test_plans import classifier_model
 
 HERE = Local(1)
 ROWS = 6 + 4 + 3  # prompts of the three tasks
@@ -162,6 +164,31 @@ def test_another_judge_or_model_makes_other_cells(folder, tmp_path, monkeypatch)
     assert plan_sweep(study_of(folder, dtype="bfloat16"), tmp_path / "out").finished == 0
 
 
+def test_settings_of_the_model_that_are_no_weights_tell_cells_apart(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    study = study_of(folder, model=str(tmp_path / "model"))
+    run_sweep(study_of(folder), tmp_path / "out", HERE)
+    assert plan_sweep(study, tmp_path / "out").finished == 9, "wherever it is"
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["rms_norm_eps"] = 0.1
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert plan_sweep(study, tmp_path / "out").finished == 0
+
+
+def test_another_classifier_of_the_same_name_makes_other_cells(folder, tmp_path):
+    gate = {"kind": "text", "classifier": str(tmp_path / "classifier")}
+    edit = {"kind": "direction", "site": "1.resid_post", "direction": "push", "strength": 9.0, "gate": gate}
+    steer.write_plan(steer.SteeringPlan(vectors={"push": torch.ones(32)}, edits=[edit]), tmp_path / "plan.json")
+    study = study_of(folder, arm=[{"plan": str(tmp_path / "plan.json")}], sae=None, strengths=None)
+    model = classifier_model(tmp_path / "classifier").model
+    run_sweep(study, tmp_path / "out", HERE)
+    assert plan_sweep(study, tmp_path / "out").finished == 6
+    with torch.no_grad():
+        model.score.weight.add_(1.0)
+    model.save_pretrained(tmp_path / "classifier")
+    assert plan_sweep(study, tmp_path / "out").finished == 3, "those of the unsteered model"
+
+
 def test_replies_depend_neither_on_batches_nor_on_processes(folder, tmp_path):
     sampled = {"temperature": 0.8, "seeds": [0, 5], "max_new_tokens": 5}
     run_sweep(study_of(folder, **sampled), tmp_path / "one", HERE)
@@ -183,13 +210,18 @@ def test_a_damaged_cell_is_measured_again(folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run_sweep(study_of(folder), out, HERE)
     before = contents(out)
-    first, second, third = sorted((out / "cells").iterdir())[:3]
+    first, second, third, fourth, fifth = sorted((out / "cells").iterdir())[:5]
     first.write_bytes(first.read_bytes()[:-40])
     second.write_text("")
     third.write_bytes(first.read_bytes())
+    head, row, *rest = fourth.read_text().splitlines()
+    changed = json.loads(row)
+    fourth.write_text("\n".join([head, json.dumps({**changed, "value": not changed["value"]}), *rest]))
+    head, row, *rest = fifth.read_text().splitlines()
+    fifth.write_text("\n".join([head, json.dumps({**json.loads(row), "value": "yes"}), *rest]))
     counted = Counted(monkeypatch)
-    assert run_sweep(study_of(folder), out, HERE)["cells"]["computed"] == 3
-    assert 0 < counted.rows < 3 * ROWS
+    assert run_sweep(study_of(folder), out, HERE)["cells"]["computed"] == 5
+    assert 0 < counted.rows < 5 * ROWS
     assert contents(out) == before
 
 
@@ -239,6 +271,34 @@ def test_a_killed_sweep_goes_on_where_it_was(folder, tmp_path, monkeypatch, mome
     whole = contents(tmp_path / "whole")
     assert before.items() <= whole.items()
     assert contents(out) == whole, "and what was half-written is gone"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda out: (out / "cells").write_text(""), "cells is a file where a folder is needed"),
+        (lambda out: (out / "summary.json").mkdir(), "summary.json is a folder where a file is needed"),
+        (lambda out: (out / "frontier.png").mkdir(), "frontier.png is a folder where a file is needed"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_generated(folder, tmp_path, spoil, words):
+    (tmp_path / "resolved.json").write_text("{}")
+    spoil(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match=words):
+        run_sweep(study_of(folder), tmp_path, HERE)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_a_kill_leaves_half_written_is_no_obstacle_and_goes(folder, tmp_path):
+    left = [f".{name}.123" for name in ("resolved.json", "summary.json", "frontier.png")]
+    (tmp_path / left[0]).write_text("{")
+    plan_sweep(study_of(folder), tmp_path)
+    for name in left:
+        (tmp_path / name).write_text("{")
+    (tmp_path / "resolved.json").write_text("{}")
+    run_sweep(study_of(folder), tmp_path, HERE)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_two_sweeps_do_not_write_to_one_folder(folder, tmp_path, monkeypatch):

@@ -50,6 +50,12 @@ def folder(tmp_path_factory):
         ({"arm": [{"latents": [1], "operation": "explode"}]}, "operation"),
         ({"arm": [{"latents": [1], "operation": "ablate", "strengths": [1]}]}, "takes no strengths"),
         ({"arm": [{"plan": "x", "strengths": [1]}]}, "a plan says itself what is done: leave strengths out"),
+        ({"sae": "x", "arm": [{"latents": [1], "maxima": [0.0]}]}, "above 0, got 0.0 in maxima"),
+        ({"sae": "x", "arm": [{"latents": [1], "unit": "residual_norm"}]}, "unit is that of a direction's strengths"),
+        ({"arm": [{"direction": "difference", "membership": "replace"}]}, "membership and error are of latents"),
+        ({"arm": [{"direction": "difference", "error": "drop"}]}, "membership and error are of latents"),
+        ({"controls": ["latent", "latent"]}, "controls: 'latent' stands twice"),
+        ({"halving": {"first": 2}}, "halving, first: Input should be less than 1, got 2"),
         ({"seeds": [0, 1]}, "several seeds give the same greedy replies"),
         ({"halving": True, "split": "test"}, "give split = 'dev'"),
         ({"controls": ["placebo"]}, "controls"),
@@ -188,6 +194,29 @@ def test_a_direction_of_a_file_is_an_arm(folder, tmp_path):
     assert edit.direction.equal(vector)
 
 
+THREE = 'model = "model"\ntasks = ["safe"]\nstrengths = [1]\nlimit = 3\nmax_new_tokens = 4\n[[arm]]\n'
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[bold]b", r"$\foo$", "a_$b"])
+def test_a_name_may_hold_what_looks_like_markup_or_a_formula(folder, tmp_path, capsys, name):
+    path = toml(folder)
+    text = (folder / "small.toml").read_text().replace("latents = [3]", f"latents = [3]\nname = {json.dumps(name)}")
+    (folder / "small.toml").write_text(text.replace('"bad.jsonl"', f'"bad.jsonl", name = {json.dumps("t" + name)}'))
+    assert run(["sweep", path, "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert name in shown
+    assert f"t{name}" in shown
+    assert (tmp_path / "out" / "frontier.png").is_file()
+
+
+def test_a_terminal_that_has_no_stars_is_shown_something_else(folder, tmp_path, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    assert run(["sweep", toml(folder), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    shown.flush()
+    assert b"? refused" in shown.buffer.getvalue()
+
+
 def toml(folder, **change):
     """The study as a file."""
     path = folder / "small.toml"
@@ -247,12 +276,20 @@ def test_the_table_on_a_terminal_fills_while_cells_are_measured(folder):
         (["small.toml", "--address", "auto"], "give it with --engine ray"),
         (["small.toml", "--out", "model"], "holds no sweep"),
         (["typo.toml"], "Did you mean max_new_tokens?"),
+        (["x" * 300], "No study at xxx"),
+        (["long_sae.toml"], "File name too long"),
+        (["long_task.toml"], "is neither a file nor a set"),
+        (["long_direction.toml"], "give 'difference' or a safetensors file"),
     ],
 )
 def test_mistakes_at_the_command_line_end_in_one_message(folder, capsys, monkeypatch, arguments, message):
     toml(folder)
     (folder / "bad.toml").write_text("strengths = [")
     (folder / "typo.toml").write_text("max_new_token = 3")
+    long = "x" * 300
+    (folder / "long_sae.toml").write_text(f'sae = "{long}"\n{THREE}latents = [3]\n')
+    (folder / "long_task.toml").write_text(f'tasks = ["{long}"]\nstrengths = [1]\n[[arm]]\ndirection = "difference"\n')
+    (folder / "long_direction.toml").write_text(f'site = "0.resid_post"\n{THREE}direction = "{long}"\n')
     monkeypatch.chdir(folder)
     assert run(["sweep", *arguments]) == 2
     shown = capsys.readouterr()
@@ -267,13 +304,15 @@ def test_the_model_is_as_it_was_after_an_error(folder, tmp_path, monkeypatch):
     from steer.sweeps import sweep as module
     from steer.sweeps.engines import Local
 
-    lm = load_model(folder / "model")
+    lm = load_model(folder / "model", dtype="float16")  # whose largest number is 65,504
     before = lm.generate(["hello"])
     monkeypatch.setattr(module, "load_for", lambda *_: lm)
     study = study_of(
-        folder, arm=[{"latents": [3], "strengths": [4.0]}, {"latents": [*range(10, 40)], "strengths": [3e38]}]
+        folder,
+        arm=[{"latents": [3], "strengths": [4.0, 5.0, 6.0]}, {"latents": [*range(10, 40)], "strengths": [2.0, 1e10]}],
     )
-    with pytest.raises(SteerError, match="NaN or infinite"):
+    words = r"latents 10\+.* at 2 and 1e\+10 on bad: .* for prompt [0-5] .*NaN or infinite"
+    with pytest.raises(SteerError, match=words):
         module.run_sweep(study, tmp_path / "out", Local(1))
     assert lm.attachments == []
     assert lm.generate(["hello"]) == before

@@ -76,8 +76,9 @@ def test_rows_that_are_none_are_named(tmp_path, text, words):
 
 
 def test_files_that_are_none_are_named(tmp_path):
-    with pytest.raises(DataError, match="there is no such file"):
-        read_examples(tmp_path / "none.jsonl")
+    for name in ("none.jsonl", "x" * 300):
+        with pytest.raises(DataError, match="there is no such file"):
+            read_examples(tmp_path / name)
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(DataError, match="expected a list of rows, got dict"):
         read_examples(tmp_path / "a.json")

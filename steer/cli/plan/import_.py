@@ -24,7 +24,7 @@ def import_(
     with importing():
         from steer.plans.files import write_plan
         from steer.plans.vectors import import_vectors
-    out = file.with_suffix(".json") if out is None else out
+    out = file.parent / f"{file.stem}.json" if out is None else out
     check_free(out, overwrite)
     plan = import_vectors(file, say, model, strength, label)
     write_plan(plan, out)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steer.files import is_there
+
 if TYPE_CHECKING:
     from steer.plans.plan import SteeringPlan
 
@@ -25,5 +27,5 @@ def opened(file: str) -> "SteeringPlan":
 
 def check_free(path: Path, overwrite: bool) -> None:
     """Raise BadParameter if a file is there that is not to be replaced."""
-    if path.exists() and not overwrite:
+    if is_there(path) and not overwrite:
         raise typer.BadParameter(f"{path} is there already: give another name, or --overwrite")

@@ -2,6 +2,7 @@
 
 import typer
 
+from steer.cli.options import NothingEmpty
 from steer.cli.plan.export import export
 from steer.cli.plan.import_ import import_
 from steer.cli.plan.push import push
@@ -16,5 +17,5 @@ plan = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (show, validate, export, push):
-    plan.command()(verb)
-plan.command("import")(import_)
+    plan.command(cls=NothingEmpty)(verb)
+plan.command("import", cls=NothingEmpty)(import_)

@@ -1,5 +1,6 @@
 """``steer sae eval``: what an SAE is worth on a model."""
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -28,6 +29,9 @@ def evaluate(
     site: Annotated[
         str | None, typer.Option(help="Where in the model, such as 1.resid_post; else where it was trained.")
     ] = None,
+    site_out: Annotated[
+        str | None, typer.Option(help="Where a transcoder writes, such as 1.mlp_out; else where its files say.")
+    ] = None,
     probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Sparse probing and absorption too.")] = True,
     format: FormatName = None,
     k: K = None,
@@ -42,6 +46,8 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file if it is there.")] = False,
 ) -> None:
     """Measure an SAE: reconstruction, sparsity, the model's loss with it, probes and absorption.
+
+    A transcoder is measured by what it writes: its output stands in place of the activations there.
 
     The first texts that give the tokens asked for are measured on; of the embedded corpus, these are texts that
     `steer demo` keeps from training.
@@ -62,12 +68,16 @@ def evaluate(
         check_file(out, overwrite)
     terminal, started = Terminal(), time.perf_counter()
     sae = load_sae(source, format=format, k=k, input_scale=input_scale, revision=revision, note=terminal.note)
-    place = asked_site(site, sae.config.site)
+    place, trained_out = asked_site(site, sae.config.site), sae.config.site_out
+    if site_out is not None:
+        sae.config = dataclasses.replace(sae.config, site_out=str(asked_site(site_out, None)))
     corpus = open_source(text or embedded_corpus())
     lm = load_model(model, device, dtype.value, note=terminal.note)
     check_fits(lm, sae, place)
     for note in mismatches(lm.name, str(place), sae.config.model, sae.config.site):
         terminal.note(note)
+    if trained_out is not None and site_out is not None and _site_or_text(trained_out) != sae.config.site_out:
+        terminal.note(f"the SAE was trained to write at {trained_out}, and is measured at {sae.config.site_out}.")
     with torch_threads(lm.model, asked_threads(threads)):
         texts = first_texts(lm, corpus, tokens)
         found = {"source": source, "text": Path(corpus.name).name, "seed": seed}
@@ -139,7 +149,8 @@ def summary(found: dict[str, Any]) -> "list[Table]":
     """The figures that matter most, in tables."""
     x, loss, latents = found["activations"], found["loss"], found["latents"]
     between = loss["intervals"]
-    title = "{source} on {model} at {site}: {tokens:,} tokens of {texts} texts".format(**found)
+    sites = " to ".join(one for one in (found["site"], found["site_out"]) if one)
+    title = "{source} on {model} at {sites}: {tokens:,} tokens of {texts} texts".format(**found, sites=sites)
     histogram = latents["density"]
     tables = [
         _table(

@@ -62,6 +62,12 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "ahead": _in(int, MIX, "Model passes made in advance by a thread; 0: no thread.", "2"),
     "forward_tokens": _in(int, MIX, "Tokens of a pass of the model.", "8192"),
     "shuffle_seed": _in(int, MIX, "Seed of the order of tokens.", "0"),
+    "from_sae": _in(
+        list[str],
+        SAES,
+        "Go on from the weights of this SAE: a path, hub:OWNER/NAME/FOLDER or saelens:RELEASE/ID; may be repeated.",
+        metavar="SAE",
+    ),
     "d_sae": _in(str, SAES, "Number of latents.", "8 times the width", metavar=MANY),
     "k": _in(str, SAES, "Latents active on a token.", "32", metavar=MANY),
     "activation": _in(str, SAES, "topk, batch_topk, jumprelu or relu.", "topk"),

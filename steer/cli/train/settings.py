@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import ValidationError
 
 from steer.errors import DataError
+from steer.settings import checked_error
 from steer.training.config import TrainingConfig
 
 
@@ -23,8 +23,8 @@ def merged(options: dict[str, Any], file: Path | None) -> TrainingConfig:
     in_file = read_settings(file) if file else {}
     try:
         return TrainingConfig(**{**in_file, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
+    except DataError as error:
+        first = checked_error(error).errors()[0]
         name = str(first["loc"][0])
         message = f"{first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
         if name in in_file and name not in options:

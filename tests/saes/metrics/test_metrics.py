@@ -190,3 +190,47 @@ def test_what_cannot_be_measured(x):
         saes.measure(random_sae(), [x, Placed(x, torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.long))])
     with pytest.raises(ConfigError, match="transcoder"):
         saes.measure(saes.SAE(SAEConfig(D_IN, D_SAE, 4, site_out="1.mlp_out", subtract_b_dec=False)), [x])
+
+
+CODER = SAEConfig(D_IN, D_SAE, 4, site="1.resid_pre", site_out="1.mlp_out", d_out=20, skip=True, subtract_b_dec=False)
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_transcoder_is_measured_by_what_it_writes(x, placed):
+    sae, y = saes.SAE(CODER, seed=3).requires_grad_(False), torch.randn(TOKENS, 20) + 1
+    sae.W_skip.normal_(generator=torch.Generator().manual_seed(0))
+    text, position = torch.arange(TOKENS) // 7, torch.arange(TOKENS) % 7
+    given = [Placed(x, position, text, y)] if placed else [{"1.resid_pre": x, "1.mlp_out": y, "0.resid_pre": x}]
+    quality, firing = saes.measure(sae, given, block_tokens=25)
+    codes = sae.encode(x).to_dense().double()
+    y_hat = (codes @ sae.W_dec.double() + sae.b_dec.double() + x.double() @ sae.W_skip.double()).numpy()
+    b = y.double().numpy()
+    error = ((b - y_hat) ** 2).sum(-1)
+    assert quality.fvu == pytest.approx(error.sum() / ((b - b.mean(0)) ** 2).sum(), rel=1e-5)
+    assert quality.mse == pytest.approx(error.mean() / 20, rel=1e-5)
+    lengths = np.linalg.norm(b, axis=-1) * np.linalg.norm(y_hat, axis=-1)
+    assert quality.cosine == pytest.approx(((b * y_hat).sum(-1) / lengths).mean(), rel=1e-5)
+    assert quality.l0 == (codes > 0).sum().item() / TOKENS
+    assert firing.counts.tolist() == (codes > 0).sum(0).tolist()
+    if placed:
+        assert quality.positions.input[3] == pytest.approx(np.linalg.norm(b[position.numpy() == 3], axis=-1).mean())
+        assert quality.texts.fvu().item() == quality.fvu
+        return
+    parts = [{"1.resid_pre": x[rows], "1.mlp_out": y[rows]} for rows in (slice(0, 11), slice(11, TOKENS))]
+    assert saes.measure(sae, parts, block_tokens=25)[0] == quality
+
+
+def test_what_a_transcoder_cannot_be_measured_on(x):
+    sae, where = saes.SAE(CODER), (torch.arange(TOKENS), torch.zeros(TOKENS, dtype=torch.long))
+    y = torch.randn(TOKENS, 20)
+    for batch, kind, words in (
+        (x, ConfigError, "needs both sites of each batch, got one tensor"),
+        ({"1.resid_pre": x}, ConfigError, "'1.mlp_out', but the batches hold 1.resid_pre"),
+        (Placed(x, *where), ConfigError, "got none for a transcoder"),
+        ({"1.resid_pre": x, "1.mlp_out": x}, ShapeError, r"must have shape \[60, 20\], got \[60, 32\]"),
+        (Placed(x, *where, y[1:]), ShapeError, r"must have shape \[60, 20\], got \[59, 20\]"),
+    ):
+        with pytest.raises(kind, match=words):
+            saes.measure(sae, [batch])
+    with pytest.raises(ConfigError, match="got one for an autoencoder"):
+        saes.measure(random_sae(), [Placed(x, *where, y)])
