@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from steer.training.job import TrainingResult, train
     from steer.tuning.config import TuningConfig
     from steer.tuning.job import TuningResult, tune
+    from steer.tuning.prefer import PreferenceResult, prefer
+    from steer.tuning.preference_config import PreferenceConfig
 
 _WHERE = {
     "ActivationStream": "steer.activations.resumable",
@@ -104,6 +106,8 @@ _WHERE = {
     "OutputError": "steer.errors",
     "PlanError": "steer.errors",
     "PooledProbe": "steer.steering.pooled_probe",
+    "PreferenceConfig": "steer.tuning.preference_config",
+    "PreferenceResult": "steer.tuning.prefer",
     "ProbeScore": "steer.steering.scores",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
@@ -152,8 +156,9 @@ _WHERE = {
     "mismatches": "steer.steering.steered",
     "open_source": "steer.activations.sources.opened",
     "parse_study": "steer.sweeps.read",
-    "rate": "steer.evals.runner",
     "plan_of": "steer.plans.made_from",
+    "prefer": "steer.tuning.prefer",
+    "rate": "steer.evals.runner",
     "read_plan": "steer.plans.files",
     "read_study": "steer.sweeps.read",
     "read_texts": "steer.activations.text",
@@ -199,6 +204,8 @@ __all__ = [
     "OutputError",
     "PlanError",
     "PooledProbe",
+    "PreferenceConfig",
+    "PreferenceResult",
     "ProbeScore",
     "Rate",
     "Reading",
@@ -247,6 +254,7 @@ __all__ = [
     "open_source",
     "parse_study",
     "plan_of",
+    "prefer",
     "rate",
     "read_plan",
     "read_study",

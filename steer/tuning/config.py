@@ -94,19 +94,19 @@ class TuningConfig:
             if getattr(self, name) is not None:
                 as_path(getattr(self, name), name, ConfigError)
         for name in ("rank", "batch", "micro_batch", "measure_every_steps", "save_every_steps", "keep"):
-            _whole(name, getattr(self, name))
-        _whole("cutoff", self.cutoff, least=2)
+            check_whole(name, getattr(self, name))
+        check_whole("cutoff", self.cutoff, least=2)
         for name in ("warmup_steps", "seed"):
-            _whole(name, getattr(self, name), least=0)
+            check_whole(name, getattr(self, name), least=0)
         for name in ("steps", "threads"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name))
+                check_whole(name, getattr(self, name))
         for name in ("alpha", "lr", "grad_clip", "epochs"):
-            _number(name, getattr(self, name), above=0.0, below=1e30)  # float32 holds it
-        _number("weight_decay", self.weight_decay)
-        _number("dropout", self.dropout, below=1.0)
-        _number("validation_frac", self.validation_frac, below=1.0, hint=" Write 0.05 for 5 %.")
-        _number("share", self.share, below=1.0, hint=" Write 0.03 for 3 %.")
+            check_number(name, getattr(self, name), above=0.0, below=1e30)  # float32 holds it
+        check_number("weight_decay", self.weight_decay)
+        check_number("dropout", self.dropout, below=1.0)
+        check_number("validation_frac", self.validation_frac, below=1.0, hint=" Write 0.05 for 5 %.")
+        check_number("share", self.share, below=1.0, hint=" Write 0.03 for 3 %.")
         if self.share and self.safety is None:
             raise ConfigError(
                 f"share is {self.share:g}, but there are no safety examples. Give a file of them: safety."
@@ -125,14 +125,15 @@ class TuningConfig:
 FIELDS = tuple(field.name for field in fields(TuningConfig))
 
 
-def _whole(name: str, value: Any, least: int = 1) -> None:
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise ConfigError unless the value is a whole number from ``least``."""
     try:
         require_whole(name, value, DataError, least)
     except DataError as error:
         raise ConfigError(str(error)) from None
 
 
-def _number(name: str, value: Any, above: float | None = None, below: float | None = None, hint: str = "") -> None:
+def check_number(name: str, value: Any, above: float | None = None, below: float | None = None, hint: str = "") -> None:
     """Raise ConfigError unless the number is within its bounds."""
     try:
         require_finite(name, value, DataError)

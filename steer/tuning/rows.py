@@ -1,16 +1,18 @@
 """Reading examples: conversations, or instructions with outputs as in the paper's release, from a file."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from saes.checkpoints import digest_of_file
 from steer.activations.sources.raw import opened
 from steer.errors import DataError
 from steer.files import is_file
 from steer.models.chat import Message, as_conversation
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,27 @@ def read_examples(given: str | Path) -> Examples:
         DataError: the file is missing, empty or damaged, or a row is neither; its place is named.
     """
     path = Path(given)
+    found = rows_of(path, _conversation, "example")
+    return Examples(tuple(found), path, digest_of_file(path))
+
+
+def rows_of(path: Path, parse: Callable[[Any], Row], what: str) -> list[Row]:
+    """What ``parse`` makes of each row of a file.
+
+    Raises:
+        DataError: the file is missing, empty or damaged, or a row is refused; its place is named.
+    """
     if not is_file(path):
-        raise DataError(f"No examples at {path}: there is no such file.")
+        raise DataError(f"No {what}s at {path}: there is no such file.")
     found = []
     for place, row in _whole(path) if path.suffix == ".json" else _lines(path):
         try:
-            found.append(_conversation(row))
+            found.append(parse(row))
         except DataError as error:
             raise DataError(f"{path}, {place}: {error}") from error
     if not found:
-        raise DataError(f"{path} holds no example. Give at least one.")
-    return Examples(tuple(found), path, digest_of_file(path))
+        raise DataError(f"{path} holds no {what}. Give at least one.")
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
