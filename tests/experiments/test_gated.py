@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 import saes
-from experiments.methods import gated
+from experiments.methods import gated, gated_arms
 from experiments.methods.gated_prompts import COUNTEREXAMPLES, attacks, counterexamples, development, per_set
 from steer.evals.sample import by_set
 from steer.evals.sets import SETS, load_prompts
@@ -39,7 +39,7 @@ def test_attacks_keep_the_request():
 
 
 def test_auc_counts_ties_half():
-    assert gated._auc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0, 2.0])) == 4.5 / 6
+    assert gated_arms._auc(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0, 2.0])) == 4.5 / 6
 
 
 def test_a_run_writes_what_it_measures(embedded, tmp_path):

@@ -13,13 +13,10 @@ from steer.evals.sets import load_prompts
 from steer.methods.fitted import last_states
 from steer.methods.gated_sae import (
     GatedSaeConfig,
-    bounded_threshold,
-    cross_scores,
     fit,
-    fit_probe,
-    folds_of,
     prompt_features,
 )
+from steer.methods.probes import bounded_threshold, cross_scores, fit_probe, folds_of
 from steer.models.site import Site
 from steer.steering.directions import refusal_direction
 from steer.steering.gates import Gate, Gated
@@ -121,7 +118,7 @@ def sample(number, name, **tags):
 
 def test_folds_keep_one_thing_together_and_scores_are_of_probes_that_have_not_seen_it():
     samples = [sample(i, "safe", object=f"thing {i % 7}") for i in range(40)]
-    folds = folds_of(samples, GatedSaeConfig())
+    folds = folds_of(samples, 5)
     assert len(folds.unique()) > 1
     for i, one in enumerate(samples):
         assert all(folds[i] == folds[j] for j, other in enumerate(samples) if other.tags == one.tags)

@@ -18,7 +18,7 @@ from steer.methods import conditional
 from steer.methods.abstention.concepts import Abstaining, Concept, Questions, drawn
 from steer.methods.conditional import ConditionalConfig
 from steer.methods.fitted import Fitted, mean_states
-from steer.methods.gated_sae import cross_scores, fit_probe
+from steer.methods.probes import cross_scores, fit_probe
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.responders.steered import Steered
