@@ -17,6 +17,7 @@ from transformers import (
 
 from steer.errors import ModelError
 from steer.models.decode import Sampling
+from steer.models.load import load_model
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.steering.branches import branched
@@ -24,7 +25,7 @@ from steer.steering.direction_edits import DirectionEdit
 from steer.steering.latents import Clamp
 from steer.steering.rows import OnRows
 from steer.steering.steered import steered
-from tests.conftest import D_MODEL, PROMPTS, SMALL, byte_tokenizer, count_hooks
+from tests.conftest import D_MODEL, PROMPTS, SMALL, byte_tokenizer, count_hooks, random_sae
 
 SAMPLING, NO_CACHE = Sampling(max_new_tokens=8), Sampling(max_new_tokens=8, use_cache=False)
 KINDS = {
@@ -164,3 +165,29 @@ def test_models_that_accelerate_dispatches_are_steered_alike(llama, sae, tmp_pat
         with steered(lm, Clamp(sae, {3: 9.0})):
             assert lm.generate_ids(rows, SAMPLING) == expected
         assert count_hooks(lm) == 0
+
+
+def test_weights_that_bitsandbytes_quantises_are_steered_alike(embedded, tmp_path):
+    """4-bit weights, handed in and read from a folder that says so in its config; steering itself stays in float32."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from transformers import BitsAndBytesConfig
+
+    embedded.model.save_pretrained(tmp_path / "plain")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=config, device_map="cpu")
+    assert model.model.layers[0].mlp.gate_proj.weight.dtype == torch.uint8
+    model.save_pretrained(tmp_path / "quantised")
+    embedded.tokenizer.save_pretrained(tmp_path / "quantised")
+    quantised = LanguageModel(model.eval(), embedded.tokenizer, "quantised")
+    sae = random_sae(embedded.d_model)
+    prompts, site = quantised.prompt_ids(PROMPTS), Site(1)
+    before = quantised.activations(quantised.pad(prompts), [site])[site]
+    with steered(quantised, Clamp(sae, {3: 30.0})):
+        together = quantised.generate_ids(prompts, Sampling(6))
+        assert [quantised.generate_ids([one], Sampling(6))[0] for one in prompts] == together
+        assert quantised.generate_ids(prompts, Sampling(6, use_cache=False)) == together
+    assert together != quantised.generate_ids(prompts, Sampling(6))
+    assert torch.equal(quantised.activations(quantised.pad(prompts), [site])[site], before)
+    read = load_model(tmp_path / "quantised")
+    with steered(read, Clamp(sae, {3: 30.0})):
+        assert read.generate_ids(prompts, Sampling(6)) == together
