@@ -214,7 +214,7 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sae", nargs="+", default=[], help="SAE folders; else three are trained as in the demo")
+    parser.add_argument("--sae", nargs="+", default=[], help="SAE folders; else three are trained, of layer 2")
     parser.add_argument("--rate", type=float, default=0.02, help="false-positive rate of the gate on benign dev sets")
     parser.add_argument("--limit", type=int, help="test prompts of each set; else all 200")
     parser.add_argument("--ablation-limit", type=int, help="the same for the ablations")

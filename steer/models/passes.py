@@ -36,6 +36,8 @@ class Pass:
     """What interventions keep from pass to pass of one call, each under a key of its own."""
     said: Said | None = None
     """Who says what in the call's prompts; None: nobody said so."""
+    named: bool = True
+    """Whether somebody said which row of the call each row is; else they are counted."""
     told_apart: bool = True
     """Whether ``generated`` is known: of several tokens that come with a filled cache, where nobody said what they
     are, it is a guess. They may be a later part of the prompt, or candidates for the reply."""
@@ -116,7 +118,7 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
             memory.clear()
         rows = torch.arange(batch, device=device)
         told_apart = not past or seq == 1
-        return Pass(real, positions, generated, tokens, prompt_tokens, rows, batch, memory, None, told_apart)
+        return Pass(real, positions, generated, tokens, prompt_tokens, rows, batch, memory, None, False, told_apart)
     if known.copies > 1:
         real, positions = real.repeat_interleave(known.copies, 0), positions.repeat_interleave(known.copies, 0)
         tokens = None if tokens is None else tokens.repeat_interleave(known.copies, 0)

@@ -76,7 +76,10 @@ def read_plan(path: str | Path) -> SteeringPlan:
         raise PlanError(f"{path} is no plan: its format is not {FORMAT!r}.")
     version = data.get("version")
     if version != VERSION:
-        raise PlanError(f"{path}: version {VERSION} of the format is read here, got {version!r}. Use a newer release.")
+        is_newer = isinstance(version, int) and version > VERSION
+        remedy = "Use a newer release." if is_newer else f"Say version = {VERSION}."
+        got = "none" if version is None else repr(version)
+        raise PlanError(f"{path}: version {VERSION} of the format is read here, got {got}. {remedy}")
     vectors = data.pop("vectors", None)
     if reserved := [name for name in ("folder",) if name in data]:
         raise PlanError(f"{path}: unknown key {reserved[0]!r}.")

@@ -25,6 +25,8 @@ class ModelSpec(Part):
     """``embedded``, a hub id, or a folder."""
     revision: Name | None = None
     """Commit, branch or tag on the hub."""
+    architecture: Name | None = None
+    """The ``model_type`` of its config, such as ``llama``; not compared, since ``config_digest`` has it."""
     d_model: Whole | None = None
     """Width of the residual stream, in dimensions."""
     n_layers: Whole | None = None
@@ -39,6 +41,7 @@ class ModelSpec(Part):
         """A model as a plan names it; with ``weights`` (all of which are then read) no other weights will do."""
         return cls(
             name=lm.name,
+            architecture=getattr(getattr(lm.model, "config", None), "model_type", None),
             d_model=lm.d_model,
             n_layers=lm.n_layers,
             config_digest=digests.of_config(lm),

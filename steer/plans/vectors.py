@@ -48,7 +48,7 @@ def export_vectors(
     _check_kind(path)
     found = vectors_of(plan, note, saes or {})
     if path.suffix == ".gguf":
-        write_bytes(path, write_control_vector(found, hint or plan.model.name or "unknown"))
+        write_bytes(path, write_control_vector(found, hint or plan.model.architecture or "unknown"))
     else:
         write_bytes(path, to_safetensors({f"direction.{layer}": vector for layer, vector in sorted(found.items())}))
     lost = [name for name in ("system", "sampling", "label", "source", "licence") if getattr(plan, name) is not None]

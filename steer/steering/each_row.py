@@ -76,7 +76,7 @@ class EachRow:
 
     def _of(self, at: Pass) -> "_OfRows":
         """What is to be done to the rows of a pass."""
-        check_steered_rows(len(self._index) - 1, at)
+        check_steered_rows(len(self._index) - 1, self.edits[0].of, at)
         rows = at.rows.clamp_max(len(self._index) - 1)
         index, acts = self._index[rows], self._acts[rows] * (at.rows == rows)[:, None, None]
         return _OfRows(at.rows, index, self._values[rows].unsqueeze(1), self.sae.W_dec[index] * acts)
@@ -123,12 +123,8 @@ def _is_plain(one: Intervention) -> bool:
 
 def _alike(first: OnRows, second: OnRows) -> bool:
     one, other = _latents_of(first), _latents_of(second)
-    return (one.sae is other.sae, one.site, one.operation, one.window) == (
-        True,
-        other.site,
-        other.operation,
-        other.window,
-    )
+    alike = (one.site, one.operation, one.window) == (other.site, other.operation, other.window)
+    return one.sae is other.sae and first.of == second.of and alike
 
 
 def _overlap(group: Sequence[OnRows], one: OnRows) -> bool:

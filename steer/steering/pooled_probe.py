@@ -18,6 +18,7 @@ from steer.checks import require_finite
 from steer.errors import PlanError
 from steer.models.site import Site
 from steer.steering.direction_edits import FLOAT32
+from steer.steering.guard import check_edits
 from steer.steering.latents import check_sae, check_width, site_of
 
 LatentPool = Literal["max", "mean", "last"]
@@ -77,9 +78,10 @@ class PooledProbe:
         return site_of(self.saes[0], self.where)
 
     def check(self, d_model: int) -> None:
-        """Raise PlanError if an SAE does not read activations of width ``d_model``."""
+        """Raise PlanError if an SAE reads another width than ``d_model``, or computes otherwise than its edits."""
         for sae in self.saes:
             check_width(sae, d_model)
+            check_edits(sae)
 
     def to(self, device: torch.device) -> "PooledProbe":
         """The same with its tensors on ``device``."""

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steer.checks import require_whole
 from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
@@ -25,9 +26,14 @@ class OnRows:
     intervention: Intervention
     rows: Sequence[int]
     """Which rows of the call, from 0."""
+    of: int | None = None
+    """How many rows the call has. Only needed where the model is run by itself: whoever runs it then may have made
+    several rows of each prompt (beams), and nobody tells which is which."""
     _chosen: Bool[Tensor, " rows"] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.of is not None:
+            require_whole("of", self.of, PlanError)
         rows = tuple(self.rows) if isinstance(self.rows, Iterable) else ()
         if not rows or any(not isinstance(row, int) or isinstance(row, bool) or row < 0 for row in rows):
             raise PlanError(f"Rows must be whole numbers from 0 on, at least one, got {self.rows!r}.")
@@ -58,7 +64,7 @@ class OnRows:
 
     def change(self, x: Float[Tensor, "batch seq d_model"], at: Pass) -> Float[Tensor, "batch seq d_model"]:
         """The intervention's change on its rows, computed on them alone, and zero on the others."""
-        check_steered_rows(self.rows[-1], at)
+        check_steered_rows(self.rows[-1], self.of, at)
         chosen = self._chosen[at.rows.clamp_max(self.rows[-1])] & (at.rows <= self.rows[-1])
         if chosen.all():
             return self.intervention.change(x, at)
@@ -68,8 +74,15 @@ class OnRows:
         return change
 
 
-def check_steered_rows(last: int, at: Pass) -> None:
-    """Raise PlanError if the last row that is to be steered is not in the call."""
+def check_steered_rows(last: int, of: int | None, at: Pass) -> None:
+    """Raise PlanError if the last row that is to be steered is not in the call, or rows cannot be told apart."""
+    if of is None and not at.named:
+        raise PlanError(
+            "The model was run by itself, so nobody says which of its rows are which: several may be beams of one "
+            "prompt. Use LanguageModel.generate, or say how many rows there are: OnRows(..., of=rows)."
+        )
+    if of is not None and of != at.n_rows:
+        raise PlanError(f"Rows of a call of {of} are to be steered, but {at.n_rows} rows are run (beams, perhaps).")
     if last >= at.n_rows:
         raise PlanError(f"Row {last} is to be steered, but only {at.n_rows} rows are run.")
 

@@ -13,6 +13,7 @@ from steer.checks import require_finite
 from steer.errors import PlanError
 from steer.models.site import Site
 from steer.steering.direction_edits import FLOAT32, unit_of
+from steer.steering.guard import check_edits
 from steer.steering.latents import check_latents, check_sae, check_width, site_of
 
 
@@ -67,8 +68,9 @@ class LatentScore:
         return site_of(self.sae, self.where)
 
     def check(self, d_model: int) -> None:
-        """Raise PlanError if the SAE does not read activations of width ``d_model``."""
+        """Raise PlanError if the SAE reads another width than ``d_model``, or computes otherwise than its edits."""
         check_width(self.sae, d_model)
+        check_edits(self.sae)
 
     def to(self, device: torch.device) -> "LatentScore":
         """The same with its tensors on ``device``."""
@@ -115,6 +117,7 @@ class ProbeScore:
         """Raise PlanError if the probe, or its SAE, is of another width."""
         if self.sae is not None:
             check_width(self.sae, d_model)
+            check_edits(self.sae)
         elif len(self.weights) != d_model:
             raise PlanError(f"The probe has {len(self.weights)} weights, the model a width of {d_model}.")
 

@@ -65,10 +65,11 @@ class _Part:
         parts = _active(self.lm, self.site)
         if parts[0] is not self:
             return x
+        here = x.to(at.rows.device)  # of a model that is spread, a layer may be on another device than its inputs
         for gated in (one for part in parts for one in part.listeners):
-            gated.listen(x.float(), at, self.site)
+            gated.listen(here.float(), at, self.site)
         interventions = [one for part in parts for one in part.interventions]
-        return changed(interventions, x, at) if interventions else x
+        return changed(interventions, here, at).to(x.device) if interventions else x
 
 
 def _active(lm: LanguageModel, site: Site) -> list[_Part]:
@@ -167,13 +168,18 @@ def gate_in(intervention: Intervention) -> Gated | None:
     return gate_in(intervention.intervention) if isinstance(intervention, OnRows) else None
 
 
+def _inside(intervention: Intervention) -> Intervention:
+    """What acts, without gate and rows around it."""
+    return _inside(intervention.intervention) if isinstance(intervention, Gated | OnRows) else intervention
+
+
 def mismatches(lm: LanguageModel, *interventions: Intervention) -> list[str]:
     """What is odd though it may be meant: SAEs trained on another model or at another site than they are used on.
 
     A site that is recorded in a way that cannot be read is another one.
     """
     notes = []
-    for one in interventions:
+    for one in map(_inside, interventions):
         if not isinstance(one, LatentEdit | ClampEachRow):
             continue
         trained = one.sae.config

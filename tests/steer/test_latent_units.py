@@ -8,8 +8,12 @@ import torch
 from saes import SAE, SAEConfig
 from steer.errors import PlanError
 from steer.models.site import Site
+from steer.steering.direction_edits import DirectionEdit
+from steer.steering.gates import Gate, Gated
 from steer.steering.intervention import changed
 from steer.steering.latents import Clamp, ClampEachRow, LatentEdit
+from steer.steering.pooled_probe import PooledProbe
+from steer.steering.scores import LatentScore
 from steer.steering.steered import steered
 from tests.conftest import D_MODEL, count_hooks, random_sae
 from tests.steer.test_operations import at, stream
@@ -91,6 +95,11 @@ def test_an_sae_that_computes_something_else_is_refused_before_any_hook(llama, k
     for edit in (Clamp(sae, {3: 1.0}), ClampEachRow(sae, torch.tensor([3]), 1.0)):
         with pytest.raises(PlanError, match=words):
             steered(llama, edit)
+    add = DirectionEdit("2.resid_post", torch.ones(D_MODEL), 1.0)
+    probe = PooledProbe([sae], {"max": torch.ones(96)})
+    for gate in (Gate(LatentScore(sae, [3]), 0.0), Gate(probe, 0.0, pool="own")):
+        with pytest.raises(PlanError, match=words):
+            steered(llama, Gated(add, gate))
     assert count_hooks(llama) == 0
 
 

@@ -14,8 +14,8 @@ from steer.steering.direction_edits import AddDirection, DirectionEdit
 from steer.steering.gates import Gate, Gated
 from steer.steering.latents import Clamp, ClampEachRow, LatentEdit
 from steer.steering.rows import OnRows
-from steer.steering.scores import ProbeScore
-from steer.steering.steered import steered
+from steer.steering.scores import LatentScore, ProbeScore
+from steer.steering.steered import mismatches, steered
 from steer.steering.text_gate import TextGate
 from tests.conftest import D_MODEL, PROMPTS, count_hooks
 
@@ -170,3 +170,33 @@ def test_threads_take_turns_on_a_steered_model(llama, sae):
             jobs = [pool.submit(llama.forward, batches[turn % 4]) for turn in range(60)]
             got = [job.result() for job in jobs]
     assert all(torch.equal(logits, expected[turn % 4]) for turn, logits in enumerate(got))
+
+
+def test_rows_of_a_model_that_is_run_by_itself_are_told_apart_or_refused(llama, sae):
+    """Beams make several rows of each prompt: row 1 is then the second beam of the first prompt."""
+    prompts = llama.prompt_ids(PROMPTS)
+    batch = llama.pad(prompts)
+    given = {"input_ids": batch.ids, "attention_mask": batch.mask}
+    how = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": llama.tokenizer.pad_token_id}
+    clamp = Clamp(sae, {3: 30.0})
+    with pytest.raises(PlanError, match="nobody says which of its rows"), steered(llama, OnRows(clamp, [1])):
+        llama.model.generate(**given, **how)
+    told = OnRows(clamp, [1], of=len(prompts))
+    with pytest.raises(PlanError, match="beams, perhaps"), steered(llama, told):
+        llama.model.generate(**given, **how, num_beams=2)
+    with steered(llama, OnRows(clamp, [1])):
+        expected = llama.generate_ids(prompts, Sampling(6))
+    with steered(llama, told):
+        got = llama.model.generate(**given, **how)
+    new = [row[batch.ids.shape[1] :].tolist() for row in got]
+    assert [row[: len(own)] for row, own in zip(new, expected, strict=True)] == expected
+    assert expected[1] != llama.generate_ids(prompts, Sampling(6))[1]
+    assert count_hooks(llama) == 0
+
+
+def test_an_sae_is_told_to_be_elsewhere_behind_a_gate_and_on_rows_too(llama, sae):
+    gate = Gate(LatentScore(sae, [3], "0.resid_post"), 0.0)
+    clamp = Clamp(sae, {3: 1.0}, "2.resid_post")
+    plain = mismatches(llama, clamp)
+    assert plain
+    assert mismatches(llama, OnRows(Gated(clamp, gate), [0])) == plain
