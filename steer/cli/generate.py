@@ -80,6 +80,7 @@ def generate(
         from steer.plans.bind import Bound
         from steer.plans.files import read_plan
         from steer.plans.hub import pull_plan
+        from steer.responders.described import described
         from steer.steering.latents import Clamp
         from steer.steering.steered import mismatches, steered
         from steer.threads import torch_threads
@@ -114,14 +115,16 @@ def generate(
         {"prompt": prompt, "unsteered": one, **({"steered": other} if steers else {})}
         for prompt, one, other in zip(prompts, plain, edited, strict=True)
     ]
-    show(rows, as_json)
-
-
-def show(rows: list[dict[str, str]], as_json: bool) -> None:
-    """The replies, on stdout."""
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        doing = {"plan": bound.digest or None, "interventions": [described(one) for one in bound.interventions]}
+        recorded = {"model": lm.name, "sampling": vars(sampling), **doing} if steers else {}
+        typer.echo(json.dumps([row | recorded for row in rows], ensure_ascii=False, indent=2))
         return
+    show(rows)
+
+
+def show(rows: list[dict[str, str]]) -> None:
+    """The replies, on stdout."""
     for row in rows:
         typer.echo("\n".join(f"{name + ':':<11}{text}" for name, text in row.items()))
 

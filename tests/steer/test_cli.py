@@ -69,7 +69,10 @@ def test_generate_as_json_with_two_clamps(capsys, sae_folder):
     assert run(arguments) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["prompt"] for row in rows] == ["Hello", "What is a dog?"]
-    assert all(set(row) == {"prompt", "unsteered", "steered"} for row in rows)
+    for row in rows:
+        assert set(row) == {"prompt", "unsteered", "steered", "model", "sampling", "plan", "interventions"}
+        (clamp,) = row["interventions"]
+        assert (clamp["latents"], clamp["error"], clamp["membership"]) == ({"262": 60.0, "3": 0.0}, "keep", "allow")
 
 
 def test_generate_without_an_sae_prints_the_plain_reply(capsys):
