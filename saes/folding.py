@@ -43,21 +43,30 @@ def start_of(sae: SAE, latents: range) -> dict[str, Tensor]:
 
     Training keeps decoder rows at norm 1, so latents take on the norms that theirs have; the output is the same, but
     for ``topk`` and ``batch_topk`` where norms differ: they select by activation, whose units have changed. Thresholds
-    below 0 become 0, which lets the same values through. A row of zeros stays what it is.
+    below 0 become 0, which lets the same values through. A latent whose row is zero writes nothing, so it is silenced:
+    the first step would give the row norm 1.
+
+    Raises:
+        ShapeError: a row is so long that its latent overflows.
     """
     weights = {name: one.detach().float() for name, one in sae.state_dict().items()}
     for name in PER_LATENT:
         if name in weights and weights[name].ndim:  # batch_topk has one threshold
             axis = 1 if name == "W_enc" else 0
             weights[name] = weights[name].narrow(axis, latents.start, len(latents))
-    norms = weights["W_dec"].norm(dim=-1)
-    norms = torch.where(norms > 0, norms, 1.0)
-    weights["W_dec"] = weights["W_dec"] / norms.unsqueeze(-1)
+    norms = weights["W_dec"].double().norm(dim=-1)
+    divisor = torch.where(norms > 0, norms, 1.0)
+    weights["W_dec"] = (weights["W_dec"].double() / divisor.unsqueeze(-1)).float()
     for name in ("W_enc", "b_enc"):
-        weights[name] = weights[name] * norms
+        weights[name] = (weights[name].double() * norms).float()
     if "threshold" in weights:
         threshold = weights["threshold"].clamp_min(0)
-        weights["threshold"] = threshold * norms if threshold.ndim else threshold
+        weights["threshold"] = (threshold.double() * norms).float() if threshold.ndim else threshold
+    if ill := [name for name, one in weights.items() if not all_finite(one)]:
+        raise ShapeError(
+            f"Training cannot go on from this SAE: with decoder rows at norm 1, {', '.join(ill)} overflows. The "
+            f"longest row has norm {norms.max().item():.3g}."
+        )
     return weights
 
 

@@ -43,29 +43,37 @@ def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def clustered_wilson(values: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float] | None:
+def clustered_wilson(
+    values: Sequence[bool], clusters: Sequence[Hashable], strata: Sequence[Hashable] | None = None
+) -> tuple[float, float] | None:
     """95 % interval of the share of true ``values`` where those of one cluster may go together; None without values.
 
     Wilson's interval at the effective number of values, n / deff * (z / t)^2 (Korn and Graubard 1998; Dean and Pagano
     2015): deff is the variance of the share over clusters by that of independent values, here never below 1, and t the
-    quantile of Student's t with one degree of freedom less than there are clusters. Where all values are alike deff
-    cannot be seen, and the clusters are counted instead of the values.
+    quantile of Student's t with one degree of freedom less than there are clusters. Each value counts as its distance
+    from the share of its stratum, since how ``strata`` differ is no luck of the draw. Where nearly all values are alike
+    deff cannot be seen: with fewer than ten others the number goes from that of the clusters to the estimated one.
     """
     n = len(values)
     if not n:
         return None
-    inside: dict[Hashable, list[bool]] = defaultdict(list)
-    for value, cluster in zip(values, clusters, strict=True):
-        inside[cluster].append(value)
-    share, count = sum(values) / n, len(inside)
-    if count == 1 or share in (0.0, 1.0):
-        effective = float(count)
-    else:
-        off = sum((sum(one) - share * len(one)) ** 2 for one in inside.values())
-        between = count / (count - 1) * off / n**2
-        effective = min(n, share * (1 - share) / between if between else n)
-    effective *= (Z_95 / _student_95(count - 1)) ** 2 if count > 1 else 1.0
+    strata = [None] * n if strata is None else strata
+    shares = {one: _share([v for v, own in zip(values, strata, strict=True) if own == one]) for one in set(strata)}
+    off: dict[Hashable, float] = defaultdict(float)
+    for value, cluster, stratum in zip(values, clusters, strata, strict=True):
+        off[cluster] += value - shares[stratum]
+    share, count = _share(values), len(off)
+    effective = float(count)
+    if count > 1:
+        between = count / (count - 1) * sum(one**2 for one in off.values()) / n**2
+        estimated = min(n, share * (1 - share) / between if between else n)
+        seen = min(1.0, n * min(share, 1 - share) / 10)
+        effective = (seen * estimated + (1 - seen) * min(count, estimated)) * (Z_95 / _student_95(count - 1)) ** 2
     return wilson(share * effective, effective)
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values)
 
 
 def _student_95(df: int) -> float:

@@ -179,8 +179,8 @@ def settle_strength(trial: Trial, candidate: Candidate, values: Sequence[float])
     """One candidate at the best of several strengths (raw units).
 
     That is, of those at which ``SETTLED`` of every unsafe set is refused, the one that refuses fewest safe prompts;
-    where there is none, the one at which most is refused of the unsafe set that it moves least. Useful strengths can be
-    a narrow range, between too weak and broken replies, so steps must be fine and prompts many.
+    where there is none, the one at which most is refused of the unsafe set that is refused less. Useful strengths can
+    be a narrow range, between too weak and broken replies, so steps must be fine and prompts many.
     """
     tried = [measure_candidates(trial, [_active(candidate)], value)[0] for value in values]
     return replace(max(tried, key=settled_key), finalist=True)

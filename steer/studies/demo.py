@@ -92,7 +92,7 @@ def _find(config: DemoConfig, ready: Prepared, trained: Sequence[Trained], job: 
         saes.save(one.sae, job.out / "sae")
         job.candidates(ready.refusal.reply, candidates)
 
-    found = find(config, ready, trained, keep, on_done=lambda _: job.progress.advance(0, note))
+    found = find(config, ready, trained, keep, on_done=lambda replies: job.progress.advance(replies, note))
     job.controls(found.controls, found.plain)
     return found
 

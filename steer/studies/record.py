@@ -165,10 +165,14 @@ def _set_figures(metric: str, group: Sequence[Result]) -> dict[str, Any]:
 
 
 def _group_figures(results: Sequence[Result]) -> dict[str, Any]:
-    """All sets of a group together. Sets and prompts share what they are about, so that is what is counted."""
-    about = [result.sample.about() for result in results]
+    """All sets of a group together. Sets and prompts share what they are about, so that is what is counted.
+
+    Sums are told apart by their numbers, not by what is counted in them.
+    """
+    samples = [result.sample for result in results]
+    about = [one.id if one.kind == "number" else one.about() for one in samples]
     values = [bool(result.score.value) for result in results]
-    low, high = clustered_wilson(values, about) or (0.0, 1.0)
+    low, high = clustered_wilson(values, about, [one.set for one in samples]) or (0.0, 1.0)
     return {
         "sets": list(dict.fromkeys(result.sample.set for result in results)),
         "n": len(results),

@@ -10,6 +10,7 @@ from saes.checkpoints import DAMAGED, TEMPORARY, checkpoint_name, checkpoints
 from saes.earlier import as_today
 from saes.formats import native
 from saes.run_config import CHECKPOINTS, LOG, SETTINGS
+from steer.checkpoints.source import parse_source
 from steer.errors import OutputError
 from steer.files import check_output, claimed, remove, writing
 from steer.training.config import TrainingConfig, first_difference
@@ -55,6 +56,13 @@ def check_folder(config: TrainingConfig, overwrite: bool) -> None:
     """
     folder = Path(config.out)
     check_output(folder, overwrite=True)
+    for source in config.from_sae or () if overwrite else ():
+        place = parse_source(source)
+        if isinstance(place, Path) and place.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(
+                f"--overwrite removes what a run has written into {folder}, and with it {source}, which training is to "
+                "go on from. Choose another folder."
+            )
     there, lost = holds_run(folder), lost_its_settings(folder)
     others = sorted(_others(folder))
     if lost and not overwrite:

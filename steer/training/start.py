@@ -7,7 +7,7 @@ from typing import Any
 from saes import SAE
 from steer.checkpoints.load import load_sae
 from steer.checkpoints.source import parse_source
-from steer.errors import DataError
+from steer.errors import DataError, SiteError
 from steer.models.site import Site
 from steer.progress import Progress
 from steer.training.config import OF_THE_SAE, TrainingConfig
@@ -66,6 +66,7 @@ def plan_from(config: TrainingConfig, origin: Origin, starts: tuple[SAE, ...]) -
             revision=origin.revision,
             token_policy=origin.token_policy,
         )
+    _require_read(config, starts)
     names = tuple(f"sae-{number}" for number in range(len(starts))) if len(starts) > 1 else ("sae",)
     trains = tuple(train_config(config, config.seed[0]) for _ in starts)
     return Plan(names, tuple(sae.config for sae in starts), trains, starts)
@@ -74,7 +75,14 @@ def plan_from(config: TrainingConfig, origin: Origin, starts: tuple[SAE, ...]) -
 def _site(source: str, name: str, own: str | None, asked: tuple[str, ...] | None) -> str | None:
     """Where an SAE reads, or writes: what it says, or where it says nothing what was asked for."""
     wanted = sorted({str(Site.parse(one)) for one in asked or ()})
-    there = None if own is None else str(Site.parse(own))
+    there = _parsed(own)
+    if own is not None and there is None:
+        if len(wanted) == 1:
+            return wanted[0]
+        raise DataError(
+            f"{source} says of its {name} {own!r}, which is no name that is known here. Give the site that is meant, "
+            f"such as --{name.replace('_', '-')} 1.resid_post."
+        )
     if there is None and name == "site":
         if len(wanted) != 1:
             raise DataError(
@@ -88,6 +96,22 @@ def _site(source: str, name: str, own: str | None, asked: tuple[str, ...] | None
             f"on where it has been: leave {name} out."
         )
     return there
+
+
+def _parsed(name: str | None) -> str | None:
+    """A site's name as it is written here; None where there is none, or another library's."""
+    try:
+        return None if name is None else str(Site.parse(name))
+    except SiteError:
+        return None
+
+
+def _require_read(config: TrainingConfig, starts: tuple[SAE, ...]) -> None:
+    """Raise DataError if a site was asked for at which no SAE goes on."""
+    for name in ("site", "site_out"):
+        asked = {str(Site.parse(one)) for one in getattr(config, name) or ()}
+        if extra := sorted(asked - {getattr(sae.config, name) for sae in starts}):
+            raise DataError(f"{name} names {extra[0]}, where none of the SAEs of from_sae has been. Leave it out.")
 
 
 def _require_same(config: TrainingConfig, name: str, asked: Any, saes: list[SAE]) -> None:

@@ -56,7 +56,12 @@ def test_scaling_and_folding_again_changes_nothing(kind):
     if config.activation == "batch_topk":
         again.threshold.copy_(sae.threshold)  # it is measured anew in training
     torch.testing.assert_close(again(x), sae(x), rtol=1e-4, atol=1e-5 * float(sae(x).abs().max()))
-    assert torch.equal(again.encode(x).to_dense() > 0, sae.encode(x).to_dense() > 0)
+    active, was = again.encode(x).to_dense() > 0, sae.encode(x).to_dense() > 0
+    if config.k is None:
+        assert was[:, 5].any()
+        assert not active[:, 5].any()  # it wrote nothing, and would from the first step on
+        was[:, 5] = False
+    assert torch.equal(active, was)
     if config.k is None:
         lengths = again.W_dec.norm(dim=-1)
         torch.testing.assert_close(lengths, torch.ones(64).index_fill(0, torch.tensor(5), 0))
@@ -145,3 +150,16 @@ def _without_row(sae):
 def test_what_training_cannot_go_on_from(first, given, train, kind, words):
     with pytest.raises(kind, match=words):
         saes.fit(given(first), Stream(), dataclasses.replace(MORE, **train))
+
+
+def test_decoder_rows_that_are_too_long_are_refused_and_short_ones_go_on():
+    sae = SAE(dataclasses.replace(TOPK, activation="relu", k=None)).requires_grad_(False)
+    sae.W_dec[3] *= 1e-25  # its square is 0 in float32
+    x = next(planted())
+    again = saes.fit(sae, [x], STILL)
+    torch.testing.assert_close(again(x), sae(x), rtol=1e-4, atol=1e-5)
+    sae.W_dec[3] *= 1e30
+    sae.W_dec[3] *= 1e30
+    sae.W_enc[:, 3] += 1e5
+    with pytest.raises(ShapeError, match=r"with decoder rows at norm 1, .* overflows\. The longest row has norm"):
+        saes.fit(sae, [x], STILL)

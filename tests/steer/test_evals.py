@@ -163,6 +163,22 @@ def test_intervals_of_prompts_that_go_together_hold_what_they_promise():
     assert held["plain"] / 400 < 0.8
 
 
+def test_how_sets_differ_is_no_luck():
+    """200 sums that are all wrong and 200 questions that are all right, about ten things each."""
+    values, about = [False] * 200 + [True, False] * 100, [i % 10 for i in range(200)] + [f"q{i}" for i in range(200)]
+    sets = ["sums"] * 200 + ["questions"] * 200
+    low, high = clustered_wilson(values, about)
+    narrow_low, narrow_high = clustered_wilson(values, about, sets)
+    assert high - low > 1.3 * (narrow_high - narrow_low)
+    assert (narrow_low, narrow_high) == pytest.approx(wilson(100, 400), abs=2e-3)
+
+
+def test_upper_ends_rise_with_the_count():
+    about = [i % 199 for i in range(400)]
+    ends = [clustered_wilson([i < count for i in range(400)], about)[1] for count in range(40)]
+    assert ends == sorted(ends)
+
+
 def test_intervals_of_clusters_at_their_edges():
     alone = [True] * 150 + [False] * 50
     assert clustered_wilson(alone, range(200)) == pytest.approx(wilson(150, 200), abs=2e-3)

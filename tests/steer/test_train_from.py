@@ -1,6 +1,7 @@
 """``steer train --from-sae``: training that goes on from the weights of SAEs."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -121,3 +122,25 @@ def test_the_same_sae_twice_is_refused(capsys, data, tmp_path):
     source = ["--from-sae", str(data / "placeless")]
     assert run([*asked(data, tmp_path / "out"), *source, *source]) == 2
     assert "from_sae names at least one value, and each once" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_holds_the_source_is_not_overwritten(capsys, data, tmp_path):
+    assert run(asked(data, tmp_path / "run", from_sae=data / "first" / "sae", stop_after_steps=2)) == 0
+    inside = shutil.copytree(data / "first" / "sae", tmp_path / "run" / "sae")
+    capsys.readouterr()
+    assert run([*asked(data, tmp_path / "run", from_sae=inside), "--overwrite"]) == 2
+    assert "which training is to go on from" in capsys.readouterr().err
+    assert (inside / "config.json").is_file()
+
+
+def test_sites_that_no_sae_reads_are_refused_and_names_of_others_are_settled(capsys, data, tmp_path):
+    start = data / "first" / "sae"
+    own = json.loads((start / "config.json").read_text())["site"]
+    assert run([*asked(data, tmp_path / "out", from_sae=start), "--site", f"{own},0.attn_out"]) == 2
+    assert "site names 0.attn_out, where none of the SAEs of from_sae has been" in capsys.readouterr().err
+    other = shutil.copytree(start, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "site": "layers.1.mlp"}))
+    assert run(asked(data, tmp_path / "out", from_sae=other)) == 2
+    assert "'layers.1.mlp', which is no name that is known here. Give the site that is meant" in capsys.readouterr().err
+    assert run([*asked(data, tmp_path / "out", from_sae=other), "--site", own, "--stop-after-steps", "1"]) == 0
