@@ -1,5 +1,6 @@
 """``steer train --from-sae``: training that goes on from the weights of SAEs."""
 
+import dataclasses
 import json
 import shutil
 
@@ -138,9 +139,9 @@ def test_sites_that_no_sae_reads_are_refused_and_names_of_others_are_settled(cap
     own = json.loads((start / "config.json").read_text())["site"]
     assert run([*asked(data, tmp_path / "out", from_sae=start), "--site", f"{own},0.attn_out"]) == 2
     assert "site names 0.attn_out, where none of the SAEs of from_sae has been" in capsys.readouterr().err
-    other = shutil.copytree(start, tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "site": "layers.1.mlp"}))
+    sae, other = saes.load(start), tmp_path / "other"
+    sae.config = dataclasses.replace(sae.config, site="layers.1.mlp")
+    saes.save(sae, other)
     assert run(asked(data, tmp_path / "out", from_sae=other)) == 2
     assert "'layers.1.mlp', which is no name that is known here. Give the site that is meant" in capsys.readouterr().err
     assert run([*asked(data, tmp_path / "out", from_sae=other), "--site", own, "--stop-after-steps", "1"]) == 0
