@@ -284,6 +284,7 @@ def _context(
         "figures": drawings,
         "candidates": study.top_candidates,
         "hidden_candidates": max(0, len(study.candidates) - TOP_CANDIDATES),
+        "compared": results.compared if len(results.compared) > 1 else [],
         "control_sets": [s for s in study.sets if any(s.name in one.by_set for one in study.controls)],
         "plain_dev": results.plain_dev,
         "comparisons": comparisons,

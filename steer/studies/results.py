@@ -115,6 +115,13 @@ class CandidateFacts(_Part):
     n_safe: Count | None = None
 
 
+class ComparedFacts(CandidateFacts):
+    """The best latent of one of the SAEs that were trained."""
+
+    seed: Count
+    fvu: Number | None = None
+
+
 class ControlFacts(_Part):
     """A latent that the control could have been: unrelated to refusal. Shares are of development prompts."""
 
@@ -135,6 +142,7 @@ class Results(_Part):
     sets: dict[str, SetFacts] = {}
     sae: Facts = {}
     candidates: list[CandidateFacts] = []
+    compared: list[ComparedFacts] = []
     plain_dev: dict[str, Fraction] = {}
     chosen: Count | None = None
     controls: list[ControlFacts] = []

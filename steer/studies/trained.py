@@ -36,7 +36,8 @@ def train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> li
     """The SAEs, one for each seed, trained on all texts but those kept to measure them on.
 
     Raises:
-        DataError: an SAE has no candidate for the refusal latent, or leaves none for a control.
+        DataError: no SAE has a candidate for the refusal latent and leaves one for a control. Where some have, the
+            others are left out.
     """
     lm, site = ready.lm, ready.site
     held_out, training = ready.texts[: config.held_out_texts], ready.texts[config.held_out_texts :]
@@ -44,7 +45,15 @@ def train_and_measure(config: DemoConfig, ready: Prepared, job: RunRecord) -> li
         trained = _train(config, ready, training, job.progress)
     with job.stage("measure SAEs"):
         rows = list(activation_rows(lm, site, held_out))
-        return [_measured(ready, *one, rows) for one in trained]
+        found: list[Trained] = []
+        for number, one in enumerate(trained):
+            try:
+                found.append(_measured(ready, *one, rows))
+            except DataError as error:
+                if number == len(trained) - 1 and not found:
+                    raise
+                job.progress.note(f"the SAE of seed {one[1]} is left out: {error}")
+        return found
 
 
 def _measured(ready: Prepared, sae: SAE, seed: int, records: list[TrainRecord], rows: list[Tensor]) -> Trained:

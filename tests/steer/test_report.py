@@ -107,7 +107,9 @@ def synthetic_results(n: int = 200, arms: tuple[str, ...] = ("none", "sae", "con
             "dead_fraction": 0.031, "loss_recovered": 0.987, "loss_plain": 1.214, "loss_spliced": 1.268,
             "loss_zeroed": 6.1, "measured_on_tokens": 20_000,
         },
-        "compared": [synthetic_candidate(0) | {"seed": 0, "fvu": 0.0149}],
+        "compared": [
+            synthetic_candidate(0) | {"seed": 0, "fvu": 0.0149}, synthetic_candidate(7) | {"seed": 1, "fvu": 0.0153}
+        ],
         "candidates": [synthetic_candidate(i) for i in range(22)],
         "plain_dev": dict.fromkeys(DEV, 0.25),
         "controls": [
@@ -341,6 +343,15 @@ def test_finalists_and_others_are_told_apart(page: Page) -> None:
     assert names[1] == "262 (chosen)"
     assert names[7] == "others:"
     assert len(names) == 15 + 2
+
+
+def test_the_saes_that_were_compared_are_told(page: Page) -> None:
+    text = " ".join(page.text.split())
+    assert "2 SAEs were trained, alike but for their seeds" in text
+    other = synthetic_candidate(7)
+    assert "0 (studied)0.0149" in text
+    assert f"10.0153{other['latent']}" in text
+    assert percent(other["weakest_dev"]) in text
 
 
 def test_how_the_control_was_picked_is_told(page: Page) -> None:
