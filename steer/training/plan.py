@@ -61,7 +61,7 @@ def plan_of(config: TrainingConfig, origin: Origin) -> Plan:
 
     Raises:
         ConfigError: settings that do not fit together.
-        DataError: a list holds a value twice, or there are not as many ``site_out`` as sites.
+        DataError: a list holds a value twice, there are not as many ``site_out`` as sites, or one is before its site.
         SiteError: a name is no site.
     """
     if config.skip and not config.site_out:
@@ -168,6 +168,12 @@ def _sites(config: TrainingConfig, origin: Origin) -> list[tuple[Site, Site | No
             f"site_out is one site for all transcoders or one for each: got {len(outs)} for {len(sites)} sites."
         )
     wanted: Sequence[Site | None] = outs * len(sites) if len(outs) == 1 else outs or [None] * len(sites)
+    for site, out in zip(sites, wanted, strict=True):
+        if out is not None and out.order < site.order:
+            raise DataError(
+                f"A transcoder reads at {site} and writes at {out}, which a pass of the model reaches earlier. "
+                "Exchange site and site_out, or name others."
+            )
     return list(zip(sites, wanted, strict=True))
 
 

@@ -134,4 +134,4 @@ def test_a_transcoder_is_measured_where_it_writes(capsys, tiny_folder, text, tmp
 
 def test_an_autoencoder_that_centres_its_input_writes_nowhere_else(capsys, sae_folder, tiny_folder, text):
     given = ["--model", tiny_folder, "--text", text, "--tokens", "200", "--site-out", "1.mlp_out"]
-    assert "b_dec belongs to its output" in refused(capsys, "sae", "eval", sae_folder, *given)
+    assert "which writes where it reads: leave --site-out out" in refused(capsys, "sae", "eval", sae_folder, *given)

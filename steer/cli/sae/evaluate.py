@@ -11,6 +11,7 @@ import typer
 from steer.cli.interrupts import importing
 from steer.cli.options import Device, Dtype, DtypeName, Json, Model, Seed, Threads, asked_threads
 from steer.cli.sae.options import FormatName, InputScale, K, Revision, Source
+from steer.errors import DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,6 +71,8 @@ def evaluate(
     sae = load_sae(source, format=format, k=k, input_scale=input_scale, revision=revision, note=terminal.note)
     place, trained_out = asked_site(site, sae.config.site), sae.config.site_out
     if site_out is not None:
+        if not sae.config.is_transcoder and sae.config.subtract_b_dec:
+            raise DataError(f"{source} is an autoencoder, which writes where it reads: leave --site-out out.")
         sae.config = dataclasses.replace(sae.config, site_out=str(asked_site(site_out, None)))
     corpus = open_source(text or embedded_corpus())
     lm = load_model(model, device, dtype.value, note=terminal.note)
