@@ -9,8 +9,8 @@ import torch
 from saes.kernels import cpu, kernels_for
 from saes.shapes import Bool, Float, Int, Tensor
 
-BLOCK = 1024  # latents looked at first, together
-FEW_TOKENS = 256  # for which latents are looked at one by one; for more, products are faster
+BLOCK = 1024  # latents looked at first
+FEW_TOKENS = 256  # for which all latents are looked at one by one; for more, only the first are
 
 
 def chosen_pre_activations(
@@ -38,9 +38,14 @@ def among_largest(
 
     What is not positive counts as not among them.
     """
-    one_by_one = len(x) <= FEW_TOKENS and x.dtype == torch.float32 and kernels_for(x.device) is cpu
-    count = cpu.larger_than if one_by_one else larger_than
-    return count(x, W_enc, b_enc, latents.expand(len(x), -1), chosen, k) < k
+    latents, d_sae = latents.expand(len(x), -1), W_enc.shape[1]
+    if x.dtype == torch.float32 and kernels_for(x.device) is cpu:
+        # most tokens are decided by few latents: one by one costs less than products of blocks, unless many stay open
+        seen = d_sae if len(x) <= FEW_TOKENS else min(BLOCK, d_sae)
+        larger = cpu.larger_than(x, W_enc[:, :seen], b_enc[:seen], latents, chosen, k)
+    else:
+        seen, larger = 0, torch.where(chosen > 0, 0.0, float(k))
+    return (larger if seen == d_sae else larger_than(x, W_enc, b_enc, latents, chosen, k, larger, seen)) < k
 
 
 def larger_than(
@@ -50,14 +55,16 @@ def larger_than(
     latents: Int[Tensor, "token n"],
     chosen: Float[Tensor, "token n"],
     k: int,
+    larger: Float[Tensor, "token n"],
+    start: int,
 ) -> Float[Tensor, "token n"]:
     """How many other latents have a larger pre-activation than each chosen one, counted until there are k.
 
-    Of one that is not positive k are. Blocks of latents are looked at until every token is decided.
+    ``larger`` counts those before latent ``start``; of a chosen one that is not positive it is k. Blocks of latents
+    are looked at until every token is decided.
     """
-    larger = torch.where(chosen > 0, 0.0, float(k))
-    open_tokens = (chosen > 0).any(-1).nonzero().squeeze(-1)
-    start, size = 0, BLOCK
+    larger, size = larger.clone(), BLOCK
+    open_tokens = (larger < k).any(-1).nonzero().squeeze(-1)
     while start < W_enc.shape[1] and len(open_tokens):
         block = slice(start, start + size)
         whole = len(open_tokens) == len(x)

@@ -108,11 +108,12 @@ def continue_rows(
             widen_cache([] if cache is None else cache.layers, len(step), copies)
             copies = 1
         logits = output.logits[:, -1].float()
-        _check_logits(logits, call.index, run, number * call.copies, place)
+        numbers, largest = rows.tolist(), logits.max(-1)  # of each row, and its place: looked at once for both uses
+        _check_logits(largest.values, call.index, run, number * call.copies, place)
         if contexts is not None:
             logits = contexts.mix(logits.unflatten(0, (-1, number)))
-        numbers = rows.tolist()
-        chosen = _choose(logits, sampling, [draw[row] for row in numbers])
+            largest = logits.max(-1)
+        chosen = _choose(logits, largest, sampling, [draw[row] for row in numbers])
         going = ~torch.isin(chosen, stops)
         goes_on = going.tolist()
         for at, (row, token) in enumerate(zip(numbers, chosen.tolist(), strict=True)):
@@ -156,17 +157,17 @@ def _contexts_of(replies: Int[Tensor, " reply"], number: int) -> Int[Tensor, " r
 
 
 def _check_logits(
-    logits: Float[Tensor, "batch vocab"],
+    largest: Float[Tensor, " batch"],
     index: Int[Tensor, " _"],
     run: Int[Tensor, " batch"],
     number: int,
     place: int,
 ) -> None:
-    """Single tokens may be ruled out by -inf, but the largest logit of every row must be a number.
+    """Single tokens may be ruled out by -inf, but the ``largest`` logit of every row must be a number.
 
     ``index`` is that of rows of the call, of which ``number`` belong to each prompt.
     """
-    broken = ~logits.amax(-1).isfinite()
+    broken = ~largest.isfinite()
     if broken.any():
         row = index[run][broken][0].item() // number
         raise NotFiniteError(
@@ -177,13 +178,16 @@ def _check_logits(
 
 
 def _choose(
-    logits: Float[Tensor, "batch vocab"], sampling: Sampling, draw: Sequence[torch.Generator]
+    logits: Float[Tensor, "batch vocab"],
+    largest: torch.return_types.max,
+    sampling: Sampling,
+    draw: Sequence[torch.Generator],
 ) -> Int[Tensor, " batch"]:
-    """The next token of each row, shape [batch]."""
+    """The next token of each row; ``largest`` are its largest logit and the place of it."""
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return largest.indices
     # the largest logit becomes 0, so that a tiny temperature makes the others -inf and never the largest inf
-    probabilities = ((logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, 1e-30)).softmax(-1)
+    probabilities = ((logits - largest.values.unsqueeze(-1)) / max(sampling.temperature, 1e-30)).softmax(-1)
     ordered, order = probabilities.sort(-1, descending=True)
     # a token stays if those before it have not yet reached top_p, so the first always stays
     ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= sampling.top_p, 0.0)

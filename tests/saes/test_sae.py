@@ -8,7 +8,7 @@ import torch
 
 import saes
 from saes import SAE, ConfigError, DivergedError, FormatError, SAEConfig, ShapeError, TrainConfig
-from saes.chosen import larger_than
+from saes.chosen import among_largest, larger_than
 from saes.kernels import cpu
 from saes.losses import auxk, fvu
 from saes.optimisers import adam, signum
@@ -83,8 +83,15 @@ def test_latents_looked_at_one_by_one_give_what_products_give(width):
     chosen = torch.relu(pre.gather(-1, latents))
     expected = pre.argsort(descending=True).argsort().gather(-1, latents) < 7
     expected &= chosen > 0
-    for count in (larger_than, *([cpu.larger_than] if cpu.available() else [])):
-        assert torch.equal(count(x, W_enc, b_enc, latents, chosen, 7) < 7, expected)
+    none = torch.where(chosen > 0, 0.0, 7.0)
+    assert torch.equal(larger_than(x, W_enc, b_enc, latents, chosen, 7, none, 0) < 7, expected)
+    if cpu.available():
+        assert torch.equal(cpu.larger_than(x, W_enc, b_enc, latents, chosen, 7) < 7, expected)
+        first = cpu.larger_than(x, W_enc[:, :1024], b_enc[:1024], latents, chosen, 7)
+        assert torch.equal(larger_than(x, W_enc, b_enc, latents, chosen, 7, first, 1024) < 7, expected)
+    many = torch.cat([x] * 7), torch.cat([latents] * 7), torch.cat([chosen] * 7)  # more than are looked at one by one
+    found = among_largest(many[0], W_enc, b_enc, *many[1:], 7)
+    assert torch.equal(found, torch.cat([expected] * 7))
     assert 0 < expected.sum() < expected.numel()
 
 

@@ -36,7 +36,7 @@ def shares(probabilities, top_p, draws=500):
     """How often each token is sampled."""
     logits = torch.tensor(probabilities).log().expand(draws, -1)
     generators = [torch.Generator().manual_seed(seed) for seed in range(draws)]
-    chosen = _choose(logits, Sampling(temperature=1.0, top_p=top_p), generators)
+    chosen = _choose(logits, logits.max(-1), Sampling(temperature=1.0, top_p=top_p), generators)
     return (chosen.bincount(minlength=len(probabilities)) / draws).tolist()
 
 
