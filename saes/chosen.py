@@ -7,10 +7,38 @@ all of them: it is not as soon as k others are found to be larger, and most late
 import torch
 
 from saes.kernels import cpu, kernels_for
-from saes.shapes import Bool, Float, Int, Tensor
+from saes.shapes import Float, Int, Tensor
 
 BLOCK = 1024  # latents looked at first
 FEW_TOKENS = 256  # for which all latents are looked at one by one; for more, only the first are
+
+
+def topk_activations(
+    x: Float[Tensor, "token d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"],
+    latents: Int[Tensor, "_ n"],
+    k: int,
+) -> Float[Tensor, "token n"]:
+    """``relu((x - centre) . W_enc[:, i] + b_enc[i])`` for n latents, or 0 where k other latents have a larger one.
+
+    ``latents`` are the same for all tokens (one row) or others for each; ``centre`` None: 0.
+    """
+    d_sae = W_enc.shape[1]
+    recorded = torch.is_grad_enabled() and any(one.requires_grad for one in (x, W_enc, b_enc))
+    if x.dtype == torch.float32 and not recorded and kernels_for(x.device) is cpu:
+        # most tokens are decided by few latents: one by one costs less than products of blocks, unless many stay open
+        seen = d_sae if len(x) <= FEW_TOKENS else min(BLOCK, d_sae)
+        chosen, larger = cpu.chosen_activations(x, centre, W_enc, b_enc, latents, k, seen)
+        if seen == d_sae:
+            return chosen
+        x = x if centre is None else x - centre
+    else:
+        x = x if centre is None else x - centre
+        chosen = chosen_pre_activations(x, W_enc, b_enc, latents)
+        seen, larger = 0, torch.where(chosen > 0, 0.0, float(k))
+    return chosen * (larger_than(x, W_enc, b_enc, latents.expand(len(x), -1), chosen, k, larger, seen) < k)
 
 
 def chosen_pre_activations(
@@ -24,28 +52,6 @@ def chosen_pre_activations(
         return torch.relu(x @ W_enc[:, latents[0]] + b_enc[latents[0]])
     columns = W_enc.T[latents]  # [token, n, d_in]
     return torch.relu(torch.bmm(columns, x.unsqueeze(-1)).squeeze(-1) + b_enc[latents])
-
-
-def among_largest(
-    x: Float[Tensor, "token d_in"],
-    W_enc: Float[Tensor, "d_in d_sae"],
-    b_enc: Float[Tensor, " d_sae"],
-    latents: Int[Tensor, "_ n"],
-    chosen: Float[Tensor, "token n"],
-    k: int,
-) -> Bool[Tensor, "token n"]:
-    """Whether fewer than k other latents have a larger pre-activation; ``chosen`` holds those of the latents asked for.
-
-    What is not positive counts as not among them.
-    """
-    latents, d_sae = latents.expand(len(x), -1), W_enc.shape[1]
-    if x.dtype == torch.float32 and kernels_for(x.device) is cpu:
-        # most tokens are decided by few latents: one by one costs less than products of blocks, unless many stay open
-        seen = d_sae if len(x) <= FEW_TOKENS else min(BLOCK, d_sae)
-        larger = cpu.larger_than(x, W_enc[:, :seen], b_enc[:seen], latents, chosen, k)
-    else:
-        seen, larger = 0, torch.where(chosen > 0, 0.0, float(k))
-    return (larger if seen == d_sae else larger_than(x, W_enc, b_enc, latents, chosen, k, larger, seen)) < k
 
 
 def larger_than(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from saes.chosen import among_largest, chosen_pre_activations, count_above
+from saes.chosen import chosen_pre_activations, count_above, topk_activations
 from saes.codes import SparseCodes
 from saes.config import SAEConfig
 from saes.errors import ConfigError, ShapeError
@@ -129,23 +129,23 @@ class SAE(nn.Module):
         strongest exactly if fewer than k pre-activations exceed its own, so a comparison replaces the selection.
         """
         self._check_width(x)
-        x = self._centred(self._read(x).x)
+        x, k = self._read(x).x, self.config.k if self.config.activation == "topk" else None
         index = latents.reshape(*latents.shape[:-1], *[1] * (x.ndim - latents.ndim), latents.shape[-1])
-        if self.config.k is not None and self.config.activation == "topk" and (x.is_cuda or self.config.d_sae <= FEW):
+        if k is not None and (x.is_cuda or self.config.d_sae <= FEW):
             # all at once: no more work than that, or no waiting for the GPU to say whether more is needed
-            pre = torch.relu(x @ self.W_enc + self.b_enc)
+            pre = self._pre(x)
             chosen = pre.gather(-1, index.expand(*x.shape[:-1], -1))
             larger = torch.stack([count_above(pre, one) for one in chosen.unbind(-1)], dim=-1)
-            return chosen * (larger < self.config.k)
+            return chosen * (larger < k)
         flat = x.reshape(-1, x.shape[-1])
         each = latents.unsqueeze(0) if latents.ndim == 1 else index.expand(*x.shape[:-1], -1).reshape(len(flat), -1)
-        chosen = chosen_pre_activations(flat, self.W_enc, self.b_enc, each)
-        if self.config.k is not None and self.config.activation == "topk":
-            active = among_largest(flat, self.W_enc, self.b_enc, each, chosen, self.config.k)
+        if k is not None:
+            centre = self.b_dec if self.config.subtract_b_dec else None
+            found = topk_activations(flat, centre, self.W_enc, self.b_enc, each, k)
         else:
-            least = self._least()
-            active = chosen > (least[each] if least.ndim else least)
-        return (chosen * active).reshape(*x.shape[:-1], -1)
+            chosen, least = chosen_pre_activations(self._centred(flat), self.W_enc, self.b_enc, each), self._least()
+            found = chosen * (chosen > (least[each] if least.ndim else least))
+        return found.reshape(*x.shape[:-1], -1)
 
     def output_scale(self, x: Float[Tensor, "*token d_in"]) -> Float[Tensor, "*token 1"] | None:
         """What a latent's activation times its row of ``W_dec`` is multiplied by in the reconstruction; None: 1."""

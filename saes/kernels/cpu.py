@@ -102,19 +102,25 @@ def encode_batch_topk(
     return (indices, kept_values), least[0]
 
 
-def larger_than(
+def chosen_activations(
     x: Float[Tensor, "token d_in"],
+    centre: Float[Tensor, " d_in"] | None,
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"],
-    latents: Int[Tensor, "token n"],
-    chosen: Float[Tensor, "token n"],
+    latents: Int[Tensor, "_ n"],
     k: int,
-) -> Float[Tensor, "token n"]:
-    """See ``saes.chosen.larger_than``; the other latents of a token are scored until k are found, one by one."""
-    larger = torch.empty(chosen.shape)
-    sizes = len(x), W_enc.shape[1], x.shape[1], latents.shape[1]
-    _call("larger_than", [x, W_enc.T, b_enc, latents, chosen], *sizes, k, larger)
-    return larger
+    seen: int,
+) -> tuple[Float[Tensor, "token n"], Float[Tensor, "token n"]]:
+    """Activations of chosen latents as far as the ``seen`` first latents decide them, and how many of those are larger.
+
+    What ``saes.chosen.topk_activations`` says, but for latents of which fewer than k of those are larger: the others
+    have not been looked at.
+    """
+    n = latents.shape[1]
+    chosen, larger = torch.empty(len(x), n), torch.empty(len(x), n)
+    sizes = (n if len(latents) > 1 else 0), len(x), seen, x.shape[1], n, k
+    _call("chosen_activations", [x, centre, W_enc.T, b_enc, latents], *sizes, chosen, larger)
+    return chosen, larger
 
 
 def selection_done(selection: Selection) -> Selection:

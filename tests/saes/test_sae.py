@@ -8,8 +8,7 @@ import torch
 
 import saes
 from saes import SAE, ConfigError, DivergedError, FormatError, SAEConfig, ShapeError, TrainConfig
-from saes.chosen import among_largest, larger_than
-from saes.kernels import cpu
+from saes.chosen import larger_than, topk_activations
 from saes.losses import auxk, fvu
 from saes.optimisers import adam, signum
 from saes.schedule import default_lr, lr_factor
@@ -80,19 +79,32 @@ def test_latents_looked_at_one_by_one_give_what_products_give(width):
     x, W_enc, b_enc = torch.randn(40, width), torch.randn(width, 3003), 0.1 * torch.randn(3003)
     pre = x @ W_enc + b_enc
     latents = torch.cat([pre.topk(9).indices[:, ::2], torch.randint(0, 3003, (40, 4))], -1)
-    chosen = torch.relu(pre.gather(-1, latents))
-    expected = pre.argsort(descending=True).argsort().gather(-1, latents) < 7
-    expected &= chosen > 0
-    none = torch.where(chosen > 0, 0.0, 7.0)
-    assert torch.equal(larger_than(x, W_enc, b_enc, latents, chosen, 7, none, 0) < 7, expected)
-    if cpu.available():
-        assert torch.equal(cpu.larger_than(x, W_enc, b_enc, latents, chosen, 7) < 7, expected)
-        first = cpu.larger_than(x, W_enc[:, :1024], b_enc[:1024], latents, chosen, 7)
-        assert torch.equal(larger_than(x, W_enc, b_enc, latents, chosen, 7, first, 1024) < 7, expected)
-    many = torch.cat([x] * 7), torch.cat([latents] * 7), torch.cat([chosen] * 7)  # more than are looked at one by one
-    found = among_largest(many[0], W_enc, b_enc, *many[1:], 7)
-    assert torch.equal(found, torch.cat([expected] * 7))
-    assert 0 < expected.sum() < expected.numel()
+    own = torch.relu(pre.gather(-1, latents))
+    expected = own * (pre.argsort(descending=True).argsort().gather(-1, latents) < 7)
+    none = torch.where(own > 0, 0.0, 7.0)
+    assert torch.equal(own * (larger_than(x, W_enc, b_enc, latents, own, 7, none, 0) < 7), expected)
+    centre = torch.randn(width)
+    for repeats in (1, 7):  # few tokens, and more than are decided one by one
+        many, theirs = torch.cat([x] * repeats) + centre, torch.cat([latents] * repeats)
+        found = topk_activations(many, centre, W_enc, b_enc, theirs, 7)
+        torch.testing.assert_close(found, torch.cat([expected] * repeats), rtol=1e-4, atol=1e-5)
+        assert torch.equal(found > 0, torch.cat([expected] * repeats) > 0)
+        same_for_all = topk_activations(many, centre, W_enc, b_enc, latents[:1], 7)
+        one_each = topk_activations(many, centre, W_enc, b_enc, latents[:1].expand(len(many), -1), 7)
+        torch.testing.assert_close(same_for_all, one_each)
+    assert 0 < (expected > 0).sum() < expected.numel()
+
+
+def test_gradients_reach_chosen_latents_as_they_reach_all():
+    sae = SAE(SAEConfig(32, 4096, 8))
+    x = torch.randn(12, 32, requires_grad=True)
+    latents = sae.pre_activations(x.detach()).topk(9).indices[0]
+    grads = [
+        torch.autograd.grad(found.sum(), x)[0]
+        for found in (sae.activations_of(x, latents), sae.encode(x).to_dense()[:, latents])
+    ]
+    torch.testing.assert_close(*grads)
+    assert grads[0].abs().sum() > 0
 
 
 def test_fvu_by_hand():
