@@ -21,14 +21,16 @@ from matplotlib.collections import LineCollection, PolyCollection
 from steer.errors import DataError
 from steer.evals.sets import GROUPS, SETS
 from steer.evals.stats import wilson
+from steer.studies.comparisons import choose_comparisons
 from steer.studies.config import quick_config
 from steer.studies.figures import candidates, dose_response, tradeoff, tradeoff_by_set
+from steer.studies.headline import best_point, headline
 from steer.studies.paper import LIGHT
-from steer.studies.report import best_point, choose_comparisons, headline, percent, write_report
+from steer.studies.report import write_report
 from steer.studies.results import parse_results
 from steer.studies.study import Study
 from steer.studies.study import read_study as read_parsed
-from steer.studies.text import visible
+from steer.studies.text import percent, visible
 from tests.steer.results_schema import SCHEMA, STAGES
 
 STRENGTHS = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
