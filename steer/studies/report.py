@@ -35,20 +35,28 @@ def write_report(folder: Path, processes: int = 1) -> Path:
             one, that is not JSON.
         OutputError: the folder cannot be written to.
     """
-    results = read_results(folder / "results.json")
-    study = read_study(results, list(read_lines(folder / "sae" / "training.jsonl", missing_ok=True)))
-    comparisons = choose_comparisons(study, read_lines(folder / "completions.jsonl", missing_ok=True))
+    results, study, comparisons = read_folder(folder)
     drawings = _draw(study, folder / "figures", processes)
     page = folder / "report.html"
-    template = resources.files("steer.studies").joinpath("report_template.html").read_text(encoding="utf-8")
-    filters: dict[str, Callable[..., Any]] = {
-        "percent": percent,
-        "figure": number,
-        "clip": clip,
-        "better_or_worse": better_or_worse,
-    }
-    write_text(page, render(template, filters, _context(results, study, comparisons, drawings)))
+    write_text(page, report_page(results, study, comparisons, drawings))
     return page
+
+
+def read_folder(folder: Path) -> tuple[Results, Study, list[Comparison]]:
+    """What a report is made of, from the files in the folder; DataError as ``write_report``."""
+    results = read_results(folder / "results.json")
+    study = read_study(results, list(read_lines(folder / "sae" / "training.jsonl", missing_ok=True)))
+    return results, study, choose_comparisons(study, read_lines(folder / "completions.jsonl", missing_ok=True))
+
+
+def report_page(
+    results: Results, study: Study, comparisons: Sequence[Comparison], drawings: Mapping[str, Mapping[str, str]]
+) -> str:
+    """The page. ``drawings``: figures by name, for ``light`` and ``dark`` paper, as data URIs; others are left out."""
+    template = resources.files("steer.studies").joinpath("report_template.html").read_text(encoding="utf-8")
+    filters: dict[str, Callable[..., Any]] = {"percent": percent, "figure": number, "clip": clip}
+    filters["better_or_worse"] = better_or_worse
+    return render(template, filters, _context(results, study, comparisons, drawings))
 
 
 def _missing(results: Results, study: Study, comparisons: Sequence[Comparison]) -> list[str]:
