@@ -54,7 +54,7 @@ Seed = Annotated[
 def select_options(
     concepts: list[str], prompt: str, questions: int | None, every: bool, seed: int | None
 ) -> "SelectOptions":
-    """What SELECT asks."""
+    """What SELECT asks; BadParameter where --prompt is none."""
     if prompt not in PROMPTS:
         raise typer.BadParameter(f"--prompt is {', '.join(PROMPTS[:-1])} or {PROMPTS[-1]}, got {prompt!r}")
     from steer.evals.tasks.options import SelectOptions

@@ -13,7 +13,7 @@ import torch
 
 from steer.checks import repeated, require_whole
 from steer.errors import DataError, ModelError, TooLongError
-from steer.evals.complete import complete, way
+from steer.evals.complete import complete, one_by_one, way
 from steer.evals.run_folder import RESULTS, SCORES, RunFolder, check_folder, clear, read_object
 from steer.evals.sample import Sample
 from steer.evals.summary import summary
@@ -165,12 +165,7 @@ def _fitting(responder: Responder, samples: Sequence[Sample], task: Task) -> lis
     except TooLongError as error:
         if len(samples) == 1:
             return [Completion(samples[0].id, failed=str(error))]
-    index, n_rows = responder.lm.rows_run(len(samples))
-    found = []
-    for row, sample in zip(index, samples, strict=True):
-        with responder.lm.running([row], n_rows):
-            found += _fitting(responder, [sample], task)
-    return found
+    return one_by_one(responder, samples, lambda alone: _fitting(responder, alone, task))
 
 
 def _conducted(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from steer.cli.app import run
 from steer.errors import DataError, ModelError, OutputError
 from steer.evals import run_folder
 from steer.evals.compare import compare
@@ -254,8 +253,8 @@ def test_metrics_that_are_no_means_have_bootstrap_intervals(embedded, tmp_path):
     assert found["low"] < found["value"] < found["high"]
 
 
-def killed(command, at, moment):
-    """Run a command in a fork that is killed as it appends lines for the time ``at``: before, amid the last, after."""
+def killed(run, at, moment):
+    """Run something in a fork that is killed as it appends lines for the time ``at``: before, amid the last, after."""
     child = os.fork()
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -274,35 +273,33 @@ def killed(command, at, moment):
 
     try:
         run_folder.append_lines = appending
-        run(command)
+        run()
     finally:
         os._exit(99)
 
 
-@pytest.mark.skipif(not can_fork(), reason="the command is killed in a fork")
+@pytest.mark.skipif(not can_fork(), reason="the run is killed in a fork")
 @pytest.mark.usefixtures("one_thread")
-def test_killed_at_any_moment_nothing_finished_is_lost_or_repeated(tmp_path, capsys):
-    """What is there when SIGKILL comes stays as it is, and the last call ends with every sample once."""
-    names = ("jailbroken", "safe", "myths")
-    command = ["eval", "embedded", "--task", ",".join(names), "--limit", "4", "--batch-size", "1", "--json", "--out"]
-    out = tmp_path / "out"
+def test_killed_at_any_moment_nothing_finished_is_lost_or_repeated(embedded, tmp_path):
+    """What is there when SIGKILL comes stays as it is, and the last run ends with every sample once."""
+    names, out = ("jailbroken", "safe", "myths"), tmp_path / "out"
+    asked = tasks(*names, limit=4, max_new_tokens=8)
     seen: dict[str, dict[str, Completion]] = {name: {} for name in names}
     moments = ((1, "before", 0), (1, "amid", 0), (3, "after", 3), (2, "amid", 4), (6, "after", 10), (4, "before", 12))
     for at, moment, there in (*moments, (1, "amid", 12), (2, "after", 12)):  # the last two of scores
-        killed([*command, str(out)], at, moment)
+        killed(lambda: run_tasks(embedded, asked, out, batch_size=1), at, moment)
         for name in names:
             found = RunFolder(out).completions(name)
             assert found.items() >= seen[name].items()
             seen[name] = found
         assert sum(map(len, seen.values())) == there
     assert any(RunFolder(out).scores(name) for name in names)
-    assert run([*command, str(out)]) == 0
-    told = json.loads(capsys.readouterr().out)["tasks"]
-    assert [one["done"] for one in told.values()] == [4, 4, 4]
+    responder = Counting(Unsteered(embedded))
+    found = run_tasks(responder, asked, out, batch_size=1)["tasks"]
+    assert responder.asked == []
     for name in names:
         for file in ("completions", "scores"):
             lines = (out / name / f"{file}.jsonl").read_text().splitlines()
             assert len(lines) == len({json.loads(line)["sample"] for line in lines}) == 4
         assert RunFolder(out).completions(name) == seen[name]
-    assert run([*command, str(tmp_path / "whole")]) == 0
-    assert json.loads(capsys.readouterr().out)["tasks"] == told
+    assert run_tasks(embedded, asked, tmp_path / "whole")["tasks"] == found

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from steer.errors import DataError
 from steer.evals.paired import exchanged_p, holm, mcnemar_exact, paired
 
 
@@ -93,5 +94,5 @@ def test_holm_by_hand():
 
 
 def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="got 1, 2 and 1"):
+    with pytest.raises(DataError, match="got 1, 2 and 1"):
         paired([1.0], [1.0, 0.0], ["a"])
