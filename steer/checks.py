@@ -30,8 +30,8 @@ def require_finite(name: str, value: Any, error: type[SteerError], largest: floa
         raise error(f"{name} must be a finite number of at most {largest:.1e} in size, got {value!r}.")
 
 
-def repeated(values: Iterable[Value]) -> list[Value]:
-    """Values that stand more than once, each told once, in the order in which they come."""
+def seen_twice(values: Iterable[Value]) -> list[Value]:
+    """The values that stand more than once, each once, in the order in which they come."""
     return [value for value, count in Counter(values).items() if count > 1]
 
 

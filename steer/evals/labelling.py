@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.checks import repeated, require_fields
+from steer.checks import require_fields, seen_twice
 from steer.errors import DataError
 from steer.evals.refusing import SCORING
 from steer.evals.run_folder import RUN, RunFolder
@@ -59,7 +59,7 @@ def read_replies(run: Path, where: Mapping[str, str] | None = None) -> list[Repl
             raise DataError(f"No reply of {run} has {name} = {value}. {known}")
     if not found:
         raise DataError(f"{run} holds no replies that were judged by refusal.")
-    if twice := repeated(one.id for one in found):
+    if twice := seen_twice(one.id for one in found):
         raise DataError(f"{run}: the reply {twice[0]!r} stands twice.")
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from steer.checks import repeated, require_whole
+from steer.checks import require_whole, seen_twice
 from steer.errors import DataError, ModelError, TooLongError
 from steer.evals.complete import complete, one_by_one, way
 from steer.evals.run_folder import RESULTS, SCORES, RunFolder, check_folder, clear, read_object
@@ -58,7 +58,7 @@ def run_tasks(
     require_whole("batch_size", batch_size, DataError)
     if not tasks:
         raise DataError("There is nothing to ask: no task was given.")
-    if twice := repeated(task.name for task in tasks):
+    if twice := seen_twice(task.name for task in tasks):
         raise DataError(f"Two tasks are called {twice[0]}. Give each a name of its own.")
     responder = Unsteered(responder, batch_size) if isinstance(responder, LanguageModel) else responder
     check_responder(responder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from steer.checks import repeated, require_fields
+from steer.checks import require_fields, seen_twice
 from steer.digest import of_json
 from steer.errors import DataError
 from steer.files import is_file, read_lines
@@ -144,7 +144,7 @@ def read_samples(path: str | Path) -> list[Sample]:
     ]
     if not samples:
         raise DataError(f"{path} holds no prompts.")
-    if twice := repeated(sample.id for sample in samples):
+    if twice := seen_twice(sample.id for sample in samples):
         raise DataError(f"{path}: the id {twice[0]!r} stands twice; ids must differ.")
     return samples
 

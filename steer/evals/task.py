@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from steer.checks import repeated
+from steer.checks import seen_twice
 from steer.errors import DataError
 from steer.evals.sample import Sample
 from steer.judges.verdict import Judgement
@@ -128,5 +128,5 @@ class Task:
             )
         if not self.samples or not self.metrics:
             raise DataError(f"The task {self.name} has no {'metrics' if self.samples else 'samples'}.")
-        if twice := repeated(sample.id for sample in self.samples):
+        if twice := seen_twice(sample.id for sample in self.samples):
             raise DataError(f"{self.name}: the id {twice[0]!r} stands twice; ids must differ.")

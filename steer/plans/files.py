@@ -12,7 +12,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from steer.checks import repeated
+from steer.checks import seen_twice
 from steer.errors import OutputError, PlanError
 from steer.files import remove, write_bytes, write_json, write_text, writing
 from steer.plans import digests
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, which may say a thing once only: of two values it would not be known which is meant."""
-    if twice := repeated(name for name, _ in pairs):
+    if twice := seen_twice(name for name, _ in pairs):
         raise PlanError(f"the key {twice[0]!r} stands twice in one object. Give it once.")
     return dict(pairs)
 

@@ -12,7 +12,7 @@ from steer.reports.notes import task_settings
 from steer.reports.part import Part, Section
 from steer.reports.runs import Run
 from steer.reports.table import shown
-from steer.studies.page import render as render_page
+from steer.studies.page import render_page
 
 SHOWN = 400  # samples that flipped, about as many a part; the file has all
 FOLDED = 320  # characters of a text, from which on it is folded

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from steer.studies.text import visible
 
 
-def render(template: str, filters: Mapping[str, Callable[..., Any]], context: Mapping[str, Any]) -> str:
+def render_page(template: str, filters: Mapping[str, Callable[..., Any]], context: Mapping[str, Any]) -> str:
     """A page. Whatever is not markup of the template itself is escaped by Jinja2.
 
     Args:

@@ -17,7 +17,7 @@ from steer.forks import forked
 from steer.studies.comparisons import Comparison, choose_comparisons
 from steer.studies.figures import FIGURES
 from steer.studies.headline import WORDS, best_point, headline, same_strength
-from steer.studies.page import render
+from steer.studies.page import render_page
 from steer.studies.paper import DARK, LIGHT, Theme, data_uri, png
 from steer.studies.results import Results, read_results
 from steer.studies.study import ARMS, TOP_CANDIDATES, MeasuredSet, Share, Study, read_study
@@ -56,7 +56,7 @@ def report_page(
     template = resources.files("steer.studies").joinpath("report_template.html").read_text(encoding="utf-8")
     filters: dict[str, Callable[..., Any]] = {"percent": percent, "figure": number, "clip": clip}
     filters["better_or_worse"] = better_or_worse
-    return render(template, filters, _context(results, study, comparisons, drawings))
+    return render_page(template, filters, _context(results, study, comparisons, drawings))
 
 
 def _missing(results: Results, study: Study, comparisons: Sequence[Comparison]) -> list[str]:

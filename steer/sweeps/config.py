@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from steer.checks import repeated
+from steer.checks import seen_twice
 from steer.evals.sets import Split
 from steer.models.chat import Placement
 from steer.models.load import Dtype
@@ -28,7 +28,7 @@ def _fits_float32(value: float) -> float:
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if twice := repeated(values):
+    if twice := seen_twice(values):
         raise ValueError(f"{twice[0]!r} stands twice")
     return values
 

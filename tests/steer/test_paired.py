@@ -51,7 +51,9 @@ def test_scores_that_are_not_counts_are_x():
 
 def test_p_is_uniform_where_nothing_changed():
     rng = np.random.default_rng(1)
-    ps = [paired([0.0] * 80, list(rng.normal(0, 1, 80)), range(80), seed).p for seed in range(200)]
+    differences = [rng.normal(0, 1, 80) for _ in range(200)]
+    ps = [exchanged_p(one, range(80), seed) for seed, one in enumerate(differences)]
+    assert paired([0.0] * 80, list(differences[3]), range(80), seed=3).p == ps[3]
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.10
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.checks import repeated
+from steer.checks import seen_twice
 from steer.errors import DataError
 from steer.evals.sample import Sample
 from steer.evals.sets import Split, load_prompts
@@ -66,7 +66,7 @@ def read_objectives(path: Path) -> list[Objective]:
     found = [_parsed(row, f"{path}, objective {number}") for number, row in enumerate(read_lines(path), start=1)]
     if not found:
         raise DataError(f"{path} holds no objectives.")
-    if twice := repeated(one.id for one in found):
+    if twice := seen_twice(one.id for one in found):
         raise DataError(f"{path}: the id {twice[0]!r} stands twice; ids must differ.")
     return found
 

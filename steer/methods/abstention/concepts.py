@@ -6,7 +6,7 @@ from random import Random
 from typing import Any, Literal
 
 from saes.seeds import derived
-from steer.checks import repeated
+from steer.checks import seen_twice
 from steer.errors import DataError
 from steer.methods.fitted import about
 from steer.models.decode import Sampling
@@ -62,7 +62,7 @@ def by_relation(targets: Sequence[Concept], others: Iterable[Concept]) -> dict[R
     others = list(others)
     if not targets:
         raise DataError("Abstaining needs a concept to abstain from.")
-    if twice := repeated(one.name for one in (*targets, *others)):
+    if twice := seen_twice(one.name for one in (*targets, *others)):
         raise DataError(f"Two concepts have the name {twice[0]!r}. Names tell concepts apart, so they must differ.")
     found: dict[Relation, list[Concept]] = {"target": list(targets), "descendant": [], "near": [], "other": []}
     for concept in others:
