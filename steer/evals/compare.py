@@ -7,10 +7,11 @@ from typing import Any
 
 from steer.errors import DataError
 from steer.evals.paired import holm, paired
-from steer.evals.run_folder import RunFolder, require_run
+from steer.evals.run_folder import RUN, RunFolder
 from steer.evals.sample import Sample
 from steer.evals.summary import of_units
 from steer.evals.task import Metric, Score
+from steer.files import is_file
 
 
 def compare(folders: Sequence[Path]) -> dict[str, Any]:
@@ -26,8 +27,8 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     if len(folders) < 2:
         raise DataError(f"At least two folders are compared, got {len(folders)}.")
     base, *others = (RunFolder(path) for path in folders)
-    for path in folders:
-        require_run(path)
+    if lost := [path for path in folders if not is_file(path / RUN)]:
+        raise DataError(f"{lost[0]} holds no run of `steer eval`: {RUN} is missing.")
     rows = []
     for other in others:
         for task in sorted({*base.tasks()} & {*other.tasks()}):

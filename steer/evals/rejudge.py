@@ -9,11 +9,11 @@ from steer.digest import of_json
 from steer.errors import DataError
 from steer.evals.refusing import SCORING, refusal_task
 from steer.evals.run import score_missing
-from steer.evals.run_folder import RESULTS, SCORES, RunFolder, require_run
+from steer.evals.run_folder import RESULTS, RUN, SCORES, RunFolder
 from steer.evals.summary import summary
 from steer.evals.task import Task
 from steer.evals.tasks import select
-from steer.files import claimed, write_json
+from steer.files import claimed, is_file, write_json
 from steer.judges import JUDGES
 from steer.judges.verdict import Judge
 from steer.progress import Progress, Silent
@@ -31,7 +31,8 @@ def rejudge(path: Path, judge: Judge, progress: Progress | None = None) -> dict[
         OutputError: another run is writing there, or it cannot be written.
     """
     folder, mark = RunFolder(path), mark_of(judge)
-    require_run(path)
+    if not is_file(path / RUN):
+        raise DataError(f"{path} holds no run of `steer eval`: {RUN} is missing.")
     names = [name for name in folder.tasks() if folder.task_settings(name)["settings"].get("scoring") in JUDGED]
     if not names:
         raise DataError(f"{path} has no task that asks for a refusal; there is nothing to judge.")

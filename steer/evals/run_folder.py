@@ -143,12 +143,6 @@ def check_folder(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} is not empty and holds no run of `steer eval`. Choose another folder.")
 
 
-def require_run(path: Path) -> None:
-    """Raise DataError unless a folder holds a run."""
-    if not is_file(path / RUN):
-        raise DataError(f"{path} holds no run of `steer eval`: {RUN} is missing.")
-
-
 def clear(path: Path) -> None:
     """Remove the run in a folder, ``run.json`` last; files that are not of a run stay."""
     for task in path.glob(f"*/{TASK}"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.errors import DataError
-from steer.evals.run_folder import RESULTS, RUN, RunFolder, read_object, require_run
+from steer.evals.run_folder import RESULTS, RUN, RunFolder, read_object
 from steer.evals.sample import Sample
 from steer.evals.task import Completion, Score
 from steer.files import is_file
@@ -90,7 +90,8 @@ def split_words(split: str) -> str:
 
 def _read(number: int, path: Path) -> Run:
     folder = RunFolder(path)
-    require_run(path)
+    if not is_file(path / RUN):
+        raise DataError(f"{path} holds no run of `steer eval`: {RUN} is missing.")
     if not is_file(path / RESULTS):
         raise DataError(f"The run in {path} did not finish: {RESULTS} is missing. Call the same `steer eval` again.")
     about, results = folder.run(), read_object(path / RESULTS)
