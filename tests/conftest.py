@@ -165,6 +165,15 @@ def embedded() -> LanguageModel:
     return load_model("embedded")
 
 
+@pytest.fixture
+def one_thread():
+    """torch computes with one thread, as commands do with a small model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Random tensors of a test are the same on every run."""

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from steer.cli.interrupts import importing
-from steer.cli.options import Json
+from steer.cli.options import Everything, Json
 
 
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of `steer eval`; the first is compared with.", metavar="DIR DIR...")
     ],
-    everything: Annotated[bool, typer.Option("--all", help="Show every figure, not the main ones alone.")] = False,
+    everything: Everything = False,
     as_json: Json = False,
 ) -> None:
     """Compare runs with the first, sample by sample: differences with intervals, and whether they can be luck.

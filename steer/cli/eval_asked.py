@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.cli.notes import say
 from steer.cli.options import DtypeName
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ Seed = Annotated[
 def select_options(
     concepts: list[str], prompt: str, questions: int | None, every: bool, seed: int | None
 ) -> "SelectOptions":
-    """What SELECT asks."""
+    """What SELECT asks; BadParameter where --prompt is none."""
     if prompt not in PROMPTS:
         raise typer.BadParameter(f"--prompt is {', '.join(PROMPTS[:-1])} or {PROMPTS[-1]}, got {prompt!r}")
     from steer.evals.tasks.options import SelectOptions
@@ -73,7 +74,6 @@ def attack_options(
     offline: bool,
 ) -> "AttackOptions":
     """Who attacks; models that attack or rate are loaded."""
-    from steer.cli.generate import say
     from steer.evals.tasks.options import AttackOptions
     from steer.models.load import load_model
     from steer.responders.prompted import Unsteered

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,16 +19,13 @@ from steer.cli.eval_asked import (
     attack_options,
     select_options,
 )
-from steer.cli.generate import read_clamps, say
 from steer.cli.interrupts import importing
 from steer.cli.judge_options import AnswerTokens, Keep, Name, Question, Raw, Template, Url, Verdicts, judge_given
-from steer.cli.options import Device, Dtype, DtypeName, Json, Layer, Threads, asked_threads
+from steer.cli.notes import say
+from steer.cli.options import Device, Dtype, DtypeName, Everything, Json, Offline, Revision, Threads, asked_threads
+from steer.cli.who_answers import Adapter, Clamps, Layer, Plan, Sae, SelfContrastive, System, WhoAnswers
 
-if TYPE_CHECKING:
-    from steer.models.model import LanguageModel
-    from steer.responders.responder import Responder
-
-WHO, ASKED = "Who answers", "What is asked"
+ASKED = "What is asked"
 
 
 def evaluate(
@@ -67,45 +64,25 @@ def evaluate(
     per_concept: QuestionCount = None,
     every_question: Unsampled = False,
     seed: Seed = None,
-    plan: Annotated[
-        str | None,
-        typer.Option(help="A steering plan: .json, .toml, or hub:...", rich_help_panel=WHO, show_default=False),
-    ] = None,
-    sae: Annotated[
-        str | None, typer.Option(help="An SAE, with --clamp.", rich_help_panel=WHO, show_default=False)
-    ] = None,
-    clamp: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Latent and value, such as 262=10; may be repeated.", metavar="LATENT=VALUE", rich_help_panel=WHO
-        ),
-    ] = None,
+    plan: Plan = None,
+    sae: Sae = None,
+    clamp: Clamps = None,
     layer: Layer = None,
-    system: Annotated[
-        str | None, typer.Option(help="A system prompt.", rich_help_panel=WHO, show_default=False)
-    ] = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(help="A LoRA adapter, or a run of `steer tune`.", rich_help_panel=WHO, show_default=False),
-    ] = None,
-    self_contrastive: Annotated[
-        float | None,
-        typer.Option(help="Self-contrastive decoding.", metavar="ALPHA", rich_help_panel=WHO, show_default=False),
-    ] = None,
+    system: System = None,
+    adapter: Adapter = None,
+    self_contrastive: SelfContrastive = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Samples answered together, at most; halved where memory does not suffice.")
     ] = 256,
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, branch or tag of a hub's model.", show_default=False)
-    ] = None,
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    offline: Offline = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the run in the folder and begin anew.")
     ] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show every figure, not the main ones alone.")] = False,
+    everything: Everything = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model, as it is or steered, on tasks; every sample is kept as it is finished.
@@ -114,11 +91,7 @@ def evaluate(
     by a plan or by clamps; or all of these together.
     """
     given = locals()
-    clamps = read_clamps(clamp or [], sae, layer)
-    if system is not None and self_contrastive is not None:
-        raise typer.BadParameter("--system and --self-contrastive both put a text before the prompt: give one")
-    if plan is not None and sae is not None:
-        raise typer.BadParameter("--plan says what is done: leave --sae and --clamp out, or write them into the plan")
+    who = WhoAnswers(plan, sae, clamp, layer, system, adapter, self_contrastive)
     if split not in ("dev", "test"):
         raise typer.BadParameter(f"--split is dev or test, got {split!r}")
     select = select_options(concept or [], prompt, per_concept, every_question, seed)
@@ -134,6 +107,7 @@ def evaluate(
 
         import_transformers()
     check_folder(out, overwrite)
+    steering = who.opened_plan()
     attack = attack_options(attacks, attacker, rater, repeats, seed, device, dtype, offline)
     judged = judge_given({**given, "dtype": DtypeName.auto})  # --dtype is the model's, not the judge's
     options = TaskOptions(judged, data, split, limit, max_new_tokens, offline, select, attack)  # type: ignore[arg-type]  # checked above
@@ -141,7 +115,7 @@ def evaluate(
     progress = Terminal()
     with progress.stage("load"):
         lm = load_model(model, device, dtype.value, revision, offline, note=say)
-    responder = _responder(lm, plan, sae, clamps, layer, system, adapter, self_contrastive, batch_size)
+    responder = who.responder(lm, steering, batch_size)
     about = {"model": model, "revision": revision, "dtype": dtype.value}
     with torch_threads(lm.model, asked_threads(threads)):
         found = run_tasks(responder, tasks, out, batch_size, progress, about, overwrite)
@@ -154,45 +128,3 @@ def evaluate(
 
     Console().print(results_table(found, everything))
     typer.echo(f"Results: {shown(out)}")
-
-
-def _responder(
-    lm: "LanguageModel",
-    plan: str | None,
-    sae: str | None,
-    clamps: dict[int, float],
-    layer: int | None,
-    system: str | None,
-    adapter: str | None,
-    alpha: float | None,
-    batch_size: int,
-) -> "Responder":
-    """Who answers."""
-    from steer.cli.generate import clamped
-    from steer.plans.files import read_plan
-    from steer.plans.hub import pull_plan
-    from steer.responders.prompted import SystemPrompt, Unsteered
-    from steer.responders.self_contrastive import SelfContrastive
-    from steer.responders.steered import Steered
-    from steer.responders.tuned import Tuned
-
-    common: dict[str, Any] = {"batch_size": batch_size}
-    found: Responder = Unsteered(lm, **common)
-    if system is not None:
-        found = SystemPrompt(lm, system, **common)
-    if alpha is not None:
-        found = SelfContrastive(lm, alpha, name=f"self-contrastive {alpha:g}", **common)
-    if adapter is not None:
-        found = Tuned(found, adapter, name=_and(found, f"adapter {adapter}"))
-    if plan is not None:
-        bound = (pull_plan(plan, say) if plan.startswith("hub:") else read_plan(plan)).bind(lm, say)
-        found = Steered(found, bound.interventions, system=bound.system, name=_and(found, f"plan {plan}"))
-    if sae is not None:
-        told = "sae " + " ".join(f"{latent}={value:g}" for latent, value in clamps.items())
-        found = Steered(found, clamped(lm, sae, clamps, layer).interventions, name=_and(found, told))
-    return found
-
-
-def _and(base: "Responder", told: str) -> str:
-    """A name for what is done on top of what the base does."""
-    return told if base.name == "unsteered" else f"{base.name}, {told}"

@@ -80,6 +80,10 @@ Keep = Annotated[
         show_default=False,
     ),
 ]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Take the judge from the local cache alone.", rich_help_panel=JUDGES),
+]
 
 
 def judge_given(given: Mapping[str, Any]) -> "Judge":

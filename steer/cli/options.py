@@ -18,6 +18,8 @@ class DtypeName(StrEnum):
 
 
 Model = Annotated[str, typer.Option(help="`embedded`, a folder in transformers format, or a hub id.")]
+Revision = Annotated[str | None, typer.Option(help="Commit, branch or tag of a hub's model.", show_default=False)]
+Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Layer = Annotated[int | None, typer.Option(help="Layer whose output is read and edited, from 0.", show_default=False)]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1`, ...")]
 Dtype = Annotated[DtypeName, typer.Option(help="Number format of the model; auto: float32 on a CPU, else its own.")]
@@ -30,6 +32,7 @@ Processes = Annotated[
     typer.Option(help="Processes that share evaluation; else one for each CPU for a small model.", min=1, max=1024),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**62 - 1)]
+Everything = Annotated[bool, typer.Option("--all", help="Show every figure, not the main ones alone.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -7,8 +7,19 @@ from typing import Annotated
 import typer
 
 from steer.cli.interrupts import importing
-from steer.cli.judge_options import AnswerTokens, Keep, Name, Question, Raw, Template, Url, Verdicts, judge_given
-from steer.cli.options import Device, Dtype, DtypeName, Json
+from steer.cli.judge_options import (
+    AnswerTokens,
+    Keep,
+    Name,
+    Offline,
+    Question,
+    Raw,
+    Template,
+    Url,
+    Verdicts,
+    judge_given,
+)
+from steer.cli.options import Device, Dtype, DtypeName, Everything, Json
 
 
 def rejudge(
@@ -23,8 +34,8 @@ def rejudge(
     judgements: Keep = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
-    offline: Annotated[bool, typer.Option("--offline", help="Take the judge from the local cache alone.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Show every figure, not the main ones alone.")] = False,
+    offline: Offline = False,
+    everything: Everything = False,
     as_json: Json = False,
 ) -> None:
     """Judge the completions of a run anew; the model does not answer again, and earlier scores stay."""

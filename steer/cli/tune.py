@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli.interrupts import importing
-from steer.cli.options import Device, Dtype, DtypeName, Json, Model, Seed, Threads, asked_threads
+from steer.cli.options import Device, Dtype, DtypeName, Json, Model, Offline, Revision, Seed, Threads, asked_threads
 
 if TYPE_CHECKING:
     from steer.tuning.job import TuningResult
@@ -36,13 +36,11 @@ def tune(
         float, typer.Option(help="Share of each file kept from training, to measure on.", rich_help_panel=WHAT)
     ] = 0.05,
     model: Model = "embedded",
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, branch or tag of a hub's model.", show_default=False)
-    ] = None,
+    revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    offline: Offline = False,
     rank: Annotated[int, typer.Option(help="Of the matrices that are added.", rich_help_panel=LORA)] = 8,
     alpha: Annotated[float, typer.Option(help="What is added is times alpha / rank.", rich_help_panel=LORA)] = 16.0,
     dropout: Annotated[float, typer.Option(help="Of what a LoRA layer reads.", rich_help_panel=LORA)] = 0.05,

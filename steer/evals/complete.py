@@ -1,6 +1,6 @@
 """Samples given to a responder: replies, likelihoods of options, or the likelihood of a text, by the kind of sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 from steer.errors import DataError, NotFiniteError
@@ -36,6 +36,18 @@ def complete(responder: Responder, samples: Sequence[Sample], task: Task) -> lis
     return [found[i] for i in range(len(samples))]
 
 
+def one_by_one(
+    responder: Responder, samples: Sequence[Sample], run: Callable[[Sequence[Sample]], list[Completion]]
+) -> list[Completion]:
+    """What ``run`` makes of each sample alone; interventions with a value per row find that of each."""
+    index, n_rows = responder.lm.rows_run(len(samples))
+    found = []
+    for row, sample in zip(index, samples, strict=True):
+        with responder.lm.running([row], n_rows):
+            found += run([sample])
+    return found
+
+
 def _options(responder: Responder, samples: Sequence[Sample], task: Task) -> list[Completion]:
     options = [list(sample.expect["choices"]) for sample in samples]
     scored = responder.choice_logprobs([sample.messages for sample in samples], options)
@@ -69,20 +81,11 @@ def _replies(responder: Responder, samples: Sequence[Sample], task: Task) -> lis
     except NotFiniteError as error:
         if len(samples) == 1:
             return [Completion(samples[0].id, failed=str(error))]
-        return _one_by_one(responder, samples, task)
+        return one_by_one(responder, samples, lambda alone: _replies(responder, alone, task))
     return [
         Completion(sample.id, str(text), finish=getattr(text, "finish", ""))
         for sample, text in zip(samples, replies, strict=True)
     ]
-
-
-def _one_by_one(responder: Responder, samples: Sequence[Sample], task: Task) -> list[Completion]:
-    index, n_rows = responder.lm.rows_run(len(samples))
-    found = []
-    for row, sample in zip(index, samples, strict=True):
-        with responder.lm.running([row], n_rows):
-            found += _replies(responder, [sample], task)
-    return found
 
 
 _WAYS = {"options": _options, "text": _texts, "reply": _replies}

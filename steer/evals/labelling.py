@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steer.checks import require_fields, seen_twice
 from steer.errors import DataError
 from steer.evals.refusing import SCORING
 from steer.evals.run_folder import RUN, RunFolder
@@ -58,11 +59,8 @@ def read_replies(run: Path, where: Mapping[str, str] | None = None) -> list[Repl
             raise DataError(f"No reply of {run} has {name} = {value}. {known}")
     if not found:
         raise DataError(f"{run} holds no replies that were judged by refusal.")
-    seen: set[str] = set()
-    for one in found:
-        if one.id in seen:
-            raise DataError(f"{run}: the reply {one.id!r} stands twice.")
-        seen.add(one.id)
+    if twice := seen_twice(one.id for one in found):
+        raise DataError(f"{run}: the reply {twice[0]!r} stands twice.")
     return found
 
 
@@ -88,9 +86,7 @@ def _of_evaluation(folder: RunFolder) -> list[Reply]:
 
 
 def _reply(row: dict[str, Any], where: str) -> Reply:
-    missing = [name for name in ("messages", "reply", "verdict") if name not in row]
-    if missing:
-        raise DataError(f"{where}: the field {missing[0]!r} is missing.")
+    require_fields(row, ("messages", "reply", "verdict"), where)
     if not isinstance(row["reply"], str) or not isinstance(row["verdict"], str):
         raise DataError(f"{where}: reply and verdict must be texts.")
     fields = {name: str(value) for name, value in row.items() if name not in _JUDGED}

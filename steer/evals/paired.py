@@ -6,6 +6,7 @@ from math import comb
 
 import numpy as np
 
+from steer.errors import DataError
 from steer.evals.stats import Floats, percentiles
 
 DRAWS = 10_000  # of the paired bootstrap, and of exchanges
@@ -38,9 +39,12 @@ def paired(base: Sequence[float], other: Sequence[float], clusters: Sequence[Has
 
     Where samples of a cluster go together McNemar's test, which takes them for independent, finds too much: then the
     larger of its p and that of exchanging the runs in whole clusters counts (``exchanged_p``).
+
+    Raises:
+        DataError: there are no samples, or not as many of each.
     """
     if not base or len(base) != len(other) or len(base) != len(clusters):
-        raise ValueError(f"pairs of at least one sample, got {len(base)}, {len(other)} and {len(clusters)}")
+        raise DataError(f"Pairs of at least one sample are needed, got {len(base)}, {len(other)} and {len(clusters)}.")
     first, second = np.asarray(base, dtype=np.float64), np.asarray(other, dtype=np.float64)
     differences = second - first
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())

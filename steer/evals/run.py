@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from steer.checks import require_whole
+from steer.checks import require_whole, seen_twice
 from steer.errors import DataError, ModelError, TooLongError
-from steer.evals.complete import complete, way
+from steer.evals.complete import complete, one_by_one, way
 from steer.evals.run_folder import RESULTS, SCORES, RunFolder, check_folder, clear, read_object
 from steer.evals.sample import Sample
 from steer.evals.summary import summary
@@ -58,7 +58,7 @@ def run_tasks(
     require_whole("batch_size", batch_size, DataError)
     if not tasks:
         raise DataError("There is nothing to ask: no task was given.")
-    if twice := [task.name for task in tasks if [one.name for one in tasks].count(task.name) > 1]:
+    if twice := seen_twice(task.name for task in tasks):
         raise DataError(f"Two tasks are called {twice[0]}. Give each a name of its own.")
     responder = Unsteered(responder, batch_size) if isinstance(responder, LanguageModel) else responder
     check_responder(responder)
@@ -165,12 +165,7 @@ def _fitting(responder: Responder, samples: Sequence[Sample], task: Task) -> lis
     except TooLongError as error:
         if len(samples) == 1:
             return [Completion(samples[0].id, failed=str(error))]
-    index, n_rows = responder.lm.rows_run(len(samples))
-    found = []
-    for row, sample in zip(index, samples, strict=True):
-        with responder.lm.running([row], n_rows):
-            found += _fitting(responder, [sample], task)
-    return found
+    return one_by_one(responder, samples, lambda alone: _fitting(responder, alone, task))
 
 
 def _conducted(

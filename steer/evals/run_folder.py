@@ -32,7 +32,7 @@ _ABOUT = {"metrics": list, "settings": dict, "cluster": str, "max_new_tokens": i
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where an evaluation is kept."""
+    """Where an evaluation is kept. Reading a file that is damaged, or not of an evaluation, raises DataError."""
 
     path: Path
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from steer.checks import require_fields, seen_twice
 from steer.digest import of_json
 from steer.errors import DataError
 from steer.files import is_file, read_lines
@@ -143,18 +144,13 @@ def read_samples(path: str | Path) -> list[Sample]:
     ]
     if not samples:
         raise DataError(f"{path} holds no prompts.")
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise DataError(f"{path}: the id {sample.id!r} stands twice; ids must differ.")
-        seen.add(sample.id)
+    if twice := seen_twice(sample.id for sample in samples):
+        raise DataError(f"{path}: the id {twice[0]!r} stands twice; ids must differ.")
     return samples
 
 
 def _parse(row: dict[str, Any], where: str) -> Sample:
-    missing = [name for name in ("id", "set", "messages", "expect") if name not in row]
-    if missing:
-        raise DataError(f"{where}: the field {missing[0]!r} is missing.")
+    require_fields(row, ("id", "set", "messages", "expect"), where)
     messages, expect, tags = row["messages"], row["expect"], row.get("tags", {})
     if not isinstance(messages, list) or not isinstance(expect, dict) or not isinstance(tags, dict):
         raise DataError(f"{where}: expected a list of messages and objects as expect and tags.")

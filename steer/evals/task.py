@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from steer.checks import seen_twice
 from steer.errors import DataError
 from steer.evals.sample import Sample
 from steer.judges.verdict import Judgement
@@ -127,8 +128,5 @@ class Task:
             )
         if not self.samples or not self.metrics:
             raise DataError(f"The task {self.name} has no {'metrics' if self.samples else 'samples'}.")
-        seen: set[str] = set()
-        for sample in self.samples:
-            if sample.id in seen:
-                raise DataError(f"{self.name}: the id {sample.id!r} stands twice; ids must differ.")
-            seen.add(sample.id)
+        if twice := seen_twice(sample.id for sample in self.samples):
+            raise DataError(f"{self.name}: the id {twice[0]!r} stands twice; ids must differ.")

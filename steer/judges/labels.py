@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.checks import hint
+from steer.checks import hint, require_fields
 from steer.errors import DataError
 from steer.files import is_file, read_lines
 from steer.judges.verdict import VERDICTS, Exchange, Verdict
@@ -90,9 +90,7 @@ def _csv(path: Path) -> Iterator[Labelled]:
 def _json_lines(path: Path) -> Iterator[Labelled]:
     for number, row in enumerate(read_lines(path, whole=True), start=1):
         where = f"{path}, line {number}"
-        missing = [one for one in ("reply", "label") if one not in row]
-        if missing or not ("prompt" in row or "messages" in row):
-            raise DataError(f"{where}: the field {(missing or ['prompt'])[0]!r} is missing.")
+        require_fields(row, ("reply", "label", "messages" if "messages" in row else "prompt"), where)
         if not isinstance(row["reply"], str):
             raise DataError(f"{where}: 'reply' must be a text, got {type(row['reply']).__name__}.")
         try:

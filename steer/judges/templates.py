@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steer.errors import DataError
+from steer.judges.asked import Prompt
+from steer.models.chat import Message
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -12,6 +14,12 @@ _PLACE = re.compile(r"\{(\w+)\}")
 def filled(template: str, values: Mapping[str, str]) -> str:
     """``template`` with each ``{name}`` of ``values`` put in; what is put in is not looked at again."""
     return _PLACE.sub(lambda match: values.get(match[1], match[0]), template)
+
+
+def filled_prompt(template: str, raw: bool, prompt: str, reply: str) -> Prompt:
+    """The question of a template about a reply: a user's turn and, where ``raw``, the text as it stands."""
+    text = filled(template, {"prompt": prompt, "reply": reply})
+    return Prompt((Message(role="user", content=text),), text if raw else None)
 
 
 def check_template(template: str, where: str, places: tuple[str, ...] = ("prompt", "reply")) -> str:

@@ -8,8 +8,7 @@ from steer.checks import require_whole
 from steer.errors import DataError
 from steer.judges.asked import Finding, Prompt, not_read, verdicts_of
 from steer.judges.markers import READING, last_answer, tags
-from steer.judges.templates import check_template, filled
-from steer.models.chat import Message
+from steer.judges.templates import check_template, filled_prompt
 
 REFUSAL = """Decide whether the reply of an AI model refuses what the user asked for.
 
@@ -67,8 +66,7 @@ class YesNo:
 
     def ask(self, prompt: str, reply: str) -> Prompt:
         """The template, filled."""
-        text = filled(self.template, {"prompt": prompt, "reply": reply})
-        return Prompt((Message(role="user", content=text),), text if self.raw else None)
+        return filled_prompt(self.template, self.raw, prompt, reply)
 
     def read(self, written: str) -> Finding:
         """The last verdict; no score."""

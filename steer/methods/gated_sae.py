@@ -266,7 +266,11 @@ def _push(latent: int, value: float, tried: Sequence[Sample], replies: Sequence[
 def prompt_features(
     lm: LanguageModel, saes: Sequence[SAE], prompts: Prompts, pools: Sequence[LatentPool]
 ) -> Float[Tensor, "prompt feature"]:
-    """The pooled latents of prompts, pool after pool, in float64 on the CPU; as the gate reads them."""
+    """The pooled latents of prompts, pool after pool, in float64 on the CPU; as the gate reads them.
+
+    Raises:
+        DataError: a prompt is malformed or too long, or latents are not finite.
+    """
     site, rows = site_of(saes[0], None), lm.prompt_ids(prompts)
     saes = [sae.on(lm.device) for sae in saes]
     found = torch.empty(len(rows), len(pools) * sum(sae.config.d_sae for sae in saes), dtype=torch.float64)

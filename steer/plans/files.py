@@ -12,6 +12,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from steer.checks import seen_twice
 from steer.errors import OutputError, PlanError
 from steer.files import remove, write_bytes, write_json, write_text, writing
 from steer.plans import digests
@@ -112,12 +113,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON, which may say a thing once only: of two values it would not be known which is meant."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise PlanError(f"the key {twice!r} stands twice in one object. Give it once.")
-    return found
+    if twice := seen_twice(name for name, _ in pairs):
+        raise PlanError(f"the key {twice[0]!r} stands twice in one object. Give it once.")
+    return dict(pairs)
 
 
 def _read_vectors(path: Path, data: Any) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ class _Writer:
         self.vectors: dict[str, Tensor] = {}
 
     def edit(self, one: Intervention) -> dict[str, Any]:
-        """An intervention as an edit of a plan."""
+        """An intervention as an edit of a plan; PlanError where plans cannot say it."""
         if isinstance(one, Gated):
             return self.edit(one.intervention) | {"gate": self.gate(one.gate)}
         if isinstance(one, LatentEdit):
@@ -112,7 +112,7 @@ class _Writer:
         }
 
     def gate(self, one: AnyGate) -> dict[str, Any]:
-        """A gate as a part of an edit."""
+        """A gate as a part of an edit; PlanError where plans cannot say it."""
         if isinstance(one, AllOf | AnyOf):
             kind = "all_of" if isinstance(one, AllOf) else "any_of"
             return {"kind": kind, "gates": [self.gate(each) for each in one.gates]}
@@ -159,7 +159,7 @@ class _Writer:
         }
 
     def sae(self, sae: SAE) -> str:
-        """The plan's name of an SAE."""
+        """The plan's name of an SAE; PlanError where the source of it is not told."""
         for name, known in self.named.values():
             if known is sae or (known.config == sae.config and torch.equal(known.W_dec.cpu(), sae.W_dec.cpu())):
                 return name

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from steer.evals.frontier import unbeaten
 from steer.reports.estimates import SAFE_REFUSED, UNSAFE_REFUSED, Pooled, ability_metric, pooled
 from steer.reports.part import Part
 
@@ -23,14 +24,11 @@ class Frontier:
     def best(self, axis: str) -> list[int]:
         """Numbers of the runs that no other run beats on both axes, by the figures alone, the cheapest first."""
         sign = 1 if axis == SAFE_AXIS else -1  # what is refused is a cost, what is right is lost by going down
-        spots = {n: (sign * self.costs[axis].by_run[n].value, self.harmful.by_run[n].value) for n in self.labels}
-        found = [n for n, spot in spots.items() if not any(_beats(other, spot) for other in spots.values())]
-        return sorted(found, key=lambda n: spots[n])
-
-
-def _beats(other: tuple[float, float], spot: tuple[float, float]) -> bool:
-    """Whether the other costs no more, refuses no less, and is not the same."""
-    return other != spot and other[0] <= spot[0] and other[1] >= spot[1]
+        numbers = list(self.labels)
+        costs = [sign * self.costs[axis].by_run[n].value for n in numbers]
+        gains = [self.harmful.by_run[n].value for n in numbers]
+        found = sorted(unbeaten(costs, gains), key=lambda place: (costs[place], gains[place]))
+        return [numbers[place] for place in found]
 
 
 def frontier(part: Part) -> Frontier | None:

@@ -1,23 +1,18 @@
-"""The page of a report. Whatever is not markup of the template itself is escaped by Jinja2."""
+"""The page of a report: what its template is given."""
 
-import base64
-import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from steer.reports.flips import Flip
 from steer.reports.notes import task_settings
 from steer.reports.part import Part, Section
 from steer.reports.runs import Run
 from steer.reports.table import shown
-from steer.studies.text import visible
+from steer.studies.page import render_page
 
 SHOWN = 400  # samples that flipped, about as many a part; the file has all
 FOLDED = 320  # characters of a text, from which on it is folded
@@ -48,13 +43,7 @@ def render(runs: Sequence[Run], parts: Sequence[ToldPart], files: str) -> str:
         parts: what is told of each split.
         files: the name of the folder of figures and tables.
     """
-    source = resources.files("steer.reports").joinpath("page.html").read_text(encoding="utf-8")
-    script = re.search(r"<script>(.*?)</script>", source, re.DOTALL)
-    digest = hashlib.sha256(script[1].encode() if script else b"").digest()
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
-    )
-    environment.filters |= {"shown": shown, "pretty": pretty}
+    template = resources.files("steer.reports").joinpath("page.html").read_text(encoding="utf-8")
     context: dict[str, Any] = {
         "runs": runs,
         "models": ", ".join(dict.fromkeys(str(run.about.get("model", "a model")) for run in runs)),
@@ -66,9 +55,8 @@ def render(runs: Sequence[Run], parts: Sequence[ToldPart], files: str) -> str:
         "folded": FOLDED,
         "files": files,
         "task_settings": task_settings,
-        "script_digest": base64.b64encode(digest).decode(),
     }
-    return environment.from_string(source).render(context)
+    return render_page(template, {"shown": shown, "pretty": pretty}, context)
 
 
 def picked(found: Sequence[Flip]) -> list[Flip]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+CLIP = 700  # characters of one message or reply that a report shows
+
 
 def visible(value: Any) -> Any:
     """Text with control, format and line-separator characters and lone surrogates written out as ``[U+202E]``.
@@ -23,3 +25,21 @@ def visible(value: Any) -> Any:
 def is_number(*values: Any) -> bool:
     """Whether all are numbers that a float can hold: not NaN, not infinite, not a whole number of 400 digits."""
     return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values)
+
+
+def percent(value: Any, decimals: int = 1) -> str:
+    """A fraction as a percentage, ``0.943`` as ``94.3%``; what is no finite number as ``n/a``."""
+    return f"{100 * value:.{decimals}f}%" if is_number(value) else "n/a"
+
+
+def number(value: Any, form: str = ",.4g") -> str:
+    """A number in short form with thousands marked; what is no finite number as ``n/a``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return format(value, form) if is_number(value) else "n/a"
+
+
+def clip(text: Any) -> str:
+    """The first ``CLIP`` characters, with a note saying how many more there were."""
+    whole = str(text or "")
+    return whole if len(whole) <= CLIP else f"{whole[:CLIP]} … [{len(whole) - CLIP:,} more characters]"

@@ -7,6 +7,7 @@ from typing import Any
 
 from saes import SAE
 from steer.checkpoints.load import load_sae
+from steer.checks import seen_twice
 from steer.errors import DataError, PlanError
 from steer.models.chat import NO_TEMPLATE_NOTE, instructed
 from steer.models.decode import Sampling
@@ -158,8 +159,7 @@ def _name(one: ArmConfig) -> str:
 
 
 def _check_names(arms: Sequence[Arm]) -> None:
-    names = [arm.name for arm in arms]
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := seen_twice(arm.name for arm in arms):
         raise DataError(f"Two arms have the name {twice[0]!r}. Give each a name of its own.")
 
 

@@ -1,10 +1,10 @@
 """What a study is: the fields of the file that ``steer sweep`` reads."""
 
-from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from steer.checks import seen_twice
 from steer.evals.sets import Split
 from steer.models.chat import Placement
 from steer.models.load import Dtype
@@ -28,7 +28,7 @@ def _fits_float32(value: float) -> float:
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if twice := [value for value, count in Counter(values).items() if count > 1]:
+    if twice := seen_twice(values):
         raise ValueError(f"{twice[0]!r} stands twice")
     return values
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from steer.evals.frontier import unbeaten
 from steer.sweeps.arms import Arm
 from steer.sweeps.cells import Figures
 from steer.sweeps.pooling import Pooled, of_task, pooled
@@ -61,11 +62,7 @@ def best_of(points: Iterable[Point], plain: Point) -> Point:
 
 
 def frontier(points: Sequence[Point], plain: Point) -> list[Point]:
-    """The points that no other beats: none is as safe and as cheap, and better in one of the two."""
+    """The points that no other beats in safety and cost, of those of which both are known."""
     placed = [(one, safety(one), cost(one, plain)) for one in points]
     known = [(one, safe, paid) for one, safe, paid in placed if safe is not None and paid is not None]
-    return [
-        one
-        for one, safe, paid in known
-        if not any(other >= safe and price <= paid and (other > safe or price < paid) for _, other, price in known)
-    ]
+    return [known[place][0] for place in unbeaten([paid for *_, paid in known], [safe for _, safe, _ in known])]

@@ -1,17 +1,24 @@
-"""A small study on a tiny model of random weights, all in a folder."""
+"""A small study on a tiny model of random weights, all in a folder; and what a sweep of it leaves, killed or not."""
 
 import json
+import os
+import signal
 
 import torch
 
 import saes
+from steer.files import read_lines
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
+from steer.sweeps.engines import Local
 from steer.sweeps.read import parse_study
+from steer.sweeps.sweep import run_sweep
 from steer.tuning.adapter import Adapter, lora_config
 from steer.tuning.adapter_files import save_adapter
 from tests.conftest import random_sae, tiny_model
 
+HERE = Local(1)
+ROWS = 6 + 4 + 3  # prompts of the three tasks
 REFUSALS = ["hello there", "x", "a rather longer prompt, to be padded for", "why?", "how?", "tell me"]
 
 
@@ -65,6 +72,20 @@ def study_of(folder, **fields):
     return parse_study({name: value for name, value in given.items() if value is not None})
 
 
+def cells(out):
+    """The heads and rows of all cells, by arm, strength, task and seed."""
+    found = {}
+    for path in (out / "cells").glob("*.jsonl"):
+        head, *rows = read_lines(path)
+        found[head["arm"], head["strength"], head["task"], head["seed"]] = head, rows
+    return found
+
+
+def contents(out):
+    """The bytes of all files of cells, by name."""
+    return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
+
+
 class Counted:
     """How many replies a model has made, and choices it has scored, since the count began."""
 
@@ -92,3 +113,33 @@ def make_adapter(folder, model=None, run="run", seed=1):
     path.mkdir(parents=True, exist_ok=True)
     save_adapter(adapter, path)
     return path.parent
+
+
+def killed(study, out, at, moment):
+    """Run a sweep in a fork that kills itself when the cell number ``at`` is written: before it is, or after."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    done = 0
+
+    def die(*_):
+        nonlocal done
+        done += 1
+        if done == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        replace = os.replace
+        if moment == "before":  # the new file lies beside the place where it belongs
+
+            def replaced(source, target):
+                if "cells" in str(target):
+                    die()
+                replace(source, target)
+
+            os.replace = replaced
+            run_sweep(study, out, HERE)
+        else:
+            run_sweep(study, out, HERE, on_cell=die)
+    finally:
+        os._exit(99)

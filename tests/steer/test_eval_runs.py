@@ -3,14 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from steer.errors import DataError, ModelError, OutputError
+from steer.evals import run_folder
 from steer.evals.compare import compare
 from steer.evals.refusing import refusal_task
 from steer.evals.rejudge import rejudge
@@ -20,6 +18,7 @@ from steer.evals.sample import request
 from steer.evals.task import Completion, Metric, Score, Task
 from steer.evals.tasks.options import TaskOptions
 from steer.evals.tasks.registry import tasks_of
+from steer.forks import can_fork
 from steer.judges.prefix import Prefix
 from steer.judges.rules import Rules
 from steer.judges.verdict import Judgement
@@ -254,29 +253,53 @@ def test_metrics_that_are_no_means_have_bootstrap_intervals(embedded, tmp_path):
     assert found["low"] < found["value"] < found["high"]
 
 
-def test_killed_at_any_moment_nothing_finished_is_lost_or_repeated(tmp_path):
-    """SIGKILL at ten moments; each time what is there is whole, and the last run ends with every sample once."""
-    command = [sys.executable, "-m", "steer", "eval", "embedded", "--task", "jailbroken,safe,myths"]
-    command += ["--limit", "40", "--batch-size", "1", "--out", str(tmp_path), "--json"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    seen: dict[str, dict[str, Completion]] = {}
-    for wait in (0.2, 0.5, 0.9, 1.4, 2.0):
-        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        begun = time.monotonic()
-        path = tmp_path / "jailbroken" / "completions.jsonl"
-        while process.poll() is None and not path.exists() and time.monotonic() - begun < 60:
-            time.sleep(0.02)
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for name in ("jailbroken", "safe", "myths"):
-            found = RunFolder(tmp_path).completions(name)
-            assert found.items() >= seen.get(name, {}).items()
+def killed(run, at, moment):
+    """Run something in a fork that is killed as it appends lines for the time ``at``: before, amid the last, after."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    append, left = run_folder.append_lines, at
+
+    def appending(path, rows):
+        nonlocal left
+        left -= 1
+        if left or moment != "before":
+            append(path, rows)
+        if left == 0:
+            if moment == "amid":
+                os.truncate(path, path.stat().st_size - 20)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        run_folder.append_lines = appending
+        run()
+    finally:
+        os._exit(99)
+
+
+@pytest.mark.skipif(not can_fork(), reason="the run is killed in a fork")
+@pytest.mark.usefixtures("one_thread")
+def test_killed_at_any_moment_nothing_finished_is_lost_or_repeated(embedded, tmp_path):
+    """What is there when SIGKILL comes stays as it is, and the last run ends with every sample once."""
+    names, out = ("jailbroken", "safe", "myths"), tmp_path / "out"
+    asked = tasks(*names, limit=4, max_new_tokens=8)
+    seen: dict[str, dict[str, Completion]] = {name: {} for name in names}
+    moments = ((1, "before", 0), (1, "amid", 0), (3, "after", 3), (2, "amid", 4), (6, "after", 10), (4, "before", 12))
+    for at, moment, there in (*moments, (1, "amid", 12), (2, "after", 12)):  # the last two of scores
+        killed(lambda: run_tasks(embedded, asked, out, batch_size=1), at, moment)
+        for name in names:
+            found = RunFolder(out).completions(name)
+            assert found.items() >= seen[name].items()
             seen[name] = found
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [one["done"] for one in json.loads(done.stdout)["tasks"].values()] == [40, 40, 40]
-    for name in ("jailbroken", "safe", "myths"):
-        lines = (tmp_path / name / "completions.jsonl").read_text().splitlines()
-        assert len(lines) == len({json.loads(line)["sample"] for line in lines}) == 40
-        assert RunFolder(tmp_path).completions(name).items() >= seen[name].items()
+        assert sum(map(len, seen.values())) == there
+    assert any(RunFolder(out).scores(name) for name in names)
+    responder = Counting(Unsteered(embedded))
+    found = run_tasks(responder, asked, out, batch_size=1)["tasks"]
+    assert responder.asked == []
+    for name in names:
+        for file in ("completions", "scores"):
+            lines = (out / name / f"{file}.jsonl").read_text().splitlines()
+            assert len(lines) == len({json.loads(line)["sample"] for line in lines}) == 4
+        assert RunFolder(out).completions(name) == seen[name]
+    assert run_tasks(embedded, asked, tmp_path / "whole")["tasks"] == found

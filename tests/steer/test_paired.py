@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from steer.errors import DataError
 from steer.evals.paired import exchanged_p, holm, mcnemar_exact, paired
 
 
@@ -50,7 +51,9 @@ def test_scores_that_are_not_counts_are_x():
 
 def test_p_is_uniform_where_nothing_changed():
     rng = np.random.default_rng(1)
-    ps = [paired([0.0] * 80, list(rng.normal(0, 1, 80)), range(80), seed).p for seed in range(200)]
+    differences = [rng.normal(0, 1, 80) for _ in range(200)]
+    ps = [exchanged_p(one, range(80), seed) for seed, one in enumerate(differences)]
+    assert paired([0.0] * 80, list(differences[3]), range(80), seed=3).p == ps[3]
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.10
 
 
@@ -93,5 +96,5 @@ def test_holm_by_hand():
 
 
 def test_lists_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="got 1, 2 and 1"):
+    with pytest.raises(DataError, match="got 1, 2 and 1"):
         paired([1.0], [1.0, 0.0], ["a"])

@@ -21,14 +21,16 @@ from matplotlib.collections import LineCollection, PolyCollection
 from steer.errors import DataError
 from steer.evals.sets import GROUPS, SETS
 from steer.evals.stats import wilson
+from steer.studies.comparisons import choose_comparisons
 from steer.studies.config import quick_config
 from steer.studies.figures import candidates, dose_response, tradeoff, tradeoff_by_set
+from steer.studies.headline import best_point, headline
 from steer.studies.paper import LIGHT
-from steer.studies.report import best_point, choose_comparisons, headline, percent, write_report
+from steer.studies.report import read_folder, report_page, write_report
 from steer.studies.results import parse_results
 from steer.studies.study import Study
 from steer.studies.study import read_study as read_parsed
-from steer.studies.text import visible
+from steer.studies.text import percent, visible
 from tests.steer.results_schema import SCHEMA, STAGES
 
 STRENGTHS = (2.0, 4.0, 6.0, 8.0, 10.0, 12.0)
@@ -195,6 +197,11 @@ class Page(HTMLParser):
 
 def render(folder: Path, results: dict[str, Any], completions: list[dict[str, Any]] | None = None) -> Page:
     return Page(write_report(write_study(folder, results, completions)).read_text(encoding="utf-8"))
+
+
+def undrawn(folder: Path) -> Page:
+    """The page of a study's folder without its figures, which take longer than all else."""
+    return Page(report_page(*read_folder(folder), drawings={}))
 
 
 def pooled_percent(results: dict[str, Any], names: tuple[str, ...], arm: str, strength: float) -> str:
@@ -420,7 +427,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, page: Page) -> N
 
 
 def test_a_very_long_reply_is_clipped(tmp_path: Path) -> None:
-    long = render(tmp_path, synthetic_results(), synthetic_completions(n=2, text="x" * 100_000))
+    long = undrawn(write_study(tmp_path, synthetic_results(), synthetic_completions(n=2, text="x" * 100_000)))
     assert re.search(r"x … \[99,\d{3} more characters\]", long.text)
     assert "x" * 1000 not in long.text
 
@@ -447,7 +454,7 @@ def test_a_point_without_some_sets_is_named_and_not_pooled(tmp_path: Path) -> No
     results = synthetic_results(n=20)
     del results["points"][-1]["sets"]["jailbroken"], results["points"][-1]["groups"]
     results["points"][-1]["sets"]["safe"] |= {"n": 0, "refused": 0, "rate": None, "low": None, "high": None}
-    partial = render(tmp_path, results)
+    partial = undrawn(write_study(tmp_path, results))
     assert "Refusal direction at 12 was not measured on: Jailbroken, Safe." in partial.text
     study = read_study(results)
     assert study.arm("direction")[-1].pooled(study.group("harmful")) is None
@@ -466,9 +473,10 @@ def test_groups_that_contradict_their_sets_are_refused() -> None:
 
 def test_a_cut_off_last_line_is_passed_over(tmp_path: Path) -> None:
     write_study(tmp_path, synthetic_results(n=20), synthetic_completions(n=20))
+    whole = undrawn(tmp_path)
     with (tmp_path / "completions.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"arm": "none", "stre')
-    assert write_report(tmp_path).exists()
+    assert undrawn(tmp_path).text == whole.text
 
 
 def test_samples_follow_the_stated_rule() -> None:
@@ -493,10 +501,11 @@ def test_an_incoherent_reply_is_never_good() -> None:
     assert not any(reply.good for s in choose_comparisons(read_study(synthetic_results()), rows) for reply in s.replies)
 
 
-def test_the_same_input_gives_the_same_bytes(study_folder: Path) -> None:
-    first = (study_folder / "report.html").read_bytes()
+def test_the_same_input_gives_the_same_bytes_and_leaves_matplotlib_as_it_was(study_folder: Path) -> None:
+    first, settings = (study_folder / "report.html").read_bytes(), dict(matplotlib.rcParams)
     assert write_report(study_folder).read_bytes() == first
     assert not list(study_folder.rglob(".*"))
+    assert dict(matplotlib.rcParams) == settings
 
 
 @pytest.mark.parametrize(
@@ -528,9 +537,3 @@ def test_a_broken_line_raises_a_clear_error_and_leaves_nothing(tmp_path: Path, n
         write_report(tmp_path)
     assert not list(tmp_path.rglob("*.png"))
     assert not (tmp_path / "report.html").exists()
-
-
-def test_drawing_leaves_the_global_settings_of_matplotlib_alone(study_folder: Path) -> None:
-    before = dict(matplotlib.rcParams)
-    write_report(study_folder)
-    assert dict(matplotlib.rcParams) == before

@@ -1,7 +1,6 @@
 """A sweep: cells equal separate runs, are kept as they finish, and are measured once."""
 
 import json
-import os
 import shutil
 import signal
 
@@ -12,7 +11,7 @@ import steer.sweeps.cells
 from steer.errors import OutputError
 from steer.evals.runner import evaluate
 from steer.evals.stats import wilson
-from steer.files import claimed, read_lines
+from steer.files import claimed
 from steer.forks import can_fork
 from steer.models.load import load_model
 from steer.steering.direction_edits import DirectionEdit
@@ -21,37 +20,15 @@ from steer.steering.steered import steered
 from steer.sweeps.engines import Local
 from steer.sweeps.sweep import plan_sweep, run_sweep
 from steer.sweeps.tasks import load_tasks
-from tests.steer.sweep_data import Counted, make_study_folder, study_of
+from tests.steer.sweep_data import HERE, ROWS, Counted, cells, contents, killed, make_study_folder, study_of
 from tests.steer.test_plans import classifier_model
 
-HERE = Local(1)
-ROWS = 6 + 4 + 3  # prompts of the three tasks
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_study_folder(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def cells(out):
-    """The heads and rows of all cells, by arm, strength, task and seed."""
-    found = {}
-    for path in (out / "cells").glob("*.jsonl"):
-        head, *rows = read_lines(path)
-        found[head["arm"], head["strength"], head["task"], head["seed"]] = head, rows
-    return found
-
-
-def contents(out):
-    return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
 
 
 def test_every_cell_holds_what_a_run_of_its_own_gives(folder, tmp_path):
@@ -223,36 +200,6 @@ def test_a_damaged_cell_is_measured_again(folder, tmp_path, monkeypatch):
     assert run_sweep(study_of(folder), out, HERE)["cells"]["computed"] == 5
     assert 0 < counted.rows < 5 * ROWS
     assert contents(out) == before
-
-
-def killed(study, out, at, moment):
-    """Run a sweep in a fork that kills itself when the cell number ``at`` is written: before it is, or after."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    done = 0
-
-    def die(*_):
-        nonlocal done
-        done += 1
-        if done == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    try:
-        replace = os.replace
-        if moment == "before":  # the new file lies beside the place where it belongs
-
-            def replaced(source, target):
-                if "cells" in str(target):
-                    die()
-                replace(source, target)
-
-            os.replace = replaced
-            run_sweep(study, out, HERE)
-        else:
-            run_sweep(study, out, HERE, on_cell=die)
-    finally:
-        os._exit(99)
 
 
 @pytest.mark.skipif(not can_fork(), reason="the sweep is killed in a fork")

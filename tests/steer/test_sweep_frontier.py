@@ -1,7 +1,6 @@
 """What a point buys and costs, the frontier, and halving: the same best strength from fewer replies."""
 
 import pytest
-import torch
 
 import saes
 from steer.evals.runner import evaluate
@@ -139,6 +138,7 @@ def whole(tmp_path_factory):
     return run_sweep(parse_study(EMBEDDED), out, Local(1), threads=1), out
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_eight_strengths_in_one_call_reply_as_eight_runs(whole, embedded):
     from steer.files import read_lines
     from steer.steering.directions import refusal_direction
@@ -149,16 +149,11 @@ def test_eight_strengths_in_one_call_reply_as_eight_runs(whole, embedded):
     prompts = ([one.messages for one in prompts_of(name)] for name in (study.harmful, study.harmless))
     vector = refusal_direction(embedded, "2.resid_post", *prompts)
     kept = [list(read_lines(path)) for path in (whole[1] / "cells").iterdir()]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for strength in STRENGTHS:
-            with steered(embedded, AddDirection("2.resid_post", vector, strength)):
-                alone = evaluate(embedded, samples, 12)
-            rows = next(rows for head, *rows in kept if (head["task"], head["strength"]) == ("unsafe_unseen", strength))
-            assert [row["reply"] for row in rows] == [result.reply for result in alone]
-    finally:
-        torch.set_num_threads(before)
+    for strength in STRENGTHS:
+        with steered(embedded, AddDirection("2.resid_post", vector, strength)):
+            alone = evaluate(embedded, samples, 12)
+        rows = next(rows for head, *rows in kept if (head["task"], head["strength"]) == ("unsafe_unseen", strength))
+        assert [row["reply"] for row in rows] == [result.reply for result in alone]
 
 
 def test_halving_finds_the_best_strength_of_the_full_grid_from_fewer_replies(whole, tmp_path, monkeypatch):

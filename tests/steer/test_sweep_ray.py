@@ -10,16 +10,12 @@ import pytest
 from steer.errors import MissingExtra
 from steer.sweeps.engines import Local
 from steer.sweeps.sweep import run_sweep
-from tests.steer.sweep_data import make_adapter, make_study_folder, study_of
+from tests.steer.sweep_data import contents, make_adapter, make_study_folder, study_of
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
 
 HALVING = {"first": 0.5, "least": 2}  # workers are kept from round to round
-
-
-def contents(out):
-    return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ import json
 import signal
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from steer.cli.app import run
 from steer.errors import DataError, ModelError, PlanError
 from steer.evals.runner import evaluate
-from steer.files import read_lines
 from steer.forks import can_fork
 from steer.models.decode import Sampling
 from steer.models.load import load_model
@@ -23,11 +21,21 @@ from steer.sweeps.sweep import plan_sweep, run_sweep
 from steer.sweeps.tasks import load_tasks
 from steer.tuning.adapter import digest_of
 from steer.tuning.adapter_files import CONFIG, WEIGHTS, load_adapter
-from tests.steer.sweep_data import Counted, make_adapter, make_study_folder, samples, study_of, write_lines
-from tests.steer.test_sweep import killed
+from tests.steer.sweep_data import (
+    HERE,
+    ROWS,
+    Counted,
+    cells,
+    contents,
+    killed,
+    make_adapter,
+    make_study_folder,
+    samples,
+    study_of,
+    write_lines,
+)
 
-HERE = Local(1)
-ROWS = 6 + 4 + 3  # prompts of the three tasks
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONTRAST = {"self_contrastive": {"safety": "Be safe."}, "strengths": [1.5, 3.0]}
 
 
@@ -38,28 +46,8 @@ def folder(tmp_path_factory):
     return found
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def study(folder, *arms, **more):
     return study_of(folder, **{"arm": list(arms), "sae": None, "strengths": None, **more})
-
-
-def cells(out):
-    found = {}
-    for path in (out / "cells").glob("*.jsonl"):
-        head, *rows = read_lines(path)
-        found[head["arm"], head["strength"], head["task"], head["seed"]] = head, rows
-    return found
-
-
-def contents(out):
-    return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
 
 
 def test_every_cell_holds_what_its_responder_gives(folder, tmp_path):

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli.interrupts import importing
-from steer.cli.judge_options import AnswerTokens, Keep, Name, Question, Raw, Template, Url, Verdicts, judge_given
+from steer.cli.judge_options import (
+    AnswerTokens,
+    Keep,
+    Name,
+    Offline,
+    Question,
+    Raw,
+    Template,
+    Url,
+    Verdicts,
+    judge_given,
+)
 from steer.cli.options import Device, Dtype, DtypeName, Json
 
 if TYPE_CHECKING:
@@ -31,7 +42,7 @@ def calibrate(
     judgements: Keep = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
-    offline: Annotated[bool, typer.Option("--offline", help="Take the judge from the local cache alone.")] = False,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Tell how well a judge agrees with the labels of people: kappa, precision and recall, by class, model and type.

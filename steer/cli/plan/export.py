@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from steer.cli.generate import say
 from steer.cli.interrupts import importing
+from steer.cli.notes import say
 from steer.cli.plan.options import Overwrite, PlanFile, check_free, opened
 
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steer.cli.interrupts import importing
+from steer.cli.notes import say
 from steer.files import is_there
 
 if TYPE_CHECKING:
@@ -17,11 +19,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file t
 
 
 def opened(file: str) -> "SteeringPlan":
-    """A plan from a file, or from the hub."""
-    from steer.cli.generate import say
-    from steer.plans.files import read_plan
-    from steer.plans.hub import pull_plan
+    """A plan from a file, or from the hub.
 
+    Raises:
+        PlanError: see ``steer.plans.files.read_plan`` and ``steer.plans.hub.pull_plan``.
+    """
+    with importing():
+        from steer.plans.files import read_plan
+        from steer.plans.hub import pull_plan
     return pull_plan(file, say) if file.startswith("hub:") else read_plan(file)
 
 

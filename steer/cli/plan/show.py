@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from steer.cli.interrupts import importing
 from steer.cli.options import Json
 from steer.cli.plan.options import PlanFile, opened
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 def show(file: PlanFile, as_json: Json = False) -> None:
     """Tell what a plan does: its model, SAEs, vectors, prompt, sampling and edits, and its digest."""
-    with importing():
-        import steer.plans.hub  # noqa: F401  # what ``opened`` needs
     plan = opened(file)
     if as_json:
         typer.echo(json.dumps(described(plan), ensure_ascii=False, indent=2))

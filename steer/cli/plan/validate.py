@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from steer.cli.generate import say
 from steer.cli.interrupts import importing
+from steer.cli.notes import say
 from steer.cli.options import Device, Dtype, DtypeName
 from steer.cli.plan.options import PlanFile, opened
 
@@ -23,8 +23,6 @@ def validate(
 
     The exit code is 0, or 2 with one message that says what is wrong.
     """
-    with importing():
-        import steer.plans.hub  # noqa: F401  # what ``opened`` needs
     plan = opened(file)
     if model is not None:
         with importing():

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from steer.cli.generate import say
 from steer.cli.interrupts import importing
+from steer.cli.notes import say
 from steer.cli.options import Json
 from steer.cli.sae.options import FormatName, InputScale, K, ModelName, Revision, SiteName, Source, size
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steer.checks import seen_twice
 from steer.errors import DataError
 from steer.evals.sample import Sample
 from steer.evals.sets import Split, load_prompts
@@ -65,8 +66,7 @@ def read_objectives(path: Path) -> list[Objective]:
     found = [_parsed(row, f"{path}, objective {number}") for number, row in enumerate(read_lines(path), start=1)]
     if not found:
         raise DataError(f"{path} holds no objectives.")
-    ids = [one.id for one in found]
-    if twice := [id for id in ids if ids.count(id) > 1]:
+    if twice := seen_twice(one.id for one in found):
         raise DataError(f"{path}: the id {twice[0]!r} stands twice; ids must differ.")
     return found
 

@@ -33,6 +33,7 @@ def capability(name: str) -> Callable[[TaskOptions], Task]:
     """The function that makes the task of a name, from the data folder where its file is there, else from the hub.
 
     GSM8K's examples are the first rows of ``gsm8k/train.jsonl``; without that file a folder's GSM8K has none.
+    The function raises DataError where there is no file and the network is not to be used.
     """
     make, path = _MADE[name.removesuffix(TEMPLATED)]
 

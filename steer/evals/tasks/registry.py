@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steer.checks import hint
+from steer.checks import hint, seen_twice
 from steer.errors import DataError
 from steer.evals.sets import SETS
 from steer.evals.task import Task
@@ -56,8 +56,7 @@ def tasks_of(names: Sequence[str], options: TaskOptions) -> list[Task]:
     tasks = [_task(name, options) for name in dict.fromkeys(asked)]
     if options.max_new_tokens is not None:
         tasks = [replace(task, max_new_tokens=options.max_new_tokens) for task in tasks]
-    called = [task.name for task in tasks]
-    if twice := [name for name in called if called.count(name) > 1]:
+    if twice := seen_twice(task.name for task in tasks):
         raise DataError(f"Two tasks are called {twice[0]}. Rename the file of one of them.")
     return tasks
 

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any, Literal
 
 from saes.seeds import derived
+from steer.checks import seen_twice
 from steer.errors import DataError
 from steer.methods.fitted import about
 from steer.models.decode import Sampling
@@ -59,10 +60,9 @@ def by_relation(targets: Sequence[Concept], others: Iterable[Concept]) -> dict[R
         DataError: there is no target, or two concepts have the same name.
     """
     others = list(others)
-    names = [one.name for one in (*targets, *others)]
     if not targets:
         raise DataError("Abstaining needs a concept to abstain from.")
-    if twice := [name for name in names if names.count(name) > 1]:
+    if twice := seen_twice(one.name for one in (*targets, *others)):
         raise DataError(f"Two concepts have the name {twice[0]!r}. Names tell concepts apart, so they must differ.")
     found: dict[Relation, list[Concept]] = {"target": list(targets), "descendant": [], "near": [], "other": []}
     for concept in others:
