@@ -21,7 +21,8 @@ def results_table(found: dict[str, Any], everything: bool = False) -> Table:
         shown = f"{task} ({split})" if split else task
         for name, metric in one["metrics"].items():
             if everything or metric["main"] or _is_news(name, one["metrics"]):
-                unscored = "" if not one["unscored"] else f"{one['unscored']}{_bounds(metric)}"
+                lacking = metric.get("unscored", one["unscored"])
+                unscored = f"{lacking}{_bounds(metric)}" if lacking else ""
                 table.add_row(
                     escape(shown),
                     escape(metric["title"]),

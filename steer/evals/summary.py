@@ -118,14 +118,25 @@ def _bootstrap(metric: Metric, parts: Floats, weights: Floats, clusters: Sequenc
 
 
 def _told(metric: Metric, scored: Scored, cluster: str) -> dict[str, Any]:
-    """A figure with what it would be if all unscored samples counted as 0, and as 1."""
+    """A figure with the samples that it lacks, and what it would be if all of them counted as 0, and as 1."""
     found = figure(metric, scored, cluster)
-    told = {**vars(found), "title": metric.title, "better": metric.better, "main": metric.main}
-    missing = sum(score.unscored for sample, score in scored if metric.about(sample))
+    missing = sum(_lacks(metric, score) for sample, score in scored if metric.about(sample))
+    told = {
+        **vars(found),
+        "title": metric.title,
+        "better": metric.better,
+        "main": metric.main,
+        "unscored": missing,
+    }
     if missing and found.value is not None and metric.of is mean and not (metric.weight or metric.unit):
         total = found.value * found.n
         told["if_unscored"] = [total / (found.n + missing), (total + missing) / (found.n + missing)]
     return told
+
+
+def _lacks(metric: Metric, score: Score) -> bool:
+    """Whether a sample that a figure is about has no part in it; one over units is of some samples of each."""
+    return score.unscored if metric.unit else metric.name not in score.figures
 
 
 def _group(task: Task, scored: Scored, tag: str, name: str) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def _rows(part: Part, mains_only: bool = False) -> Iterable[tuple[Cell, ...]]:
                 continue
             for run in part.having(name):
                 told = run.tasks[name].metrics.get(metric)
-                cell, missing = estimate(told), run.tasks[name].found["unscored"]
+                cell, missing = estimate(told), (told or {}).get("unscored", run.tasks[name].found["unscored"])
                 bounds = (told or {}).get("if_unscored") if missing else None
                 whole = None if bounds is None else Interval(*map(Share, bounds))
                 shown = (None, None, 0) if cell is None else _cells(cell)
