@@ -14,7 +14,7 @@ import torch
 from steer.checks import require_whole
 from steer.errors import DataError, ModelError, TooLongError
 from steer.evals.complete import complete, way
-from steer.evals.run_folder import RESULTS, SCORES, RunFolder, check_folder, clear, read_object
+from steer.evals.run_folder import RESULTS, RunFolder, check_folder, clear, read_object
 from steer.evals.sample import Sample
 from steer.evals.summary import summary
 from steer.evals.task import Completion, Score, Task
@@ -218,14 +218,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in told for words in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
-def score_missing(
-    folder: RunFolder, tasks: Sequence[Task], progress: Progress, file: str = SCORES
-) -> dict[str, dict[str, Score]]:
+def score_missing(folder: RunFolder, tasks: Sequence[Task], progress: Progress) -> dict[str, dict[str, Score]]:
     """Score the completions that have no score; all scores by task and sample id.
 
     What a judge left unscored is tried again.
     """
-    scores = {task.name: folder.scores(task.name, file) for task in tasks}
+    scores = {task.name: folder.scores(task.name) for task in tasks}
     made = {task.name: folder.completions(task.name) for task in tasks}
     missing = {task.name: _missing(task, made[task.name], scores[task.name]) for task in tasks}
     if not (total := sum(map(len, missing.values()))):
@@ -235,7 +233,7 @@ def score_missing(
             for start in range(0, len(missing[task.name]), SCORED_TOGETHER):
                 group = missing[task.name][start : start + SCORED_TOGETHER]
                 for found in _scores(task, group, made[task.name]):
-                    folder.add_scores(task.name, found, file)
+                    folder.add_scores(task.name, found)
                     scores[task.name] |= found
                 progress.advance(len(group), task.name)
     return scores

@@ -202,7 +202,7 @@ def test_completions_are_judged_anew_without_the_model(embedded, tmp_path):
     found = rejudge(tmp_path, Prefix())
     assert list(found["tasks"]) == ["jailbroken"]
     assert (tmp_path / "jailbroken" / "scores.jsonl").read_bytes() == before
-    again = RunFolder(tmp_path).scores("jailbroken", "scores.prefix-1.jsonl")
+    again = RunFolder(tmp_path, "prefix-1").scores("jailbroken")
     replies = RunFolder(tmp_path).completions("jailbroken")
     from steer.judges.prefix import prefix_of
 
