@@ -35,6 +35,16 @@ def results_table(found: dict[str, Any], everything: bool = False) -> Table:
     return table
 
 
+def fitted_notes(found: dict[str, Any]) -> list[str]:
+    """What must be known of tasks that ask what the responder was fitted on."""
+    return [
+        f"{task}: {one['fitted_on']} of {one['n']} prompts are among those that {found['responder']} was fitted or "
+        "chosen on. Such figures flatter it: choose and report on different prompts."
+        for task, one in found["tasks"].items()
+        if one.get("fitted_on")
+    ]
+
+
 def _is_news(name: str, metrics: dict[str, Any]) -> bool:
     """Whether a metric beside the main ones is neither nothing nor the same as its main one."""
     value = metrics[name]["value"]

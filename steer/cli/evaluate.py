@@ -124,7 +124,7 @@ def evaluate(
     select = select_options(concept or [], prompt, per_concept, every_question, seed)
     with importing():
         from steer.cli.console import Terminal, import_transformers
-        from steer.cli.eval_shown import results_table
+        from steer.cli.eval_shown import fitted_notes, results_table
         from steer.evals.run import run_tasks
         from steer.evals.run_folder import check_folder
         from steer.evals.tasks.options import TaskOptions
@@ -145,6 +145,8 @@ def evaluate(
     about = {"model": model, "revision": revision, "dtype": dtype.value}
     with torch_threads(lm.model, asked_threads(threads)):
         found = run_tasks(responder, tasks, out, batch_size, progress, about, overwrite)
+    for note in fitted_notes(found):
+        say(note)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
@@ -186,7 +188,8 @@ def _responder(
         found = Tuned(found, adapter, name=_and(found, f"adapter {adapter}"))
     if plan is not None:
         bound = (pull_plan(plan, say) if plan.startswith("hub:") else read_plan(plan)).bind(lm, say)
-        found = Steered(found, bound.interventions, system=bound.system, name=_and(found, f"plan {plan}"))
+        told = _and(found, f"plan {plan}")
+        found = Steered(found, bound.interventions, system=bound.system, name=told, fitted_on=bound.fitted_on)
     if sae is not None:
         told = "sae " + " ".join(f"{latent}={value:g}" for latent, value in clamps.items())
         found = Steered(found, clamped(lm, sae, clamps, layer).interventions, name=_and(found, told))

@@ -34,6 +34,7 @@ def rejudge(path: Path, judge: Judge, progress: Progress | None = None) -> dict[
     folder = RunFolder(path)
     if not is_file(path / RUN):
         raise DataError(f"{path} holds no run of `steer eval`: {RUN} is missing.")
+    run = folder.run()
     if not (names := _asking(folder)):
         raise DataError(f"{path} has no task that asks for a refusal; there is nothing to judge.")
     with claimed(path):
@@ -42,8 +43,8 @@ def rejudge(path: Path, judge: Judge, progress: Progress | None = None) -> dict[
         for task in tasks:
             own.begin_anew(task)
         scores = score_missing(own, tasks, progress or Silent())
-        found = {task.name: summary(task, scores[task.name]) for task in tasks}
-        results = {**folder.run(), "judge": judge.settings(), "tasks": found}
+        found = {task.name: summary(task, scores[task.name], run.get("fitted_on", ())) for task in tasks}
+        results = {**run, "judge": judge.settings(), "tasks": found}
         write_json(path / marked(RESULTS, own.mark), results)
     return results
 

@@ -24,7 +24,7 @@ from steer.models.chat import is_raw
 from steer.models.model import LanguageModel
 from steer.progress import Progress, Silent
 from steer.responders.prompted import Unsteered
-from steer.responders.responder import Responder, check_responder
+from steer.responders.responder import Responder, check_responder, fitted_on
 
 SCORED_TOGETHER = 64  # completions that a judge sees at once
 
@@ -71,6 +71,8 @@ def run_tasks(
         "settings": responder.settings(),
         **(about or {}),
     }
+    if known := fitted_on(responder):
+        run["fitted_on"] = sorted(known)
     started = time.perf_counter()
     check_folder(out, overwrite)
     with claimed(out):
@@ -80,9 +82,9 @@ def run_tasks(
         earlier = _earlier(out)  # now, so that what is damaged is told before there is work to lose
         complete_missing(folder, responder, tasks, batch_size, progress)
         scores = score_missing(folder, tasks, progress)
-        found = {task.name: summary(task, scores[task.name]) for task in tasks}
+        found = {task.name: summary(task, scores[task.name], known) for task in tasks}
         results = {
-            **run,
+            **{name: one for name, one in run.items() if name != "fitted_on"},
             "tasks": {**earlier, **found},
             "seconds": round(time.perf_counter() - started, 3),
             "versions": {name: version(name) for name in ("torch", "transformers", "saesteer")},

@@ -1,11 +1,12 @@
 """The figures of a task from the scores of its samples, with intervals; unscored samples are shown and bounded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from steer.digest import of_prompt
 from steer.evals.sample import Sample
 from steer.evals.stats import Floats, clustered_wilson, harmonic_mean, percentiles, resamples, t_interval, wilson
 from steer.evals.task import Metric, Score, Task, mean
@@ -27,8 +28,15 @@ class Figure:
     """Samples that count; of figures over units (``Metric.unit``), units."""
 
 
-def summary(task: Task, scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Everything that a report tells of one task, as JSON data; ``scores``: by sample id, of those scored so far."""
+def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] = ()) -> dict[str, Any]:
+    """Everything that a report tells of one task, as JSON data.
+
+    Args:
+        task: what was asked.
+        scores: by sample id, of those scored so far.
+        fitted_on: digests of the prompts that the responder was fitted or chosen on (``steer.digest.of_prompt``); how
+            many samples are among them is told, since their figures flatter it.
+    """
     scored = [(sample, scores[sample.id]) for sample in task.samples if sample.id in scores]
     unscored = [score for _, score in scored if score.unscored]
     found: dict[str, Any] = {
@@ -39,6 +47,8 @@ def summary(task: Task, scores: Mapping[str, Score]) -> dict[str, Any]:
         "verdicts": _counts([score.verdict for _, score in scored]),
         "settings": dict(task.settings),
     }
+    if leaked := sum(of_prompt(one.messages) in fitted_on for one in task.samples) if fitted_on else 0:
+        found["fitted_on"] = leaked
     if tag := task.group or task.cluster:
         names = dict.fromkeys(sample.tags.get(tag, "") for sample, _ in scored)
         if len(names) < len(scored):
