@@ -5,6 +5,7 @@ A run that was stopped or killed goes on with the samples that are not there; no
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ def run_tasks(
         complete_missing(folder, responder, tasks, batch_size, progress)
         scores = score_missing(folder, tasks, progress)
         found = {task.name: summary(task, scores[task.name], known) for task in tasks}
+        for task in tasks:
+            if cut := sum(one.cut > 0 for one in folder.completions(task.name).values()):
+                found[task.name]["cut"] = cut
         results = {
             **{name: one for name, one in run.items() if name != "fitted_on"},
             "tasks": {**earlier, **found},
@@ -143,8 +147,16 @@ def _completions(
     prompts = lm.prompt_ids([samples[place].messages for place in places])
     lengths = {place: len(ids) for place, ids in zip(places, prompts, strict=True)}
     if too_long := [place for place in places if _too_long(lm, samples[place], lengths[place], task)]:
-        told = f"the prompt has {{}} tokens; with {task.max_new_tokens} of reply the model's context is {lm.context}"
-        yield [Completion(samples[place].id, failed=told.format(lengths[place])) for place in too_long]
+        yield [
+            Completion(samples[place].id, failed=_told_too_long(lm, samples[place], lengths[place], task))
+            for place in too_long
+        ]
+    cut = {place: left_out for place in places if (left_out := _cut(lm, samples[place], lengths[place], task))}
+    if cut:
+        progress.note(
+            f"{task.name}: {len(cut)} of {len(samples)} texts are longer than the model's context of {lm.context} "
+            "tokens; their beginnings are left out, as lm-eval leaves them out"
+        )
     for kind in dict.fromkeys(way(samples[place]) for place in places):
         left = [place for place in places if way(samples[place]) == kind and place not in too_long]
         while left:
@@ -155,7 +167,7 @@ def _completions(
             except (RuntimeError, MemoryError) as error:
                 size = _halved(error, len(batch), samples[batch[0]], progress)
                 continue
-            yield done
+            yield [replace(one, cut=cut.get(place, 0)) for place, one in zip(batch, done, strict=True)]
             finished = set(batch)
             left = [place for place in left if place not in finished]
 
@@ -192,10 +204,27 @@ def _conducted(
 
 
 def _too_long(lm: LanguageModel, sample: Sample, length: int, task: Task) -> bool:
-    """Whether a reply has no room behind the prompt; raw texts are cut, and windows of texts scored."""
-    if way(sample) != "reply" or is_raw(sample.messages):
+    """Whether what follows has no room behind the prompt; raw texts are cut, and windows of texts scored."""
+    if lm.context is None or way(sample) == "text" or is_raw(sample.messages):
         return False
-    return lm.context is not None and length + task.max_new_tokens > lm.context
+    return length + (task.max_new_tokens if way(sample) == "reply" else 0) > lm.context
+
+
+def _told_too_long(lm: LanguageModel, sample: Sample, length: int, task: Task) -> str:
+    behind = f"with {task.max_new_tokens} of reply" if way(sample) == "reply" else "without what follows"
+    return f"the prompt has {length} tokens; {behind} the model's context is {lm.context}"
+
+
+def _cut(lm: LanguageModel, sample: Sample, length: int, task: Task) -> int:
+    """Tokens of a raw prompt that are left out, so that the reply, or all but the last token of an option, fits."""
+    if lm.context is None or way(sample) == "text" or not is_raw(sample.messages):
+        return 0
+    if way(sample) == "reply":
+        return max(0, length + task.max_new_tokens - lm.context)
+    options = sample.expect["choices"]
+    if length + max(len(one.encode()) for one in options) <= lm.context + 1:  # no token is shorter than a byte
+        return 0
+    return max(0, length + max(map(len, lm.encode(list(options)))) - lm.context - 1)
 
 
 def _halved(error: Exception, size: int, sample: Sample, progress: Progress) -> int:

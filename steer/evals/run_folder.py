@@ -265,7 +265,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _row(one: Completion) -> dict[str, Any]:
     row = {"sample": one.sample_id, **asdict(one)}
-    return {name: value for name, value in row.items() if name != "sample_id" and (value or name != "detail")}
+    return {
+        name: value for name, value in row.items() if name != "sample_id" and (value or name not in ("detail", "cut"))
+    }
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:
@@ -273,7 +275,7 @@ def _completion(row: Mapping[str, Any]) -> Completion:
     if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
         raise DataError(f"{strange[0]} must be a text")
     likelihoods = {"logprobs": tuple(row.get("logprobs", ())), "tokens": row.get("tokens", 0)}
-    return Completion(row["sample"], detail=row.get("detail", {}), **likelihoods, **texts)
+    return Completion(row["sample"], detail=row.get("detail", {}), cut=row.get("cut", 0), **likelihoods, **texts)
 
 
 def _score(row: Mapping[str, Any]) -> Score:

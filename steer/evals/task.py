@@ -28,6 +28,8 @@ class Completion:
     """Of a text whose likelihood is scored: how many tokens it has."""
     failed: str = ""
     """Why there is none, such as a prompt that does not fit the model; such a sample is unscored."""
+    cut: int = 0
+    """Tokens of a raw text that were left out at its beginning, since the model's context is shorter."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """Of conversations that a task conducts itself: everything that was said and judged, as JSON data."""
 
