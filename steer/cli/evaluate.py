@@ -14,6 +14,7 @@ from steer.cli.eval_asked import (
     QuestionCount,
     Rater,
     Repeats,
+    Samplings,
     Seed,
     Unsampled,
     attack_options,
@@ -66,6 +67,7 @@ def evaluate(
     prompt: Prompted = "zero_shot",
     per_concept: QuestionCount = None,
     every_question: Unsampled = False,
+    samplings: Samplings = 0,
     seed: Seed = None,
     plan: Annotated[
         str | None,
@@ -121,7 +123,7 @@ def evaluate(
         raise typer.BadParameter("--plan says what is done: leave --sae and --clamp out, or write them into the plan")
     if split not in ("dev", "test"):
         raise typer.BadParameter(f"--split is dev or test, got {split!r}")
-    select = select_options(concept or [], prompt, per_concept, every_question, seed)
+    select = select_options(concept or [], prompt, per_concept, every_question, seed, samplings)
     with importing():
         from steer.cli.console import Terminal, import_transformers
         from steer.cli.eval_shown import fitted_notes, results_table

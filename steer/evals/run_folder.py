@@ -61,7 +61,12 @@ class RunFolder:
                 write_json(folder / TASK, about)  # last: where it is, the samples are
 
     def _grown(self, task: Task) -> bool:
-        """Whether the task is the one that is here with further samples, as after a larger --limit."""
+        """Whether the task is the one that is here with further samples, as after a larger --limit.
+
+        Of one that samples its replies they would have other seeds, so it is another task.
+        """
+        if task.temperature:
+            return False
         there, wanted = self.task_settings(task.name), json.loads(json.dumps(about_task(task)))
         rest = {name for name in {**there, **wanted} if there.get(name) != wanted.get(name)}
         given = {sample.id: row_of(sample) for sample in task.samples}
@@ -145,12 +150,25 @@ class RunFolder:
 
     def _same(self, path: Path, wanted: Mapping[str, Any]) -> None:
         there, given = read_object(path), json.loads(json.dumps(wanted))
-        names = [name for name in {**there, **given} if there.get(name) != given.get(name)]
-        if names:
+        if names := _differing(there, given):
             raise OutputError(
-                f"{path} is of another evaluation: {', '.join(names)} differ. Choose another folder, or begin anew "
-                "with --overwrite."
+                f"{path} is of another evaluation, which differs in {', '.join(names)}. Choose another folder, or "
+                "begin anew with --overwrite."
             )
+
+
+def _differing(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What differs, in words; of settings each by its name."""
+    found = []
+    for name in {**there, **given}:
+        first, second = there.get(name), given.get(name)
+        if first == second:
+            continue
+        if isinstance(first, dict) and isinstance(second, dict):
+            found += [f"{name}: {one}" for one in {**first, **second} if first.get(one) != second.get(one)]
+        else:
+            found.append({"digest": "what is asked (digest)", "samples": "number of samples"}.get(name, name))
+    return found
 
 
 def check_folder(path: Path, overwrite: bool) -> None:

@@ -49,6 +49,8 @@ def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] 
     }
     if leaked := sum(of_prompt(one.messages) in fitted_on for one in task.samples) if fitted_on else 0:
         found["fitted_on"] = leaked
+    if task.repeat:
+        found["repeats"] = _repeats(task, scored)
     if tag := task.group or task.cluster:
         names = dict.fromkeys(sample.tags.get(tag, "") for sample, _ in scored)
         if len(names) < len(scored):
@@ -154,6 +156,17 @@ def _group(task: Task, scored: Scored, tag: str, name: str) -> dict[str, Any]:
     cluster = task.cluster if task.cluster != tag else ""  # within one cluster samples are all there is
     figures = {metric.name: figure(_within(metric, tag), own, cluster) for metric in task.metrics}
     return {"n": len(own), "metrics": {key: vars(one) for key, one in figures.items() if one.n}}
+
+
+def _repeats(task: Task, scored: Scored) -> dict[str, Any]:
+    """The figures of each repeat by itself: how far they lie apart is what asking again changes."""
+    own: dict[str, list[tuple[Sample, Score]]] = {}
+    for sample, score in scored:
+        own.setdefault(sample.tags.get(task.repeat, ""), []).append((sample, score))
+    return {
+        name: {"n": len(some), "metrics": {one.name: vars(figure(one, some, task.cluster)) for one in task.metrics}}
+        for name, some in own.items()
+    }
 
 
 def _within(metric: Metric, tag: str) -> Metric:
