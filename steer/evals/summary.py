@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from steer.digest import of_prompt
+from steer.evals.pooled import share_interval
 from steer.evals.sample import Sample
-from steer.evals.stats import Floats, clustered_wilson, harmonic_mean, percentiles, resamples, t_interval, wilson
+from steer.evals.stats import Floats, harmonic_mean, percentiles, resamples, t_interval, wilson
 from steer.evals.task import Metric, Score, Task, mean
 
 Scored = Sequence[tuple[Sample, Score]]
@@ -106,9 +107,7 @@ def _interval(
     metric: Metric, parts: Sequence[float], weights: Sequence[float], clusters: Sequence[str]
 ) -> tuple[float, float] | None:
     if metric.of is mean and not metric.weight and set(parts) <= {0.0, 1.0}:
-        if len(set(clusters)) == len(clusters):
-            return wilson(sum(parts), len(parts))
-        return clustered_wilson([bool(part) for part in parts], clusters)
+        return share_interval([bool(part) for part in parts], clusters)
     return _bootstrap(metric, np.asarray(parts, np.float64), np.asarray(weights, np.float64), clusters)
 
 
