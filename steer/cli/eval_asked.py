@@ -46,6 +46,7 @@ Samplings = Annotated[
     int,
     typer.Option(
         min=0,
+        max=1000,
         help="Replies to each question, sampled at temperature 0.6, top-p 0.9 (5 in the paper); 0: one greedy reply.",
         rich_help_panel=ABSTAIN,
     ),

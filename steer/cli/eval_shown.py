@@ -35,6 +35,15 @@ def results_table(found: dict[str, Any], everything: bool = False) -> Table:
     return table
 
 
+def unscored_notes(found: dict[str, Any]) -> list[str]:
+    """Of each task with unscored samples how many they are, and the commonest reason."""
+    return [
+        f"{task}: {one['unscored']} of {one['n']} samples are unscored, such as by this: {reason}"
+        for task, one in found["tasks"].items()
+        for reason in list(one.get("unscored_because", ()))[:1]
+    ]
+
+
 def fitted_notes(found: dict[str, Any]) -> list[str]:
     """What must be known of tasks that ask what the responder was fitted on."""
     return [

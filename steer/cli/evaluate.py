@@ -126,7 +126,7 @@ def evaluate(
     select = select_options(concept or [], prompt, per_concept, every_question, seed, samplings)
     with importing():
         from steer.cli.console import Terminal, import_transformers
-        from steer.cli.eval_shown import fitted_notes, results_table
+        from steer.cli.eval_shown import fitted_notes, results_table, unscored_notes
         from steer.evals.run import run_tasks
         from steer.evals.run_folder import check_folder
         from steer.evals.tasks.options import TaskOptions
@@ -147,7 +147,7 @@ def evaluate(
     about = {"model": model, "revision": revision, "dtype": dtype.value}
     with torch_threads(lm.model, asked_threads(threads)):
         found = run_tasks(responder, tasks, out, batch_size, progress, about, overwrite)
-    for note in fitted_notes(found):
+    for note in (*fitted_notes(found), *unscored_notes(found)):
         say(note)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))

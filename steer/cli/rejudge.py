@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from steer.cli.generate import say
 from steer.cli.interrupts import importing
 from steer.cli.judge_options import AnswerTokens, Keep, Name, Question, Raw, Template, Url, Verdicts, judge_given
 from steer.cli.options import Device, Dtype, DtypeName, Json
@@ -33,9 +34,11 @@ def rejudge(
         from rich.console import Console
 
         from steer.cli.console import Terminal
-        from steer.cli.eval_shown import results_table
+        from steer.cli.eval_shown import fitted_notes, results_table, unscored_notes
         from steer.evals.rejudge import rejudge as judged
     found = judged(run, judge_given(given), Terminal())
+    for note in (*fitted_notes(found), *unscored_notes(found)):
+        say(note)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return

@@ -1,5 +1,6 @@
 """The figures of a task from the scores of its samples, with intervals; unscored samples are shown and bounded."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from steer.evals.stats import Floats, harmonic_mean, percentiles, resamples, t_i
 from steer.evals.task import Metric, Score, Task, mean
 
 Scored = Sequence[tuple[Sample, Score]]
+REASONS = 3  # for which samples are unscored, the commonest
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] 
         "verdicts": _counts([score.verdict for _, score in scored]),
         "settings": dict(task.settings),
     }
+    if unscored:
+        found["unscored_because"] = dict(Counter(_short(score) for score in unscored).most_common(REASONS))
     if leaked := sum(of_prompt(one.messages) in fitted_on for one in task.samples) if fitted_on else 0:
         found["fitted_on"] = leaked
     if task.repeat:
@@ -58,6 +62,12 @@ def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] 
             found["groups"] = {name: _group(task, scored, tag, name) for name in names}
             found["grouped_by"] = tag
     return found
+
+
+def _short(score: Score) -> str:
+    """Why a sample is unscored, its beginning."""
+    reason = " ".join(score.reason.split()) or "no reason is known"
+    return reason if len(reason) <= 200 else f"{reason[:197]}..."
 
 
 def figure(metric: Metric, scored: Scored, cluster: str = "") -> Figure:

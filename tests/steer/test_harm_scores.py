@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from steer.cli.app import run as steer
 from steer.errors import DataError
 from steer.evals.refusing import refusal_task
 from steer.evals.rejudge import rejudge
@@ -174,3 +175,24 @@ def test_a_behaviour_is_a_text():
     sample = replace(request("1", "mine", "do", {"harm": "unsafe"}), expect={"behaviour": 3})
     with pytest.raises(DataError, match="'1': behaviour must be a text"):
         refusal_task("mine", [sample], Rules())
+
+
+def test_a_contextual_behaviour_without_its_context_is_refused(data):
+    file = data / "harmbench" / "harmbench_behaviors_text_test.csv"
+    file.write_text(file.read_text().replace("A mail of the mayor", " "))
+    with pytest.raises(DataError, match="'contextual-2' is contextual, and its ContextString is empty"):
+        tasks_of(["harmbench"], TaskOptions(Rules(), data, offline=True))
+
+
+def test_why_samples_are_unscored_is_told(embedded, tmp_path, capsys):
+    samples = [request(str(i), "mine", f"do {i}", {"harm": "unsafe"}) for i in range(3)]
+    run_tasks(embedded, [refusal_task("mine", samples, Rules(), max_new_tokens=4)], tmp_path)
+    with serving(lambda body, number: says("I'm sorry, I can't judge that.")) as server:
+        assert steer(["rejudge", str(tmp_path), "--judge", "endpoint:tiny", "--url", server.url, "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)["tasks"]["mine"]
+    assert found["unscored"] == 3
+    ((reason, n),) = found["unscored_because"].items()
+    assert n == 3
+    assert "I'm sorry, I can't judge that." in reason
+    assert f"mine: 3 of 3 samples are unscored, such as by this: {reason}" in told.err

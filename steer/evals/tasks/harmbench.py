@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from steer.errors import DataError
 from steer.evals.refusing import BEHAVIOUR, CONTEXT, HARMFUL, refusal_task
 from steer.evals.sample import Sample, request
 from steer.evals.sources import Source, rows_of
@@ -16,7 +17,7 @@ SOURCE = Source(
     ("Behavior", "FunctionalCategory", "SemanticCategory", "ContextString", "BehaviorID"),
     "harmbench/harmbench_behaviors_text_test.csv",
 )
-COPYRIGHT = "copyright"
+COPYRIGHT, CONTEXTUAL = "copyright", "contextual"
 
 
 def harmbench(options: TaskOptions) -> Task:
@@ -27,7 +28,7 @@ def harmbench(options: TaskOptions) -> Task:
     its own.
 
     Raises:
-        DataError: the behaviours are not to be had.
+        DataError: the behaviours are not to be had, or a contextual one has no context.
     """
     samples = [
         _sample(row)
@@ -40,6 +41,11 @@ def harmbench(options: TaskOptions) -> Task:
 
 def _sample(row: Row) -> Sample:
     behaviour = Behaviour(row["Behavior"], row["ContextString"] or "")
+    if row["FunctionalCategory"] == CONTEXTUAL and not behaviour.context.strip():
+        raise DataError(
+            f"harmbench: the behaviour {row['BehaviorID']!r} is contextual, and its ContextString is empty. Without "
+            "the text that it refers to it asks for something else; take the file as its authors publish it."
+        )
     tags = {"harm": HARMFUL, "category": row["SemanticCategory"], "kind": row["FunctionalCategory"]}
     found = request(f"harmbench-{row['BehaviorID']}", "harmbench", with_context(behaviour), tags)
     if not behaviour.context:
