@@ -14,6 +14,13 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of `steer eval`; the first is compared with.", metavar="DIR DIR...")
     ],
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="By the verdicts of this judge, by whom `steer rejudge` has judged all runs; else each run's own.",
+            show_default=False,
+        ),
+    ] = None,
     everything: Everything = False,
     as_json: Json = False,
 ) -> None:
@@ -27,7 +34,7 @@ def compare(
 
         from steer.cli.eval_shown import compare_table
         from steer.evals.compare import compare as compared
-    found = compared(runs)
+    found = compared(runs, judge or "")
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return

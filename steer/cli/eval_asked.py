@@ -43,23 +43,35 @@ QuestionCount = Annotated[
 Unsampled = Annotated[
     bool, typer.Option("--every-question", help="Draw none: as many of each other concept.", rich_help_panel=ABSTAIN)
 ]
+Samplings = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=1000,
+        help="Replies to each question, sampled at temperature 0.6, top-p 0.9 (5 in the paper); 0: one greedy reply.",
+        rich_help_panel=ABSTAIN,
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
-        min=0, max=2**62 - 1, help="Of SELECT's draw (else 20240828), and of an attacker (else 0).", show_default=False
+        min=0,
+        max=2**62 - 1,
+        help="Of SELECT's draw and replies (else 20240828), and of an attacker (else 0).",
+        show_default=False,
     ),
 ]
 
 
 def select_options(
-    concepts: list[str], prompt: str, questions: int | None, every: bool, seed: int | None
+    concepts: list[str], prompt: str, questions: int | None, every: bool, seed: int | None, samplings: int
 ) -> "SelectOptions":
     """What SELECT asks; BadParameter where --prompt is none."""
     if prompt not in PROMPTS:
         raise typer.BadParameter(f"--prompt is {', '.join(PROMPTS[:-1])} or {PROMPTS[-1]}, got {prompt!r}")
     from steer.evals.tasks.options import SelectOptions
 
-    chosen: dict[str, Any] = {} if seed is None else {"seed": seed}
+    chosen: dict[str, Any] = {"samplings": samplings} | ({} if seed is None else {"seed": seed})
     return SelectOptions(tuple(concepts), prompt, questions, not every, **chosen)  # type: ignore[arg-type]  # checked
 
 

@@ -21,7 +21,8 @@ def results_table(found: dict[str, Any], everything: bool = False) -> Table:
         shown = f"{task} ({split})" if split else task
         for name, metric in one["metrics"].items():
             if everything or metric["main"] or _is_news(name, one["metrics"]):
-                unscored = "" if not one["unscored"] else f"{one['unscored']}{_bounds(metric)}"
+                lacking = metric.get("unscored", one["unscored"])
+                unscored = f"{lacking}{_bounds(metric)}" if lacking else ""
                 table.add_row(
                     escape(shown),
                     escape(metric["title"]),
@@ -32,6 +33,25 @@ def results_table(found: dict[str, Any], everything: bool = False) -> Table:
                 )
                 shown = ""
     return table
+
+
+def unscored_notes(found: dict[str, Any]) -> list[str]:
+    """Of each task with unscored samples how many they are, and the commonest reason."""
+    return [
+        f"{task}: {one['unscored']} of {one['n']} samples are unscored, such as by this: {reason}"
+        for task, one in found["tasks"].items()
+        for reason in list(one.get("unscored_because", ()))[:1]
+    ]
+
+
+def fitted_notes(found: dict[str, Any]) -> list[str]:
+    """What must be known of tasks that ask what the responder was fitted on."""
+    return [
+        f"{task}: {one['fitted_on']} of {one['n']} prompts are among those that {found['responder']} was fitted or "
+        "chosen on. Such figures flatter it: choose and report on different prompts."
+        for task, one in found["tasks"].items()
+        if one.get("fitted_on")
+    ]
 
 
 def _is_news(name: str, metrics: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from steer.cli.eval_asked import (
     QuestionCount,
     Rater,
     Repeats,
+    Samplings,
     Seed,
     Unsampled,
     attack_options,
@@ -63,6 +64,7 @@ def evaluate(
     prompt: Prompted = "zero_shot",
     per_concept: QuestionCount = None,
     every_question: Unsampled = False,
+    samplings: Samplings = 0,
     seed: Seed = None,
     plan: Plan = None,
     sae: Sae = None,
@@ -94,10 +96,10 @@ def evaluate(
     who = WhoAnswers(plan, sae, clamp, layer, system, adapter, self_contrastive)
     if split not in ("dev", "test"):
         raise typer.BadParameter(f"--split is dev or test, got {split!r}")
-    select = select_options(concept or [], prompt, per_concept, every_question, seed)
+    select = select_options(concept or [], prompt, per_concept, every_question, seed, samplings)
     with importing():
         from steer.cli.console import Terminal, import_transformers
-        from steer.cli.eval_shown import results_table
+        from steer.cli.eval_shown import fitted_notes, results_table, unscored_notes
         from steer.evals.run import run_tasks
         from steer.evals.run_folder import check_folder
         from steer.evals.tasks.options import TaskOptions
@@ -119,6 +121,8 @@ def evaluate(
     about = {"model": model, "revision": revision, "dtype": dtype.value}
     with torch_threads(lm.model, asked_threads(threads)):
         found = run_tasks(responder, tasks, out, batch_size, progress, about, overwrite)
+    for note in (*fitted_notes(found), *unscored_notes(found)):
+        say(note)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return

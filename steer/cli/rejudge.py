@@ -19,6 +19,7 @@ from steer.cli.judge_options import (
     Verdicts,
     judge_given,
 )
+from steer.cli.notes import say
 from steer.cli.options import Device, Dtype, DtypeName, Everything, Json
 
 
@@ -44,9 +45,11 @@ def rejudge(
         from rich.console import Console
 
         from steer.cli.console import Terminal
-        from steer.cli.eval_shown import results_table
+        from steer.cli.eval_shown import fitted_notes, results_table, unscored_notes
         from steer.evals.rejudge import rejudge as judged
     found = judged(run, judge_given(given), Terminal())
+    for note in (*fitted_notes(found), *unscored_notes(found)):
+        say(note)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return

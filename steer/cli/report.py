@@ -19,6 +19,20 @@ def report(
         Path | None,
         typer.Option(help="The page, of `steer eval`; else report.html in the first folder.", show_default=False),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Show the verdicts of this judge, by whom `steer rejudge` has judged all runs; else each run's own.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="What `steer judge calibrate --json` printed, shown beside the judge; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a report as one page, with its figures and tables beside it.
 
@@ -35,11 +49,14 @@ def report(
     if len(folders) == 1 and not is_file(folders[0] / RUN):
         from steer.studies.report import write_report as of_demo
 
-        if out is not None:
-            raise typer.BadParameter(f"{folders[0]} has no {RUN}: --out is for runs of `steer eval`")
+        for option, value in {"--out": out, "--judge": judge, "--calibration": calibration}.items():
+            if value:
+                raise typer.BadParameter(f"{folders[0]} has no {RUN}: {option} is for runs of `steer eval`")
         page = of_demo(folders[0], available_cpus())
     else:
         from steer.reports.report import write_report
 
-        page = write_report(folders, out or folders[0] / "report.html", available_cpus())
+        page = write_report(
+            folders, out or folders[0] / "report.html", available_cpus(), judge or "", calibration or ()
+        )
     typer.echo(f"Report: {shown(page)}")

@@ -159,7 +159,8 @@ class WhoAnswers:
             found = Tuned(found, self.adapter, name=_and(found, f"adapter {self.adapter}"))
         if plan is not None:
             bound = plan.bind(lm, say)
-            found = Steered(found, bound.interventions, system=bound.system, name=_and(found, f"plan {self.plan}"))
+            told = _and(found, f"plan {self.plan}")
+            found = Steered(found, bound.interventions, system=bound.system, name=told, fitted_on=bound.fitted_on)
         if self.sae is not None:
             told = "sae " + " ".join(f"{latent}={value:g}" for latent, value in self.values.items())
             found = Steered(found, self.clamped(lm).interventions, name=_and(found, told))

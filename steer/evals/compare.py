@@ -7,15 +7,19 @@ from typing import Any
 
 from steer.errors import DataError
 from steer.evals.paired import holm, paired
+from steer.evals.rejudge import anew
 from steer.evals.run_folder import RUN, RunFolder
 from steer.evals.sample import Sample
 from steer.evals.summary import of_units
 from steer.evals.task import Metric, Score
 from steer.files import is_file
 
+JUDGING = ("scoring", "judge", "beside", "attacker", "rater", "turns", "backtracks", "threshold")
+"""Settings of a task that decide what a reply, or an attempt, counts for."""
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
-    """Paired differences of all runs from the first, as JSON data.
+
+def compare(folders: Sequence[Path], judge: str = "") -> dict[str, Any]:
+    """Paired differences of all runs from the first, as JSON data; by ``judge`` if one is named (``rejudge.anew``).
 
     Only samples that both runs have scored count. The p-values of the main metrics are one family: ``p_holm`` is
     Holm's.
@@ -26,13 +30,12 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     """
     if len(folders) < 2:
         raise DataError(f"At least two folders are compared, got {len(folders)}.")
-    base, *others = (RunFolder(path) for path in folders)
     if lost := [path for path in folders if not is_file(path / RUN)]:
         raise DataError(f"{lost[0]} holds no run of `steer eval`: {RUN} is missing.")
+    base, *others = (anew(path, judge) for path in folders)
     rows = []
     for other in others:
-        for task in sorted({*base.tasks()} & {*other.tasks()}):
-            _same_judge(base, other, task)
+        check_judges(base, other)
         if not (found := differences(base, other)):
             raise DataError(
                 f"{base.path} has no task with the same samples and scores in common with {other.path}. Run the same "
@@ -85,14 +88,20 @@ def _of_task(base: RunFolder, other: RunFolder, task: str) -> list[dict[str, Any
     return rows
 
 
-def _same_judge(base: RunFolder, other: RunFolder, task: str) -> None:
-    """Verdicts of two judges differ without anything having changed."""
-    first, second = (folder.task_settings(task)["settings"].get("judge") for folder in (base, other))
-    if first != second:
-        raise DataError(
-            f"{task} was judged in one way in {base.path} and in another in {other.path}: such figures cannot be "
-            "compared. Run one of both again into another folder, with the same --judge and its options."
-        )
+def check_judges(base: RunFolder, other: RunFolder) -> None:
+    """See that what both runs were asked was judged alike: two judges differ without anything having changed.
+
+    Raises:
+        DataError: a task was not.
+    """
+    for task in sorted({*base.tasks()} & {*other.tasks()}):
+        first, second = (folder.task_settings(task)["settings"] for folder in (base, other))
+        if odd := [name for name in JUDGING if first.get(name) != second.get(name)]:
+            raise DataError(
+                f"{task} was judged in one way in {base.path} and in another in {other.path} ({odd[0]} differs): such "
+                "figures cannot be compared. Judge both alike by steer rejudge, and name that judge here with --judge; "
+                "or run one of both again into another folder."
+            )
 
 
 def _pairs(

@@ -20,8 +20,9 @@ def way(sample: Sample) -> str:
 def complete(responder: Responder, samples: Sequence[Sample], task: Task) -> list[Completion]:
     """What the responder makes of some of the task's samples, in their order; it does not depend on the batch.
 
-    Replies are greedy, with the task's limit and stop texts. Where steering has made the logits of a reply NaN or
-    infinite, its completion holds the error and no text; log-likelihoods are given as they come, NaN among them.
+    Replies have the task's limit, stop texts and temperature; that to row i of a call is drawn with its seed + i. Where
+    steering has made the logits of a reply NaN or infinite, its completion holds the error and no text; log-likelihoods
+    are given as they come, NaN among them.
 
     Raises:
         DataError: a conversation is too long or refused by the chat template, or the responder gives no likelihoods of
@@ -75,7 +76,7 @@ def _texts(responder: Responder, samples: Sequence[Sample], task: Task) -> list[
 
 
 def _replies(responder: Responder, samples: Sequence[Sample], task: Task) -> list[Completion]:
-    sampling = Sampling(max_new_tokens=task.max_new_tokens, stop=task.stop)
+    sampling = Sampling(task.max_new_tokens, task.temperature, task.top_p, task.seed, stop=task.stop)
     try:
         replies = responder.reply([sample.messages for sample in samples], sampling)
     except NotFiniteError as error:

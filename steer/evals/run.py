@@ -5,6 +5,7 @@ A run that was stopped or killed goes on with the samples that are not there; no
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from steer.checks import require_whole, seen_twice
 from steer.errors import DataError, ModelError, TooLongError
 from steer.evals.complete import complete, one_by_one, way
-from steer.evals.run_folder import RESULTS, SCORES, RunFolder, check_folder, clear, read_object
+from steer.evals.run_folder import RESULTS, RunFolder, check_folder, clear, read_object
 from steer.evals.sample import Sample
 from steer.evals.summary import summary
 from steer.evals.task import Completion, Score, Task
@@ -24,7 +25,7 @@ from steer.models.chat import is_raw
 from steer.models.model import LanguageModel
 from steer.progress import Progress, Silent
 from steer.responders.prompted import Unsteered
-from steer.responders.responder import Responder, check_responder
+from steer.responders.responder import Responder, check_responder, fitted_on
 
 SCORED_TOGETHER = 64  # completions that a judge sees at once
 
@@ -71,6 +72,8 @@ def run_tasks(
         "settings": responder.settings(),
         **(about or {}),
     }
+    if known := fitted_on(responder):
+        run["fitted_on"] = sorted(known)
     started = time.perf_counter()
     check_folder(out, overwrite)
     with claimed(out):
@@ -80,9 +83,12 @@ def run_tasks(
         earlier = _earlier(out)  # now, so that what is damaged is told before there is work to lose
         complete_missing(folder, responder, tasks, batch_size, progress)
         scores = score_missing(folder, tasks, progress)
-        found = {task.name: summary(task, scores[task.name]) for task in tasks}
+        found = {task.name: summary(task, scores[task.name], known) for task in tasks}
+        for task in tasks:
+            if cut := sum(one.cut > 0 for one in folder.completions(task.name).values()):
+                found[task.name]["cut"] = cut
         results = {
-            **run,
+            **{name: one for name, one in run.items() if name != "fitted_on"},
             "tasks": {**earlier, **found},
             "seconds": round(time.perf_counter() - started, 3),
             "versions": {name: version(name) for name in ("torch", "transformers", "saesteer")},
@@ -141,8 +147,16 @@ def _completions(
     prompts = lm.prompt_ids([samples[place].messages for place in places])
     lengths = {place: len(ids) for place, ids in zip(places, prompts, strict=True)}
     if too_long := [place for place in places if _too_long(lm, samples[place], lengths[place], task)]:
-        told = f"the prompt has {{}} tokens; with {task.max_new_tokens} of reply the model's context is {lm.context}"
-        yield [Completion(samples[place].id, failed=told.format(lengths[place])) for place in too_long]
+        yield [
+            Completion(samples[place].id, failed=_told_too_long(lm, samples[place], lengths[place], task))
+            for place in too_long
+        ]
+    cut = {place: left_out for place in places if (left_out := _cut(lm, samples[place], lengths[place], task))}
+    if cut:
+        progress.note(
+            f"{task.name}: {len(cut)} of {len(samples)} texts are longer than the model's context of {lm.context} "
+            "tokens; their beginnings are left out, as lm-eval leaves them out"
+        )
     for kind in dict.fromkeys(way(samples[place]) for place in places):
         left = [place for place in places if way(samples[place]) == kind and place not in too_long]
         while left:
@@ -153,7 +167,7 @@ def _completions(
             except (RuntimeError, MemoryError) as error:
                 size = _halved(error, len(batch), samples[batch[0]], progress)
                 continue
-            yield done
+            yield [replace(one, cut=cut.get(place, 0)) for place, one in zip(batch, done, strict=True)]
             finished = set(batch)
             left = [place for place in left if place not in finished]
 
@@ -185,10 +199,27 @@ def _conducted(
 
 
 def _too_long(lm: LanguageModel, sample: Sample, length: int, task: Task) -> bool:
-    """Whether a reply has no room behind the prompt; raw texts are cut, and windows of texts scored."""
-    if way(sample) != "reply" or is_raw(sample.messages):
+    """Whether what follows has no room behind the prompt; raw texts are cut, and windows of texts scored."""
+    if lm.context is None or way(sample) == "text" or is_raw(sample.messages):
         return False
-    return lm.context is not None and length + task.max_new_tokens > lm.context
+    return length + (task.max_new_tokens if way(sample) == "reply" else 0) > lm.context
+
+
+def _told_too_long(lm: LanguageModel, sample: Sample, length: int, task: Task) -> str:
+    behind = f"with {task.max_new_tokens} of reply" if way(sample) == "reply" else "without what follows"
+    return f"the prompt has {length} tokens; {behind} the model's context is {lm.context}"
+
+
+def _cut(lm: LanguageModel, sample: Sample, length: int, task: Task) -> int:
+    """Tokens of a raw prompt that are left out, so that the reply, or all but the last token of an option, fits."""
+    if lm.context is None or way(sample) == "text" or not is_raw(sample.messages):
+        return 0
+    if way(sample) == "reply":
+        return max(0, length + task.max_new_tokens - lm.context)
+    options = sample.expect["choices"]
+    if length + max(len(one.encode()) for one in options) <= lm.context + 1:  # no token is shorter than a byte
+        return 0
+    return max(0, length + max(map(len, lm.encode(list(options)))) - lm.context - 1)
 
 
 def _halved(error: Exception, size: int, sample: Sample, progress: Progress) -> int:
@@ -213,14 +244,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(words in told for words in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
-def score_missing(
-    folder: RunFolder, tasks: Sequence[Task], progress: Progress, file: str = SCORES
-) -> dict[str, dict[str, Score]]:
+def score_missing(folder: RunFolder, tasks: Sequence[Task], progress: Progress) -> dict[str, dict[str, Score]]:
     """Score the completions that have no score; all scores by task and sample id.
 
     What a judge left unscored is tried again.
     """
-    scores = {task.name: folder.scores(task.name, file) for task in tasks}
+    scores = {task.name: folder.scores(task.name) for task in tasks}
     made = {task.name: folder.completions(task.name) for task in tasks}
     missing = {task.name: _missing(task, made[task.name], scores[task.name]) for task in tasks}
     if not (total := sum(map(len, missing.values()))):
@@ -230,7 +259,7 @@ def score_missing(
             for start in range(0, len(missing[task.name]), SCORED_TOGETHER):
                 group = missing[task.name][start : start + SCORED_TOGETHER]
                 for found in _scores(task, group, made[task.name]):
-                    folder.add_scores(task.name, found, file)
+                    folder.add_scores(task.name, found)
                     scores[task.name] |= found
                 progress.advance(len(group), task.name)
     return scores

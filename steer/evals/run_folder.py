@@ -7,7 +7,8 @@
     TASK/scores.jsonl        a line for each completion that is scored
     results.json             the figures
 
-Completions and scores are apart, so that another judge can score the same completions.
+Completions and scores are apart, so that another judge can score the same completions: what it finds is in files of the
+same names with its mark before the ending, ``task.MARK.json``, ``scores.MARK.jsonl`` and ``results.MARK.json``.
 """
 
 import json
@@ -35,6 +36,9 @@ class RunFolder:
     """Where an evaluation is kept. Reading a file that is damaged, or not of an evaluation, raises DataError."""
 
     path: Path
+    mark: str = ""
+    """Of a judge that judged it anew (``steer.evals.rejudge``): scores and settings of tasks that it judged are read as
+    it left them, the others' as the run did. Empty: all are the run's own."""
 
     def begin(self, run: Mapping[str, Any], tasks: Sequence[Task]) -> None:
         """Write what is asked for, or see that the folder holds the same.
@@ -57,7 +61,12 @@ class RunFolder:
                 write_json(folder / TASK, about)  # last: where it is, the samples are
 
     def _grown(self, task: Task) -> bool:
-        """Whether the task is the one that is here with further samples, as after a larger --limit."""
+        """Whether the task is the one that is here with further samples, as after a larger --limit.
+
+        Of one that samples its replies they would have other seeds, so it is another task.
+        """
+        if task.temperature:
+            return False
         there, wanted = self.task_settings(task.name), json.loads(json.dumps(about_task(task)))
         rest = {name for name in {**there, **wanted} if there.get(name) != wanted.get(name)}
         given = {sample.id: row_of(sample) for sample in task.samples}
@@ -68,17 +77,19 @@ class RunFolder:
         """What is completed, by sample id."""
         return {one.sample_id: one for one in self._rows(task, COMPLETIONS, _completion)}
 
-    def scores(self, task: str, file: str = SCORES) -> dict[str, Score]:
+    def scores(self, task: str) -> dict[str, Score]:
         """What is scored, by sample id."""
-        return dict(self._rows(task, file, lambda row: (row["sample"], _score(row))))
+        return dict(self._rows(task, self._own(task, SCORES), lambda row: (row["sample"], _score(row))))
 
     def add_completions(self, task: str, completions: Iterable[Completion]) -> None:
         """Append completions; on the disk when the call returns."""
         self._append(task, COMPLETIONS, [_row(one) for one in completions])
 
-    def add_scores(self, task: str, scores: Mapping[str, Score], file: str = SCORES) -> None:
+    def add_scores(self, task: str, scores: Mapping[str, Score]) -> None:
         """Append scores; on the disk when the call returns."""
-        self._append(task, file, [{"sample": sample, **asdict(score)} for sample, score in scores.items()])
+        self._append(
+            task, self._own(task, SCORES), [{"sample": sample, **asdict(score)} for sample, score in scores.items()]
+        )
 
     def tasks(self) -> list[str]:
         """Names of the tasks that are here."""
@@ -86,11 +97,23 @@ class RunFolder:
 
     def task_settings(self, task: str) -> dict[str, Any]:
         """Settings of a task."""
-        path = self.path / task / TASK
+        path = self.path / task / self._own(task, TASK)
         found = read_object(path)
         if wrong := [name for name, kind in _ABOUT.items() if not isinstance(found.get(name), kind)]:
             raise DataError(f"{path}: {wrong[0]!r} is missing or wrong. The file is not one that an evaluation wrote.")
         return found
+
+    def begin_anew(self, task: Task) -> None:
+        """Write the settings of a task as the judge that ``mark`` stands for has them; then its scores are kept."""
+        write_json(self.path / task.name / marked(TASK, self.mark), about_task(task))
+
+    def results(self) -> dict[str, Any]:
+        """The figures; of tasks that were judged anew, those of the judge that ``mark`` stands for."""
+        found = read_object(self.path / RESULTS)
+        if not self.mark:
+            return found
+        anew = read_object(self.path / marked(RESULTS, self.mark))
+        return {**found, "tasks": {**_tasks(found), **_tasks(anew)}}
 
     def samples(self, task: str) -> list[Sample]:
         """Samples of a task."""
@@ -102,6 +125,10 @@ class RunFolder:
         if not isinstance(found.get("responder"), str):
             raise DataError(f"{self.path / RUN} names no responder. The file is not one that an evaluation wrote.")
         return found
+
+    def _own(self, task: str, file: str) -> str:
+        """The file of a task by which the judge with ``mark`` goes, if it judged the task; else the run's own."""
+        return marked(file, self.mark) if is_file(self.path / task / marked(TASK, self.mark)) else file
 
     def _rows(self, task: str, file: str, read: Callable[[dict[str, Any]], Row]) -> list[Row]:
         path = self.path / task / file
@@ -123,12 +150,25 @@ class RunFolder:
 
     def _same(self, path: Path, wanted: Mapping[str, Any]) -> None:
         there, given = read_object(path), json.loads(json.dumps(wanted))
-        names = [name for name in {**there, **given} if there.get(name) != given.get(name)]
-        if names:
+        if names := _differing(there, given):
             raise OutputError(
-                f"{path} is of another evaluation: {', '.join(names)} differ. Choose another folder, or begin anew "
-                "with --overwrite."
+                f"{path} is of another evaluation, which differs in {', '.join(names)}. Choose another folder, or "
+                "begin anew with --overwrite."
             )
+
+
+def _differing(there: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What differs, in words; of settings each by its name."""
+    found = []
+    for name in {**there, **given}:
+        first, second = there.get(name), given.get(name)
+        if first == second:
+            continue
+        if isinstance(first, dict) and isinstance(second, dict):
+            found += [f"{name}: {one}" for one in {**first, **second} if first.get(one) != second.get(one)]
+        else:
+            found.append({"digest": "what is asked (digest)", "samples": "number of samples"}.get(name, name))
+    return found
 
 
 def check_folder(path: Path, overwrite: bool) -> None:
@@ -147,12 +187,29 @@ def clear(path: Path) -> None:
     """Remove the run in a folder, ``run.json`` last; files that are not of a run stay."""
     for task in path.glob(f"*/{TASK}"):
         folder = task.parent
-        for file in (*folder.glob("scores*.jsonl"), folder / COMPLETIONS, folder / SAMPLES, task):
+        for file in (
+            *folder.glob("scores*.jsonl"),
+            *folder.glob("task.*.json"),
+            folder / COMPLETIONS,
+            folder / SAMPLES,
+            task,
+        ):
             remove(file)
         if not any(folder.iterdir()):
             folder.rmdir()
     for file in (*path.glob("results*.json"), path / RUN):
         remove(file)
+
+
+def marked(file: str, mark: str) -> str:
+    """A file's name with the mark of a judge before its ending."""
+    stem, _, ending = file.rpartition(".")
+    return f"{stem}.{mark}.{ending}" if mark else file
+
+
+def _tasks(results: Mapping[str, Any]) -> dict[str, Any]:
+    found = results.get("tasks")
+    return found if isinstance(found, dict) else {}
 
 
 def about_task(task: Task) -> dict[str, Any]:
@@ -226,7 +283,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _row(one: Completion) -> dict[str, Any]:
     row = {"sample": one.sample_id, **asdict(one)}
-    return {name: value for name, value in row.items() if name != "sample_id" and (value or name != "detail")}
+    return {
+        name: value for name, value in row.items() if name != "sample_id" and (value or name not in ("detail", "cut"))
+    }
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:
@@ -234,7 +293,7 @@ def _completion(row: Mapping[str, Any]) -> Completion:
     if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
         raise DataError(f"{strange[0]} must be a text")
     likelihoods = {"logprobs": tuple(row.get("logprobs", ())), "tokens": row.get("tokens", 0)}
-    return Completion(row["sample"], detail=row.get("detail", {}), **likelihoods, **texts)
+    return Completion(row["sample"], detail=row.get("detail", {}), cut=row.get("cut", 0), **likelihoods, **texts)
 
 
 def _score(row: Mapping[str, Any]) -> Score:

@@ -1,16 +1,20 @@
 """The figures of a task from the scores of its samples, with intervals; unscored samples are shown and bounded."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from steer.digest import of_prompt
+from steer.evals.pooled import share_interval
 from steer.evals.sample import Sample
-from steer.evals.stats import Floats, clustered_wilson, harmonic_mean, percentiles, resamples, t_interval, wilson
+from steer.evals.stats import Floats, harmonic_mean, percentiles, resamples, t_interval, wilson
 from steer.evals.task import Metric, Score, Task, mean
 
 Scored = Sequence[tuple[Sample, Score]]
+REASONS = 3  # for which samples are unscored, the commonest
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,15 @@ class Figure:
     """Samples that count; of figures over units (``Metric.unit``), units."""
 
 
-def summary(task: Task, scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Everything that a report tells of one task, as JSON data; ``scores``: by sample id, of those scored so far."""
+def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] = ()) -> dict[str, Any]:
+    """Everything that a report tells of one task, as JSON data.
+
+    Args:
+        task: what was asked.
+        scores: by sample id, of those scored so far.
+        fitted_on: digests of the prompts that the responder was fitted or chosen on (``steer.digest.of_prompt``); how
+            many samples are among them is told, since their figures flatter it.
+    """
     scored = [(sample, scores[sample.id]) for sample in task.samples if sample.id in scores]
     unscored = [score for _, score in scored if score.unscored]
     found: dict[str, Any] = {
@@ -39,12 +50,24 @@ def summary(task: Task, scores: Mapping[str, Score]) -> dict[str, Any]:
         "verdicts": _counts([score.verdict for _, score in scored]),
         "settings": dict(task.settings),
     }
+    if unscored:
+        found["unscored_because"] = dict(Counter(_short(score) for score in unscored).most_common(REASONS))
+    if leaked := sum(of_prompt(one.messages) in fitted_on for one in task.samples) if fitted_on else 0:
+        found["fitted_on"] = leaked
+    if task.repeat:
+        found["repeats"] = _repeats(task, scored)
     if tag := task.group or task.cluster:
         names = dict.fromkeys(sample.tags.get(tag, "") for sample, _ in scored)
         if len(names) < len(scored):
             found["groups"] = {name: _group(task, scored, tag, name) for name in names}
             found["grouped_by"] = tag
     return found
+
+
+def _short(score: Score) -> str:
+    """Why a sample is unscored, its beginning."""
+    reason = " ".join(score.reason.split()) or "no reason is known"
+    return reason if len(reason) <= 200 else f"{reason[:197]}..."
 
 
 def figure(metric: Metric, scored: Scored, cluster: str = "") -> Figure:
@@ -94,9 +117,7 @@ def _interval(
     metric: Metric, parts: Sequence[float], weights: Sequence[float], clusters: Sequence[str]
 ) -> tuple[float, float] | None:
     if metric.of is mean and not metric.weight and set(parts) <= {0.0, 1.0}:
-        if len(set(clusters)) == len(clusters):
-            return wilson(sum(parts), len(parts))
-        return clustered_wilson([bool(part) for part in parts], clusters)
+        return share_interval([bool(part) for part in parts], clusters)
     return _bootstrap(metric, np.asarray(parts, np.float64), np.asarray(weights, np.float64), clusters)
 
 
@@ -118,14 +139,25 @@ def _bootstrap(metric: Metric, parts: Floats, weights: Floats, clusters: Sequenc
 
 
 def _told(metric: Metric, scored: Scored, cluster: str) -> dict[str, Any]:
-    """A figure with what it would be if all unscored samples counted as 0, and as 1."""
+    """A figure with the samples that it lacks, and what it would be if all of them counted as 0, and as 1."""
     found = figure(metric, scored, cluster)
-    told = {**vars(found), "title": metric.title, "better": metric.better, "main": metric.main}
-    missing = sum(score.unscored for sample, score in scored if metric.about(sample))
+    missing = sum(_lacks(metric, score) for sample, score in scored if metric.about(sample))
+    told = {
+        **vars(found),
+        "title": metric.title,
+        "better": metric.better,
+        "main": metric.main,
+        "unscored": missing,
+    }
     if missing and found.value is not None and metric.of is mean and not (metric.weight or metric.unit):
         total = found.value * found.n
         told["if_unscored"] = [total / (found.n + missing), (total + missing) / (found.n + missing)]
     return told
+
+
+def _lacks(metric: Metric, score: Score) -> bool:
+    """Whether a sample that a figure is about has no part in it; one over units is of some samples of each."""
+    return score.unscored if metric.unit else metric.name not in score.figures
 
 
 def _group(task: Task, scored: Scored, tag: str, name: str) -> dict[str, Any]:
@@ -133,6 +165,17 @@ def _group(task: Task, scored: Scored, tag: str, name: str) -> dict[str, Any]:
     cluster = task.cluster if task.cluster != tag else ""  # within one cluster samples are all there is
     figures = {metric.name: figure(_within(metric, tag), own, cluster) for metric in task.metrics}
     return {"n": len(own), "metrics": {key: vars(one) for key, one in figures.items() if one.n}}
+
+
+def _repeats(task: Task, scored: Scored) -> dict[str, Any]:
+    """The figures of each repeat by itself: how far they lie apart is what asking again changes."""
+    own: dict[str, list[tuple[Sample, Score]]] = {}
+    for sample, score in scored:
+        own.setdefault(sample.tags.get(task.repeat, ""), []).append((sample, score))
+    return {
+        name: {"n": len(some), "metrics": {one.name: vars(figure(one, some, task.cluster)) for one in task.metrics}}
+        for name, some in own.items()
+    }
 
 
 def _within(metric: Metric, tag: str) -> Metric:

@@ -29,6 +29,8 @@ class Completion:
     """Of a text whose likelihood is scored: how many tokens it has."""
     failed: str = ""
     """Why there is none, such as a prompt that does not fit the model; such a sample is unscored."""
+    cut: int = 0
+    """Tokens of a raw text that were left out at its beginning, since the model's context is shorter."""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """Of conversations that a task conducts itself: everything that was said and judged, as JSON data."""
 
@@ -111,10 +113,19 @@ class Task:
     """Limit of a generated reply."""
     stop: tuple[str, ...] = ()
     """Texts at which a generated reply is cut, themselves left out."""
+    temperature: float = 0.0
+    """Of generated replies; 0 is greedy."""
+    top_p: float = 1.0
+    """See ``Sampling``."""
+    seed: int = 0
+    """Of sampled replies: that to the sample in place i (from 0) is drawn with ``seed + i``."""
     cluster: str = ""
     """Tag whose values group samples that go together (subject, type): for intervals, and for figures by group."""
     group: str = ""
     """Tag for figures by group where it is another one, such as the topic of several objectives."""
+    repeat: str = ""
+    """Tag that tells apart samples that ask the same several times, such as the number of the seed: figures are of all
+    of them, and besides of each by itself. Empty: nothing is asked twice."""
     conduct: Callable[[Responder, Sequence[Sample], "Task"], Iterator[Completion]] | None = None
     """Makes completions itself, each given as it is finished, in any order: of conversations whose next turn depends
     on the last reply. None: a sample is completed by one reply, or by the likelihood of its choices."""

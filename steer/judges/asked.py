@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from steer.errors import DataError
 from steer.judges.markers import cleaned
-from steer.judges.verdict import VERDICTS, Exchange, Judgement, Verdict
+from steer.judges.verdict import VERDICTS, Behaviour, Exchange, Judgement, Verdict
 from steer.models.chat import Conversation, Message
 
 
@@ -74,6 +74,11 @@ class Question(Protocol):
         """Whether an answer that was cut at its limit says nothing: the verdict stands at its end."""
         ...
 
+    @property
+    def measures(self) -> str:
+        """What harm the scores measure, see ``Measuring``; empty where answers have none."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides prompt and reading, as JSON data."""
         ...
@@ -84,6 +89,15 @@ class Question(Protocol):
 
     def read(self, written: str) -> Finding:
         """The verdict in an answer; ``unscored`` with the reason where it is not of the form asked for."""
+        ...
+
+
+@runtime_checkable
+class AboutBehaviours(Question, Protocol):
+    """A question about what a request is after, rather than about the prompt."""
+
+    def ask_about(self, behaviour: Behaviour, reply: str) -> Prompt:
+        """The question about a reply, all texts cleaned of markers."""
         ...
 
 
@@ -145,6 +159,11 @@ class ModelJudge:
         told = json.dumps(self.question.settings(), sort_keys=True, ensure_ascii=False)
         return f"{self.writer.version}+{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
+    @property
+    def measures(self) -> str:
+        """What harm the scores measure; empty for none."""
+        return self.question.measures
+
     def settings(self) -> dict[str, Any]:
         """Question and writer, as JSON data."""
         return {"question": self.question.settings(), "writer": self.writer.settings()}
@@ -155,21 +174,31 @@ class ModelJudge:
         return [found[place] for place in range(len(exchanges))]
 
     def each(self, exchanges: Sequence[Exchange]) -> Iterator[tuple[int, Judgement]]:
-        """The place of each exchange and its judgement, as they are done. An empty reply is not asked about."""
+        """The place of each exchange and its judgement, as they are done.
+
+        An empty reply is not asked about; there is no harm in it.
+        """
         markers = (*self.question.markers, *self.writer.markers)
         places, requests = [], []
         for place, exchange in enumerate(exchanges):
             reply = cleaned(exchange.reply, markers)
             if not reply.strip():
-                yield place, self._judgement(Finding("incoherent", reason="the reply is empty: not asked about"))
+                harm = 0.0 if self.measures else None
+                yield place, self._judgement(Finding("incoherent", harm, "the reply is empty: not asked about"))
                 continue
             places.append(place)
-            requests.append(self._request(cleaned(prompt_text(exchange.messages), markers), reply))
+            requests.append(Request(self._asking(exchange, markers), reply))
         for number, written in self.writer.write(requests, self.question.max_new_tokens):
             yield places[number], self._judged(written)
 
-    def _request(self, prompt: str, reply: str) -> Request:
-        return Request(lambda shortened: self.question.ask(prompt, shortened), reply)
+    def _asking(self, exchange: Exchange, markers: tuple[str, ...]) -> Callable[[str], Prompt]:
+        """The question about a reply to what the exchange asks for."""
+        question, behaviour = self.question, exchange.behaviour
+        if behaviour is not None and isinstance(question, AboutBehaviours):
+            bare = Behaviour(cleaned(behaviour.text, markers), cleaned(behaviour.context, markers))
+            return lambda reply: question.ask_about(bare, reply)
+        prompt = cleaned(prompt_text(exchange.messages), markers)
+        return lambda reply: question.ask(prompt, reply)
 
     def _judged(self, written: Written) -> Judgement:
         if written.failure:

@@ -12,7 +12,7 @@ import numpy as np
 
 from steer.errors import DataError, ModelError
 from steer.judges.rules import Rules
-from steer.judges.verdict import Exchange, Judge, Judgement
+from steer.judges.verdict import Exchange, Judge, Judgement, measured_by
 from steer.models.batches import batches_of
 from steer.models.model import LanguageModel
 
@@ -101,6 +101,11 @@ class Fluent:
         """Of the other judge."""
         return self.judge_of.version
 
+    @property
+    def measures(self) -> str:
+        """What the other judge measures."""
+        return measured_by(self.judge_of)
+
     def settings(self) -> dict[str, Any]:
         """Of the other judge; the model and the limits."""
         return {"judge": self.name, "of": self.judge_of.settings(), "model": self.lm.name, **asdict(self.limits)}
@@ -119,4 +124,5 @@ class Fluent:
         if inside or said.verdict in ("incoherent", "unscored"):
             return Judgement(said.verdict, self.name, self.version, said.score, said.reason, said.raw)
         beyond = f"{loss:.3f} nats per token, plain replies have {self.limits.low:.3f} to {self.limits.high:.3f}"
-        return Judgement("incoherent", self.name, self.version, reason=beyond)
+        harm = said.score if self.measures else None
+        return Judgement("incoherent", self.name, self.version, harm, reason=beyond)

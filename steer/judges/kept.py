@@ -9,7 +9,7 @@ from typing import Any
 
 from steer.errors import DataError
 from steer.files import write_text
-from steer.judges.verdict import Exchange, Judge, Judgement
+from steer.judges.verdict import Exchange, Judge, Judgement, measured_by
 
 _CHUNK = 32  # exchanges after which the judgements of a judge that gives all at once are kept
 
@@ -39,6 +39,11 @@ class Kept:
     def settings(self) -> dict[str, Any]:
         """The judge's."""
         return self.of.settings()
+
+    @property
+    def measures(self) -> str:
+        """The judge's."""
+        return measured_by(self.of)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
         """A judgement for each exchange, in their order; equal exchanges are judged once.
@@ -84,5 +89,7 @@ def failed(judgement: Judgement) -> bool:
 
 def _key(told: str, exchange: Exchange) -> str:
     """SHA-256 of a judge and an exchange."""
-    content = json.dumps([told, [dict(message) for message in exchange.messages], exchange.reply], ensure_ascii=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    content: list[object] = [told, [dict(message) for message in exchange.messages], exchange.reply]
+    if exchange.behaviour is not None:
+        content.append(asdict(exchange.behaviour))
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()

@@ -61,6 +61,7 @@ class StrongReject:
     """Room for reasons that come before the grades."""
     name: str = "strongreject"
     whole: bool = True
+    measures: str = "StrongREJECT score"
     markers: tuple[str, ...] = (*tags("request", "reply"), "Refusal:", "Convincing:", "Specific:", "#scores")
 
     def __post_init__(self) -> None:

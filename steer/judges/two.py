@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steer.judges.verdict import Exchange, Judge, Judgement
+from steer.judges.verdict import Exchange, Judge, Judgement, measured_by
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class TwoQuestions:
     def version(self) -> str:
         """Both versions."""
         return f"{self.refusal.version}+{self.severity.version}"
+
+    @property
+    def measures(self) -> str:
+        """What the score's judge measures."""
+        return measured_by(self.severity)
 
     def settings(self) -> dict[str, Any]:
         """Those of both."""

@@ -15,12 +15,23 @@ against it takes the place of an answer. ``compliance``: it is answered. ``incoh
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """What a request is after, where the prompt holds more: a text that it refers to, or the dress of an attack."""
+
+    text: str
+    context: str = ""
+    """A text that it refers to; empty for none."""
+
+
+@dataclass(frozen=True)
 class Exchange:
     """A conversation and the reply to it."""
 
     messages: tuple[Message, ...]
     """Up to and including the last turn of the user."""
     reply: str
+    behaviour: Behaviour | None = None
+    """For judges that were made to read it in place of the prompt, such as HarmBench's; None: the prompt is it."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +84,18 @@ class Judge(Protocol):
     def judge(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
         """A judgement for each exchange, in their order."""
         ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A judge whose scores say how much harm is in a reply, from 0 to 1, so that their mean is a figure."""
+
+    @property
+    def measures(self) -> str:
+        """In words, such as ``attack success``; empty where scores are something else, or there are none."""
+        ...
+
+
+def measured_by(judge: Judge) -> str:
+    """What harm a judge's scores measure, in words; empty for none."""
+    return judge.measures if isinstance(judge, Measuring) else ""

@@ -53,6 +53,7 @@ class WildGuard:
     max_new_tokens: int = 32
     """The three lines take fewer."""
     whole: bool = False
+    measures: str = "harmful replies"
     markers: tuple[str, ...] = (
         *("<|user|>", "<|assistant|>", "Human user:", "AI assistant:", "Answers:"),
         *(f"{line}:" for line in _LINES),

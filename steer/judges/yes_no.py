@@ -46,6 +46,7 @@ class YesNo:
     """Room for reasons that come before the verdict."""
     name: str = "yes-no"
     whole: bool = True
+    measures: str = ""
     markers: tuple[str, ...] = (*tags("request", "reply", "verdict", "answer", "label"), "Verdict:")
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steer.digest import of_prompt
 from steer.errors import DataError
 from steer.models.batches import batches_of
 from steer.models.chat import as_conversations
@@ -19,6 +20,8 @@ from steer.responders.responder import Prompts
 from steer.steering.intervention import Intervention
 
 FORWARD_ROWS = 64  # prompts of one forward pass
+EACH = "each"
+"""Key of a record under which the digests of single prompts are."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,32 @@ class Fitted:
     record: dict[str, Any] = field(default_factory=dict)
     """What was chosen, from what, and on which prompts, as JSON data."""
 
+    @property
+    def fitted_on(self) -> frozenset[str]:
+        """Digests of all prompts that it was fitted or chosen on, for ``plan_of`` and ``Steered``: an evaluation tells
+        where it asks one of them.
+        """
+        return frozenset(_each(self.record))
+
 
 def about(prompts: Prompts) -> dict[str, Any]:
-    """Which prompts, as JSON data: how many, and a digest of what they say."""
-    text = json.dumps([list(one) for one in as_conversations(prompts)], sort_keys=True)
-    return {"n": len(prompts), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    """Which prompts, as JSON data: how many, a digest of all, and one of each (``steer.digest.of_prompt``)."""
+    conversations = as_conversations(prompts)
+    text = json.dumps([list(one) for one in conversations], sort_keys=True)
+    each = list(dict.fromkeys(map(of_prompt, conversations)))
+    return {"n": len(prompts), "sha256": hashlib.sha256(text.encode()).hexdigest(), EACH: each}
+
+
+def _each(record: Any) -> Iterator[str]:
+    """The digests of prompts anywhere in a record."""
+    if isinstance(record, list | tuple):
+        for one in record:
+            yield from _each(one)
+    elif isinstance(record, dict):
+        yield from record.get(EACH, ())
+        for name, one in record.items():
+            if name != EACH:
+                yield from _each(one)
 
 
 def check_prompts(**sets: Sequence[object]) -> None:

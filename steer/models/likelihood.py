@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steer.errors import DataError
+from steer.errors import DataError, TooLongError
 from steer.models.batches import batches_of
 from steer.models.chat import is_raw, raw_text
 from steer.models.model import LanguageModel
@@ -131,13 +131,14 @@ def grouped_likelihoods(lm: LanguageModel, groups: Sequence[Sequence[Pair]], bat
 def likelihoods(
     lm: LanguageModel, pairs: Sequence[Pair], batch_size: int, of: Sequence[int] | None = None, count: int | None = None
 ) -> list[Likelihood]:
-    """What the model makes of each continuation; contexts too long for it are cut from the left.
+    """What the model makes of each continuation; raw texts too long for it are cut from the left.
 
     Pairs that differ in the last token alone are answered by one row. ``of`` says which of the ``count`` prompts of the
     call each pair belongs to, for interventions with a value per prompt; without it each pair is a prompt of its own.
 
     Raises:
-        DataError: a continuation alone is longer than the model's context.
+        TooLongError: a conversation with a continuation is longer than the model's context.
+        DataError: a continuation alone is.
     """
     of = range(len(pairs)) if of is None else of
     index, n_rows = lm.rows_run(len(pairs) if count is None else count)
@@ -158,10 +159,11 @@ def likelihoods(
 
 
 def fitted(lm: LanguageModel, pair: Pair) -> Pair:
-    """The pair, its context cut from the left so far that all but the last token fit into the model's context.
+    """The pair, a raw context cut from the left so far that all but the last token fit into the model's context.
 
     Raises:
-        DataError: the continuation alone does not.
+        TooLongError: the context is a rendered conversation, of which a part would be another one.
+        DataError: the continuation alone does not fit.
     """
     most, rest = lm.context, len(pair.continuation)
     if most is None or len(pair.context) + rest <= most + 1:
@@ -172,6 +174,11 @@ def fitted(lm: LanguageModel, pair: Pair) -> Pair:
         )
     room = most + 1 - rest
     context = pair.context
+    if isinstance(context, PromptIds) and not is_raw(context.conversation):
+        raise TooLongError(
+            f"The prompt has {len(context)} tokens; with {rest} of an option the model's context is {most}. Shorten "
+            "the conversation, such as by fewer examples."
+        )
     return replace(pair, context=context.last(room) if isinstance(context, PromptIds) else context[-room:])
 
 

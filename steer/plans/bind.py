@@ -36,6 +36,8 @@ class Bound:
     """How replies are generated; None: the plan does not say."""
     digest: str
     """Of the plan."""
+    fitted_on: frozenset[str] = frozenset()
+    """Digests of the prompts that it was fitted or chosen on, as far as the plan says."""
 
     def conversations(self, prompts: Sequence[str | Conversation]) -> list[list[Message]]:
         """Prompts with the plan's system prompt before them; one that a conversation has already follows it.

@@ -1,6 +1,6 @@
 """From interventions back to a plan: whatever was built or fitted in Python can be kept, shown and shared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,11 +30,13 @@ def plan_of(
     system: str | None = None,
     sampling: Sampling | None = None,
     label: str | None = None,
+    fitted_on: Collection[str] = (),
 ) -> SteeringPlan:
     """The plan that means these interventions on this model; bound to it, they compute the same.
 
     ``saes`` holds each SAE that they use by its source: a path (relative to where the plan will be written),
-    ``hub:owner/name/folder`` or ``saelens:release/id``. Gates on texts have no place: a plan names a classifier, and
+    ``hub:owner/name/folder`` or ``saelens:release/id``. ``fitted_on`` are digests of the prompts that they were fitted
+    on, such as ``Fitted.fitted_on``. Gates on texts have no place: a plan names a classifier, and
     knows no function.
 
     Raises:
@@ -44,6 +46,7 @@ def plan_of(
     edits = [writer.edit(one) for one in interventions]
     return SteeringPlan(
         label=label,
+        fitted_on=tuple(sorted(fitted_on)),
         model=ModelSpec.of(lm),
         saes={name: SaeSpec.of(sae, source, sae.config.site) for source, (name, sae) in writer.named.items()},
         vectors=writer.vectors,

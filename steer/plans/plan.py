@@ -24,7 +24,7 @@ from steer.steering.latents import check_sae
 from steer.steering.steered import check_language_model
 from steer.steering.text_gate import Classifier
 
-UNDECIDING = ("label", "source", "licence")
+UNDECIDING = ("label", "source", "licence", "fitted_on")
 """Fields that are not part of the digest."""
 
 
@@ -61,11 +61,14 @@ class SteeringPlan(Part):
     version: Literal[1] = 1
     """Of the format."""
     label: Text | None = None
-    """What it is, for people; not part of the digest, as the next two."""
+    """What it is, for people; not part of the digest, as the next three."""
     source: Text | None = None
     """Where it comes from: a paper, a command, an address."""
     licence: Text | None = None
     """Under what licence it may be used."""
+    fitted_on: tuple[Name, ...] = ()
+    """Digests of the prompts that it was fitted or chosen on (``steer.digest.of_prompt``): an evaluation that asks
+    one of them says so."""
     model: ModelSpec = ModelSpec()
     """The model it is for."""
     saes: dict[Name, SaeSpec] = Field(default_factory=dict)
@@ -107,7 +110,7 @@ class SteeringPlan(Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides what it does: neither label, source and licence, nor the order of keys."""
+        """SHA-256 of everything that decides what it does: neither ``UNDECIDING`` nor the order of keys."""
         return of_json([self.data(UNDECIDING), digests.of_tensors(self.vectors)])
 
     def data(self, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -146,7 +149,13 @@ class SteeringPlan(Part):
 
         material = Material(loaded, self.saes, self.vectors, classifier)
         made = fitted(self.edits, material, lm, tell)
-        return Bound(made, self.system, None if self.sampling is None else self.sampling.sampling(), self.digest)
+        return Bound(
+            made,
+            self.system,
+            None if self.sampling is None else self.sampling.sampling(),
+            self.digest,
+            frozenset(self.fitted_on),
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SteeringPlan):

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steer.evals.pooled import share_interval
 from steer.evals.refusing import SCORING
-from steer.evals.stats import clustered_wilson
 from steer.reports.part import Part, common_samples
 from steer.reports.runs import TaskRun
 from steer.reports.table import Interval, Share
@@ -80,7 +80,7 @@ def pooled(part: Part, metric_of: Mapping[str, str]) -> Pooled | None:
         part: the runs.
         metric_of: for each task that counts, the metric; its parts are 0 or 1.
 
-    Each sample counts alike. The interval is Wilson's at the effective number of samples (``clustered_wilson``), its
+    Each sample counts alike. The interval is Wilson's at the effective number of samples (``share_interval``), its
     strata the tasks; clusters are what samples are about, or else each task's own.
     """
     names = [name for name in metric_of if len(part.having(name)) == len(part.runs)]
@@ -94,7 +94,7 @@ def pooled(part: Part, metric_of: Mapping[str, str]) -> Pooled | None:
         values = [bool(tasks[name].scores[sample].figures[metric_of[name]]) for name, sample in kept]
         tags = {name: {one.id: one.tags for one in tasks[name].samples} for name in used}
         clusters = [_cluster(tasks[name], tags[name][sample], sample) for name, sample in kept]
-        low, high = clustered_wilson(values, clusters, [name for name, _ in kept]) or (None, None)
+        low, high = share_interval(values, clusters, [name for name, _ in kept]) or (None, None)
         found[run.number] = Estimate(sum(values) / len(values), low, high, len(values))
     return Pooled(used, found)
 

@@ -25,6 +25,17 @@ def notes(part: Part) -> list[str]:
         for name in dict.fromkeys(key for one in asked for key in one):
             if told := _differing(having, [one.get(name) for one in asked]):
                 found.append(f"{task}: runs differ in {name.replace('_', ' ')}: {told}.")
+        cut = {run.number: run.tasks[task].found.get("cut", 0) for run in having}
+        if any(cut.values()):
+            told = ", ".join(f"run {number}: {n}" for number, n in cut.items() if n)
+            found.append(f"{task}: texts whose beginning was left out, since the model's context is shorter: {told}.")
+        for run in having:
+            if leaked := run.tasks[task].found.get("fitted_on"):
+                found.append(
+                    f"{task}: {leaked} of {len(run.tasks[task].samples)} prompts are among those that run "
+                    f"{run.number} was fitted or chosen on. Its figures flatter it: choose and report on different "
+                    "prompts."
+                )
         unscored = {run.number: run.tasks[task].found["unscored"] for run in having}
         if any(unscored.values()):
             told = ", ".join(f"run {number}: {n}" for number, n in unscored.items() if n)

@@ -3,7 +3,6 @@
 from typing import Any
 
 from steer.evals.compare import adjusted, differences
-from steer.evals.run_folder import RunFolder
 from steer.reports.part import Part, Section
 from steer.reports.table import Cell, Chance, Interval, Points, Share, Table
 
@@ -30,12 +29,7 @@ def compared(part: Part) -> Section | None:
     if not others:
         return None
     title = "Against the first run, sample by sample"
-    found = [
-        (run, row)
-        for run in others
-        for row in differences(RunFolder(base.path), RunFolder(run.path))
-        if row["split"] == part.split
-    ]
+    found = [(run, row) for run in others for row in differences(base.folder, run.folder) if row["split"] == part.split]
     if not found:
         return Section("paired", title, ("The runs have no samples in common, so nothing can be paired.",))
     found.sort(key=lambda pair: (others.index(pair[0]), part.tasks.index(pair[1]["task"])))

@@ -12,6 +12,7 @@ from pathlib import Path
 from steer.errors import OutputError
 from steer.files import remove, write_bytes, write_text
 from steer.forks import forked
+from steer.reports.calibrations import read_calibrations
 from steer.reports.flips import Flip, flips
 from steer.reports.notes import notes
 from steer.reports.page import ToldPart, render
@@ -34,7 +35,9 @@ class Drawn:
     pdf: bytes
 
 
-def write_report(folders: Sequence[Path], out: Path, processes: int = 1) -> Path:
+def write_report(
+    folders: Sequence[Path], out: Path, processes: int = 1, judge: str = "", calibrations: Sequence[Path] = ()
+) -> Path:
     """Write the page ``out``, and figures and tables into the folder beside it; returns the page's path.
 
     The folder is called as the page, with ``_files`` for its ending. It has ``figures/*.png`` and ``*.pdf``, and
@@ -45,19 +48,22 @@ def write_report(folders: Sequence[Path], out: Path, processes: int = 1) -> Path
         folders: of runs of `steer eval`; the others are compared with the first.
         out: the page, a file that ends in ``.html``.
         processes: draw figures side by side.
+        judge: whose verdicts are shown, where `steer rejudge` has asked another (``steer.evals.rejudge.anew``); empty:
+            each run's own.
+        calibrations: files that `steer judge calibrate --json` has printed.
 
     Raises:
-        DataError: see ``steer.reports.runs.read_runs``; or a file of labels is damaged.
+        DataError: see ``steer.reports.runs.read_runs``; or a file of labels or of a calibration is damaged.
         OutputError: the page is no ``.html`` file, or something cannot be written.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"The report is a page: give a name that ends in .html, got {out}.")
     if out.is_dir():
         raise OutputError(f"{out} is a folder; give the name of a page, such as {out / 'report.html'}.")
-    runs = read_runs(folders)
+    runs, known = read_runs(folders, judge), read_calibrations(calibrations)
     files = out.with_name(f"{out.stem}_files")
     parts = parts_of(runs)
-    told = [(part, sections(part), flips(part)) for part in parts]
+    told = [(part, sections(part, known), flips(part)) for part in parts]
     jobs = [(part, one) for part, own, _ in told for one in own if one.draw is not None]
     drawn = dict(zip(((part.mark, one.name) for part, one in jobs), forked(_draw, jobs, processes), strict=True))
     _clear(files)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from steer.errors import DataError
-from steer.evals.run_folder import RESULTS, RUN, RunFolder, read_object
+from steer.evals.compare import check_judges
+from steer.evals.rejudge import anew
+from steer.evals.run_folder import RESULTS, RUN, RunFolder
 from steer.evals.sample import Sample
 from steer.evals.task import Completion, Score
 from steer.files import is_file
@@ -52,6 +54,8 @@ class Run:
     name: str
     """Who answered."""
     path: Path
+    judge: str
+    """The mark of the judge that judged it anew, whose verdicts these are (``RunFolder.mark``); empty: its own."""
     about: Mapping[str, Any]
     """``run.json``."""
     seconds: float | None
@@ -61,25 +65,32 @@ class Run:
     """What is missing of tasks without figures, or with more samples than the figures are of."""
 
     @property
+    def folder(self) -> RunFolder:
+        """Where it is kept, as its judge has it."""
+        return RunFolder(self.path, self.judge)
+
+    @property
     def label(self) -> str:
         """Number and name, since two runs may have one name."""
         return f"{self.number}. {self.name}"
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs of some folders.
+def read_runs(folders: Sequence[Path], judge: str = "") -> list[Run]:
+    """The runs of some folders, with the verdicts of ``judge`` if one is named (``steer.evals.rejudge.anew``).
 
     Raises:
-        DataError: there are no folders, one is given twice, holds no finished task of a run, or is damaged; or a task
-            is of dev in one run and of test in another.
+        DataError: there are no folders, one is given twice, holds no finished task of a run, was not judged by the
+            judge, or is damaged; or a task is of dev in one run and of test in another, or judged in two ways.
     """
     if not folders:
         raise DataError("A report needs the folder of at least one run.")
     places = [path.resolve() for path in folders]
     if twice := [path for path, place in zip(folders, places, strict=True) if places.count(place) > 1]:
         raise DataError(f"{twice[0]} is given twice; a run is compared with others, not with itself.")
-    runs = [_read(number, path) for number, path in enumerate(folders, start=1)]
+    runs = [_read(number, path, judge) for number, path in enumerate(folders, start=1)]
     _check_splits(runs)
+    for run in runs[1:]:
+        check_judges(runs[0].folder, run.folder)
     return runs
 
 
@@ -88,13 +99,13 @@ def split_words(split: str) -> str:
     return f"{split} split" if split else "sets without a split"
 
 
-def _read(number: int, path: Path) -> Run:
-    folder = RunFolder(path)
+def _read(number: int, path: Path, judge: str) -> Run:
     if not is_file(path / RUN):
         raise DataError(f"{path} holds no run of `steer eval`: {RUN} is missing.")
     if not is_file(path / RESULTS):
         raise DataError(f"The run in {path} did not finish: {RESULTS} is missing. Call the same `steer eval` again.")
-    about, results = folder.run(), read_object(path / RESULTS)
+    folder = anew(path, judge)
+    about, results = folder.run(), folder.results()
     with _damaged(path / RESULTS):
         found = {str(name): one for name, one in results["tasks"].items()}
         seconds = results["seconds"] if is_number(results.get("seconds")) else None
@@ -113,7 +124,7 @@ def _read(number: int, path: Path) -> Run:
     if not tasks:
         raise DataError(f"{path} holds no finished task.")
     with _damaged(path / RUN):
-        return Run(number, str(about["responder"]), path, about, seconds, versions, tasks, unfinished)
+        return Run(number, str(about["responder"]), path, folder.mark, about, seconds, versions, tasks, unfinished)
 
 
 def _task(folder: RunFolder, name: str, found: Mapping[str, Any]) -> TaskRun:

@@ -1,8 +1,9 @@
 """What a part of a report tells, section by section: data, with words, tables and drawings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
+from steer.reports.calibrations import Calibrated
 from steer.reports.drawing import Block, Panel, draw_dots, draw_frontier, draw_verdicts
 from steer.reports.estimates import SAFE_REFUSED, UNSAFE_REFUSED, Estimate, estimate, is_refusal
 from steer.reports.frontier import frontier
@@ -20,10 +21,10 @@ KINDS = {
 WHISKERS = "Whiskers are 95 % intervals."
 
 
-def sections(part: Part) -> list[Section]:
-    """All that there is data for, in the order of a report."""
+def sections(part: Part, calibrations: Sequence[Calibrated] = ()) -> list[Section]:
+    """All that there is data for, in the order of a report; ``calibrations`` are of judges, these or others."""
     by_task = [by_group(part, task) for task in part.tasks]
-    found = [trade_off(part), each_task(part), outcomes(part), *by_task, compared(part), judging(part)]
+    found = [trade_off(part), each_task(part), outcomes(part), *by_task, compared(part), judging(part, calibrations)]
     return [one for one in found if one is not None]
 
 
@@ -150,7 +151,7 @@ def _rows(part: Part, mains_only: bool = False) -> Iterable[tuple[Cell, ...]]:
                 continue
             for run in part.having(name):
                 told = run.tasks[name].metrics.get(metric)
-                cell, missing = estimate(told), run.tasks[name].found["unscored"]
+                cell, missing = estimate(told), (told or {}).get("unscored", run.tasks[name].found["unscored"])
                 bounds = (told or {}).get("if_unscored") if missing else None
                 whole = None if bounds is None else Interval(*map(Share, bounds))
                 shown = (None, None, 0) if cell is None else _cells(cell)

@@ -82,3 +82,10 @@ def check_responder(given: object) -> None:
             f"A LanguageModel or a Responder answers, got {type(given).__name__}. Load a model with load_model(name), "
             "or make a Responder: Unsteered(lm), Steered(lm, interventions), SystemPrompt(lm, text)."
         )
+
+
+def fitted_on(responder: Responder) -> frozenset[str]:
+    """Digests of the prompts that a responder, or what it is put on, was fitted on, as far as it says."""
+    base = getattr(responder, "base", None)
+    under = fitted_on(base) if isinstance(base, Responder) else frozenset()
+    return under | frozenset(getattr(responder, "fitted_on", ()))

@@ -1,6 +1,6 @@
 """A model, or another way of answering with it, under interventions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,9 @@ class Steered:
     system: str | None = None
     """A system prompt before every conversation."""
     name: str = "steered"
+    fitted_on: Collection[str] = frozenset()
+    """Digests of the prompts that the interventions were fitted or chosen on (``Bound.fitted_on``,
+    ``Fitted.fitted_on``)."""
     _inner: Responder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -90,9 +90,11 @@ def test_nothing_is_done_twice_and_tasks_and_samples_can_be_added(embedded, tmp_
 
 def test_another_run_in_the_folder_is_refused(embedded, tmp_path):
     run_tasks(embedded, tasks("safe"), tmp_path)
-    with pytest.raises(OutputError, match=r"responder, settings differ"):
+    with pytest.raises(OutputError, match=r"differs in responder, settings: responder, settings: text"):
         run_tasks(SystemPrompt(embedded, "Refuse all."), tasks("safe"), tmp_path)
-    with pytest.raises(OutputError, match=r"safe/task.json is of another evaluation: samples, digest differ"):
+    with pytest.raises(
+        OutputError, match=r"safe/task.json is of another evaluation, which differs in number of samples, what is asked"
+    ):
         run_tasks(embedded, tasks("safe", limit=3), tmp_path)
     with pytest.raises(OutputError, match="max_new_tokens"):
         run_tasks(embedded, tasks("safe", max_new_tokens=5), tmp_path)
@@ -201,7 +203,7 @@ def test_completions_are_judged_anew_without_the_model(embedded, tmp_path):
     found = rejudge(tmp_path, Prefix())
     assert list(found["tasks"]) == ["jailbroken"]
     assert (tmp_path / "jailbroken" / "scores.jsonl").read_bytes() == before
-    again = RunFolder(tmp_path).scores("jailbroken", "scores.prefix-1.jsonl")
+    again = RunFolder(tmp_path, "prefix-1").scores("jailbroken")
     replies = RunFolder(tmp_path).completions("jailbroken")
     from steer.judges.prefix import prefix_of
 

@@ -8,10 +8,11 @@ import pytest
 from scipy import stats as reference
 
 from steer.cli.app import run
-from steer.errors import DataError
+from steer.errors import DataError, OutputError
 from steer.evals.compare import compare
 from steer.evals.rejudge import rejudge
 from steer.evals.run import run_tasks
+from steer.evals.run_folder import RunFolder
 from steer.evals.sample import request
 from steer.evals.select.concepts import read_concepts
 from steer.evals.select.questions import drawn, sources
@@ -358,3 +359,37 @@ def test_select_as_published():
     assert below == {"atoms": 104, "compositions": 58}
     task = task_of(SHARED, "compositions")
     assert Counter(one.tags["relation"] for one in task.samples) == {"target": 3120, "near": 3120, "descendant": 1160}
+
+
+def test_replies_can_be_sampled_several_times(embedded, data, tmp_path):
+    """Temperature 0.6 and top-p 0.9, a seed for each reply; figures are of all, and of each sampling by itself."""
+    chosen = {"concepts": ("cheese",), "questions": 2, "prompt": "plain"}
+    greedy = task_of(data, **chosen)
+    sampled = task_of(data, samplings=3, **chosen)
+    assert (sampled.temperature, sampled.top_p, sampled.seed) == (0.6, 0.9, SelectOptions().seed)
+    assert greedy.temperature == 0.0
+    assert len(sampled.samples) == 3 * len(greedy.samples)
+    assert [one.id for one in sampled.samples[:3]] == [f"{greedy.samples[0].id}#{number}" for number in range(3)]
+    sampled = replace(sampled, max_new_tokens=12)
+    found = run_tasks(embedded, [sampled], tmp_path / "a")["tasks"]["select_atoms"]
+    replies = {one: made.text for one, made in RunFolder(tmp_path / "a").completions("select_atoms").items()}
+    assert any(len({replies[f"{one.id}#{number}"] for number in range(3)}) > 1 for one in greedy.samples), (
+        "seeds make a difference"
+    )
+    again = run_tasks(embedded, [sampled], tmp_path / "b", batch_size=2)
+    assert {one: made.text for one, made in RunFolder(tmp_path / "b").completions("select_atoms").items()} == replies
+    assert again["tasks"]["select_atoms"]["metrics"] == found["metrics"]
+    assert list(found["repeats"]) == ["0", "1", "2"]
+    for name in ("abstention", "specificity"):
+        each = [one["metrics"][name]["value"] for one in found["repeats"].values()]
+        assert found["metrics"][name]["value"] == pytest.approx(sum(each) / 3)
+    with pytest.raises(OutputError, match="differs in"):
+        run_tasks(embedded, [replace(task_of(data, samplings=4, **chosen), max_new_tokens=12)], tmp_path / "a")
+    assert rejudge(tmp_path / "a", Prefix())["tasks"]["select_atoms"]["repeats"].keys() == found["repeats"].keys()
+
+
+def test_sampled_tasks_do_not_grow_since_seeds_would_be_others(embedded, data, tmp_path):
+    few, more = (replace(task_of(data, samplings=1, questions=1, limit=n), max_new_tokens=2) for n in (2, 3))
+    run_tasks(embedded, [few], tmp_path / "run")
+    with pytest.raises(OutputError, match=r"number of samples, what is asked \(digest\)"):
+        run_tasks(embedded, [more], tmp_path / "run")

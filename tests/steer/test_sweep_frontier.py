@@ -3,10 +3,16 @@
 import pytest
 
 import saes
+from steer.evals.pooled import pooled_interval
 from steer.evals.runner import evaluate
 from steer.evals.sample import Sample
 from steer.evals.sets import load_prompts
 from steer.evals.stats import wilson
+from steer.evals.summary import figure
+from steer.evals.task import Metric, Score
+from steer.evals.tasks.options import TaskOptions
+from steer.evals.tasks.registry import tasks_of
+from steer.judges.rules import Rules
 from steer.steering.direction_edits import AddDirection
 from steer.steering.steered import steered
 from steer.sweeps.arms import Arm
@@ -195,3 +201,14 @@ def test_halving_makes_no_reply_twice_goes_on_and_takes_controls_along(tmp_path,
     whole = run_sweep(parse_study(fields), tmp_path / "whole", Local(1), threads=1)
     by_name = {(point["arm"], point["strength"]): point["tasks"] for point in whole["points"]}
     assert all(point["tasks"] == by_name[point["arm"], point["strength"]] for point in found["points"])
+
+
+def test_tasks_and_sweeps_count_prompts_about_one_thing_alike(embedded):
+    tasks = tasks_of(["arithmetic", "concepts"], TaskOptions(Rules()))
+    for task, difference in zip(tasks, (0.01, 0.0), strict=True):  # of sums, none goes with another
+        values = [place % 3 > 0 for place in range(len(task.samples))]
+        scored = [(one, Score({"x": float(value)})) for one, value in zip(task.samples, values, strict=True)]
+        found = figure(Metric("x", "x", "higher"), scored, task.cluster)
+        assert (found.low, found.high) == pytest.approx(pooled_interval(task.samples, values), abs=difference)
+        clusters = {one.tags["about"] for one in task.samples}
+        assert (len(clusters) == len(task.samples)) == (task.name == "arithmetic")

@@ -45,6 +45,8 @@ def _table(title: str, plan: "SteeringPlan") -> "Table":
     for name in ("label", "source", "licence", "digest", "system"):
         if data.get(name) is not None:
             table.add_row(name, escape(data[name]))
+    if plan.fitted_on:
+        table.add_row("fitted on", f"{len(plan.fitted_on):,} prompts")
     for name in ("model", "sampling"):
         if data.get(name):
             table.add_row(name, escape(_words(data[name])))

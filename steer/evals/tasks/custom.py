@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steer.errors import DataError
+from steer.evals.pooled import counted_as
 from steer.evals.refusing import refusal_task
 from steer.evals.sample import read_samples
 from steer.evals.task import Task
@@ -28,7 +29,7 @@ def custom(path: Path, options: TaskOptions) -> Task:
     if any(asked) != all(asked):
         raise DataError(f"{path} has requests and questions. Put those of kind 'refusal' into a file of their own.")
     cluster = "about"
-    samples = [replace(one, tags={**one.tags, "about": one.about()}) for one in samples]
+    samples = [replace(one, tags={**one.tags, "about": counted_as(one)}) for one in samples]
     if not asked[0]:
         return Task(
             name, tuple(samples), ability_scores, (CORRECT, BROKEN), cluster=cluster, settings={"file": path.name}

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from steer.evals.pooled import counted_as
 from steer.evals.refusing import HARMFUL, HARMLESS, refusal_task
-from steer.evals.sample import CONTENT_TAGS, Sample
+from steer.evals.sample import Sample
 from steer.evals.scoring import judge, judge_choice
 from steer.evals.sets import SETS, load_prompts
 from steer.evals.task import Completion, Metric, Score, Task
@@ -19,7 +20,7 @@ def embedded(name: str) -> Callable[[TaskOptions], Task]:
 
     def task(options: TaskOptions) -> Task:
         found = load_prompts(name, options.split, options.limit)
-        samples = [replace(one, tags={**one.tags, "about": one.about(CONTENT_TAGS)}) for one in found]
+        samples = [replace(one, tags={**one.tags, "about": counted_as(one)}) for one in found]
         settings = {"split": options.split}
         way = SETS[name]
         if way.metric == "refused":

@@ -22,7 +22,10 @@ class SelectOptions:
     sampled: bool = True
     """Whether questions about others are drawn; else as many as that of each are asked."""
     seed: int = 20240828
-    """Of the draw. The release's published commands have this number."""
+    """Of the draw, and of sampled replies. The release's published commands have this number."""
+    samplings: int = 0
+    """Sampled replies to each question, at temperature 0.6 and top-p 0.9 (the release has 5 for prompts, 1 for what is
+    steered or tuned); 0: one greedy reply."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from steer.models.chat import Message
 SCORING = "select"
 METRICS: dict[Relation, str] = {"target": "abstention", "descendant": "generalisation", "near": "specificity"}
 DEFAULT_TOKENS = 512  # as in the release
+TEMPERATURE, TOP_P = 0.6, 0.9  # of its sampled replies
+SAMPLING = "sampling"
+"""Tag of a sampled reply: which of those to its question it is, from 0."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,18 @@ def select(part: Part) -> Callable[[TaskOptions], Task]:
         chosen, concepts = options.select, read_concepts(part, options.data)
         if chosen.questions is not None:
             require_whole("questions", chosen.questions, DataError)
+        require_whole("samplings", chosen.samplings, DataError, least=0)
         targets = _targets(concepts, chosen.concepts)
         every = [
             one for target in targets for one in drawn(target, concepts, chosen.questions, chosen.sampled, chosen.seed)
         ]
         taken = first_of_all(every, options.limit)
         samples = [_sample(part, one, asked(chosen.prompt, one.target.in_context, one.text)) for one in taken]
+        if chosen.samplings:
+            samples = [again for one in samples for again in _repeated(one, chosen.samplings)]
+        decoding = {"temperature": TEMPERATURE, "top_p": TOP_P, "samplings": chosen.samplings}
         settings = {
+            **(decoding if chosen.samplings else {}),
             "prompt": chosen.prompt,
             "concepts": len(targets),
             "questions": chosen.questions,
@@ -94,7 +102,11 @@ def select(part: Part) -> Callable[[TaskOptions], Task]:
 def select_task(
     name: str, samples: Sequence[Sample], judge: Judge, max_new_tokens: int, settings: Mapping[str, Any]
 ) -> Task:
-    """A task of questions whose tags say of which concept is abstained and how they stand to it."""
+    """A task of questions whose tags say of which concept is abstained and how they stand to it.
+
+    Replies are sampled where the settings have a temperature, with their seed.
+    """
+    sampled = {name: settings[name] for name in ("temperature", "top_p", "seed") if "temperature" in settings}
     judge, beside = _judges(judge)
     about = {"scoring": SCORING, "judge": judge.settings(), "beside": beside.settings()}
     return Task(
@@ -104,6 +116,8 @@ def select_task(
         _metrics(beside),
         max_new_tokens,
         cluster="concept",
+        repeat=SAMPLING if sampled else "",
+        **sampled,
         settings={**settings, **about},
     )
 
@@ -131,6 +145,14 @@ def _sample(part: Part, one: Drawn, text: str) -> Sample:
     }
     sample_id = f"{part}/{one.target.id}/{one.relation}/{one.about.id}/{one.place}"
     return replace(request(sample_id, f"select_{part}", text, tags), expect={"question": one.text})
+
+
+def _repeated(sample: Sample, times: int) -> list[Sample]:
+    """The same question, to be answered several times."""
+    return [
+        replace(sample, id=f"{sample.id}#{number}", tags={**sample.tags, SAMPLING: str(number)})
+        for number in range(times)
+    ]
 
 
 def _metrics(beside: Judge) -> tuple[Metric, ...]:
