@@ -117,6 +117,14 @@ def test_the_digest_is_of_what_a_plan_does(llama, tmp_path):
     assert len(digests | {plan.digest}) == len(changes) + 1
 
 
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+@pytest.mark.parametrize("operation", ["add", "project_set", "project_cap"])
+def test_a_strength_of_zero_is_read_again(tmp_path, operation, suffix):
+    plan = SteeringPlan(vectors=vectors(), edits=[{**ADD, "operation": operation, "strength": 0.0}])
+    read = read_plan(write_plan(plan, tmp_path / f"plan{suffix}"))
+    assert (read, read.edits[0].strength) == (plan, 0.0)
+
+
 def test_special_characters_and_numbers_survive_both_files(tmp_path):
     text = 'quote " backslash \\ newline \n tab \t delete \x7f emoji \U0001f600 \u2028'
     values = {3: 1e-30, 4: -2.5e20, 5: 1.0}
