@@ -24,10 +24,11 @@ from tests.steer.plan_data import by_hand, full_plan, is_long, vectors
 
 ADD = {"kind": "direction", "site": "1.resid_post", "direction": "push", "strength": 2.0}
 SET = {"kind": "latents", "sae": "one", "values": {"3": 2.0}}
+PROBE = {"kind": "probe", "site": "0.resid_post", "weights": "push", "threshold": 0.0}
 
 
 def nested(depth):
-    gate = {"kind": "probe", "site": "0.resid_post", "weights": "push", "threshold": 0.0}
+    gate = PROBE
     for _ in range(depth):
         gate = {"kind": "all_of", "gates": [gate]}
     return gate
@@ -160,6 +161,7 @@ def test_special_characters_and_numbers_survive_both_files(tmp_path):
             {"edits": [{**ADD, "gate": {"kind": "probe", "site": "0.resid_post", "weights": "push"}}]},
             "threshold: Field",
         ),
+        ({"edits": [{**ADD, "gate": {**PROBE, "pool": "own"}}]}, "'own' is that of gates of kind 'pooled'"),
         ({"edits": [{**ADD, "gate": {"kind": "text"}}]}, "classifier: Field required"),
         ({"edits": [{**ADD, "gate": {"kind": "any_of", "gates": []}}]}, "at least 1 item"),
         ({"edits": [{**SET, "sae": "two"}]}, "no SAE of the name 'two': it has one"),
