@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes import SAE
-from steer.digest import of_json
 from steer.models.chat import Conversation, Message, Placement, instructed
 from steer.models.classifier import TextClassifier
 from steer.models.model import LanguageModel
 from steer.plans.bind import Bound
-from steer.plans.digests import of_sae, of_tensors
+from steer.plans.digests import of_classifier, of_sae
 from steer.plans.files import read_plan
 from steer.plans.plan import SteeringPlan
 from steer.responders.responder import Responder
@@ -128,8 +127,7 @@ class PlanArm:
 def _classifiers(bound: Bound) -> tuple[str, ...]:
     gates = [gated.gate for one in bound.interventions if (gated := gate_in(one)) is not None]
     asked = [leaf.classifier for gate in gates for leaf in gate.leaves if isinstance(leaf, TextGate)]
-    models = [(one.model, one.label) for one in asked if isinstance(one, TextClassifier)]
-    return tuple(of_json([of_tensors(dict(model.named_parameters())), label]) for model, label in models)
+    return tuple(of_classifier(one) for one in asked if isinstance(one, TextClassifier))
 
 
 Doing = LatentArm | DirectionArm | PlanArm
