@@ -14,6 +14,7 @@ from steer.models.classifier import TextClassifier
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.plans.files import read_plan, write_plan
+from steer.plans.made_from import plan_of
 from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec
 from steer.plans.vectors import vectors_of
@@ -73,6 +74,14 @@ def test_a_plan_holds_a_null_space_map(llama, tmp_path):
         vectors_of(plan, print, {})
     with pytest.raises(PlanError, match="no vector of the name 'other'"):
         SteeringPlan(vectors={"map": matrix}, edits=[edit | {"matrix": "other"}])
+
+
+def test_a_matrix_that_was_transposed_is_kept(llama, tmp_path):
+    matrix = torch.randn(D_MODEL, D_MODEL).T
+    plan = plan_of(llama, [NullSpaceEdit(Site(1), matrix, 0.5)])
+    read = read_plan(write_plan(plan, tmp_path / "plan.json"))
+    assert read == plan
+    assert torch.equal(read.vectors["matrix"], matrix)
 
 
 def test_a_plan_moves_with_its_folder(llama, tmp_path):
