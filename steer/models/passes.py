@@ -85,11 +85,17 @@ def describe(arguments: dict[str, Any], known: Rows | None, memory: Memory | Non
     come with a filled cache count as generated, a pass without one begins a call, and ``memory`` lasts for that call.
 
     Raises:
-        SiteError: the mask is not of shape [batch, cached + seq], so padding cannot be told.
+        SiteError: the mask is not of shape [batch, cached + seq], so padding cannot be told; or several texts are
+            packed into one row.
     """
     given = next((arguments[name] for name in _INPUTS if arguments.get(name) is not None), None)
     if given is None:
         raise SiteError(f"The model was called without any of {', '.join(_INPUTS)}, so hooks cannot tell its tokens.")
+    if arguments.get("cu_seq_lens_q") is not None:
+        raise SiteError(
+            "The model was given several texts packed into one row (generate_batch does so), in which hooks cannot "
+            "tell where a text begins. Use LanguageModel.generate, or give a padded batch with its attention mask."
+        )
     batch, seq = given.shape[:2]
     device = given.device
     mask = arguments.get("attention_mask")

@@ -66,6 +66,12 @@ class _ScoreGate(Part):
     below: Flag = False
     """Whether it is open below the threshold instead."""
 
+    @model_validator(mode="after")
+    def _pools_tokens(self) -> "_ScoreGate":
+        if self.pool == "own":
+            raise PlanError("the pool 'own' is that of gates of kind 'pooled', which say none. Give another.")
+        return self
+
 
 class LatentGate(_ScoreGate):
     """By the largest of chosen latents: ``LatentScore``."""

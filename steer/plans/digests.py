@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saes import SAE
 from steer.digest import of_json
+from steer.models.classifier import TextClassifier
 from steer.models.model import LanguageModel
 
 _SHAPE = (
@@ -35,6 +36,11 @@ def of_sae(sae: SAE) -> str:
     """Of an SAE: its weights, and the fields of its config that decide what it computes."""
     config = {name: value for name, value in asdict(sae.config).items() if name not in _SAE_SAYS}
     return of_json([config, of_tensors(sae.state_dict())])
+
+
+def of_classifier(classifier: TextClassifier) -> str:
+    """Of a classifier of texts: its weights, and the class that counts."""
+    return of_json([of_tensors(dict(classifier.model.named_parameters())), classifier.label])
 
 
 def of_config(lm: LanguageModel) -> str:

@@ -1,8 +1,9 @@
 """Edits as data: what is done to latents and along directions."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from steer.errors import PlanError
 from steer.plans.conditions import GateSpec, WindowSpec
@@ -76,6 +77,12 @@ class DirectionEditSpec(Part):
         if self.operation != "project_out" and "strength" not in self.model_fields_set:
             raise PlanError(f"{self.operation} needs a strength.")
         return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        data = handler(self)
+        # what stands at its default is left out, but a strength of 0 must be read again where one is needed
+        return data if self.operation == "project_out" else {**data, "strength": self.strength}
 
 
 class NullSpaceEditSpec(Part):

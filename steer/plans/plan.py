@@ -95,7 +95,11 @@ class SteeringPlan(Part):
                     f"{vector.dtype} of shape {list(vector.shape)}"
                     f"{', or a value that is not finite' if _is_vector(vector) else ''}."
                 )
-        return {name: vector.detach().to("cpu", torch.float32, copy=True) for name, vector in vectors.items()}
+        whole = torch.contiguous_format  # of a transposed matrix too, as files have it
+        return {
+            name: vector.detach().to("cpu", torch.float32).clone(memory_format=whole)
+            for name, vector in vectors.items()
+        }
 
     @model_validator(mode="after")
     def _complete(self) -> "SteeringPlan":

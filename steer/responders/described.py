@@ -1,4 +1,4 @@
-"""Interventions as JSON data, for records of what was run: SAEs, as plans tell them apart, and tensors as digests."""
+"""Interventions as JSON data, for records of what was run: tensors and models as digests, functions as names."""
 
 import hashlib
 import math
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from saes import SAE
+from steer.models.classifier import TextClassifier
 from steer.models.site import Site
-from steer.plans.digests import of_sae
+from steer.plans.digests import of_classifier, of_sae
 
 
 def described(value: Any) -> Any:
@@ -20,6 +21,8 @@ def described(value: Any) -> Any:
         return str(value)
     if isinstance(value, SAE):
         return {"kind": "SAE", "d_in": value.config.d_in, "d_sae": value.config.d_sae, "sha256": of_sae(value)}
+    if isinstance(value, TextClassifier):
+        return {"kind": "TextClassifier", "label": value.label, "sha256": of_classifier(value)}
     if isinstance(value, Tensor):
         return {"shape": list(value.shape), "sha256": digest_of(value)} if value.ndim else described(value.item())
     if is_dataclass(value) and not isinstance(value, type):
@@ -33,7 +36,15 @@ def described(value: Any) -> Any:
         return [described(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return _name_of(value) if callable(value) else repr(value)
+
+
+def _name_of(function: Any) -> str:
+    """A name that is the same in every process, as ``repr`` with its address is not."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def digest_of(tensor: Tensor) -> str:

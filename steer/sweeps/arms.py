@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes import SAE
-from steer.digest import of_json
+from steer.errors import DataError
 from steer.models.chat import Conversation, Message, Placement, instructed
 from steer.models.classifier import TextClassifier
 from steer.models.model import LanguageModel
 from steer.plans.bind import Bound
-from steer.plans.digests import of_sae, of_tensors
+from steer.plans.digests import of_classifier, of_sae
 from steer.plans.files import read_plan
 from steer.plans.plan import SteeringPlan
 from steer.responders.responder import Responder
@@ -104,9 +104,13 @@ class PlanArm:
             CheckpointError, SaesError: an SAE of it is not to be had.
         """
         plan = read_plan(Path(path).absolute())
-        saes = {name: spec.load(plan.folder, note) for name, spec in plan.saes.items()}
         if plan.sampling is not None:
             note(f"{path}: how replies are generated is the study's to say, not the plan's.")
+        return cls._of(plan, lm, note)
+
+    @classmethod
+    def _of(cls, plan: SteeringPlan, lm: LanguageModel, note: Callable[[str], None]) -> "PlanArm":
+        saes = {name: spec.load(plan.folder, note) for name, spec in plan.saes.items()}
         bound = plan.bind(lm, note, saes)
         return cls(plan, {name: of_sae(sae) for name, sae in saes.items()}, _classifiers(bound), bound)
 
@@ -121,15 +125,26 @@ class PlanArm:
         return {"kind": "plan", "plan": self.plan.digest, "saes": dict(self.saes), **asked}
 
     def ready(self, lm: LanguageModel | None) -> "PlanArm":
-        """The same, the plan bound to another model, or to none."""
-        return replace(self, bound=None if lm is None else self.plan.bind(lm))
+        """The same, the plan bound to another model, or to none.
+
+        Raises:
+            DataError: an SAE or a classifier is another than before.
+        """
+        if lm is None:
+            return replace(self, bound=None)
+        found = self._of(self.plan, lm, lambda _: None)
+        if (found.saes, found.classifiers) != (self.saes, self.classifiers):
+            raise DataError(
+                f"An SAE or a classifier of the plan {self.plan.label or self.plan.digest[:16]} is not the one that "
+                "the study was begun with. Have the same files on every machine."
+            )
+        return found
 
 
 def _classifiers(bound: Bound) -> tuple[str, ...]:
     gates = [gated.gate for one in bound.interventions if (gated := gate_in(one)) is not None]
     asked = [leaf.classifier for gate in gates for leaf in gate.leaves if isinstance(leaf, TextGate)]
-    models = [(one.model, one.label) for one in asked if isinstance(one, TextClassifier)]
-    return tuple(of_json([of_tensors(dict(model.named_parameters())), label]) for model, label in models)
+    return tuple(of_classifier(one) for one in asked if isinstance(one, TextClassifier))
 
 
 Doing = LatentArm | DirectionArm | PlanArm

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from steer.checks import seen_twice
 from steer.evals.sets import Split
@@ -33,7 +33,10 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-Finite = Annotated[float, AfterValidator(_fits_float32)]
+Number = Annotated[float, Field(strict=True)]  # neither true nor "2": what is written is what is meant
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[Whole, Field(gt=0)]
+Finite = Annotated[Number, AfterValidator(_fits_float32)]
 Strengths = Annotated[tuple[Finite, ...], Field(min_length=1), AfterValidator(_different)]
 Text = Annotated[str, Field(min_length=1)]
 Control = Literal["latent", "direction", "system"]
@@ -51,13 +54,13 @@ class WindowConfig(_Fields):
 
     phase: Phase = "all"
     """``prompt``, ``generated``, both (``all``), or the prompt's ``last`` token."""
-    start: Annotated[int, Field(ge=0)] = 0
+    start: Annotated[Whole, Field(ge=0)] = 0
     """First token, counted from the beginning of the phase."""
-    stop: Annotated[int, Field(ge=1)] | None = None
+    stop: Annotated[Whole, Field(ge=1)] | None = None
     """The token after the last one; None: to the end."""
     first_token: bool = False
     """Whether to act on the first token of a row too."""
-    decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    decay: Annotated[Number, Field(ge=0, le=1)] = 1.0
     """Factor by which the effect shrinks with each generated token."""
 
 
@@ -77,7 +80,7 @@ class ArmConfig(_Fields):
 
     name: Text | None = None
     """In tables and figures; None: made of what it does."""
-    latents: tuple[int, ...] = ()
+    latents: tuple[Whole, ...] = ()
     """Latents of the study's SAE, edited together."""
     weights: tuple[Finite, ...] | None = None
     """What the strength is multiplied by for each latent; None: 1."""
@@ -171,9 +174,9 @@ class TaskConfig(_Fields):
 class HalvingConfig(_Fields):
     """Successive halving: strengths are first compared on a part of the prompts, and the worse half is dropped."""
 
-    first: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    first: Annotated[Number, Field(gt=0, lt=1)] = 0.25
     """Share of each task's prompts that all strengths are compared on; it doubles with each round."""
-    least: PositiveInt = 16
+    least: Count = 16
     """Prompts of each task in the first round at least."""
 
 
@@ -202,15 +205,15 @@ class StudyConfig(_Fields, Settings):
     """Sets of the embedded model, by name, or files of samples."""
     split: Split = "dev"
     """Prompts of the embedded model's sets that are taken: ``dev`` to choose by, ``test`` to report."""
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     """Prompts of each task; None: all."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**62)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[Whole, Field(ge=0, lt=2**62)], ...], Field(min_length=1)] = (0,)
     """Of sampling; greedy replies have no use for more than one."""
-    max_new_tokens: PositiveInt = 48
+    max_new_tokens: Count = 48
     """Length limit of a reply, in tokens."""
-    temperature: Annotated[float, Field(ge=0)] = 0.0
+    temperature: Annotated[Number, Field(ge=0)] = 0.0
     """0 takes the most likely token."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Sample from the likeliest tokens that sum to this."""
     controls: bool | Annotated[tuple[Control, ...], AfterValidator(_different)] = True
     """What stands beside the arms: an unrelated latent as strong, the dense direction as long, a system prompt. True:
@@ -223,7 +226,7 @@ class StudyConfig(_Fields, Settings):
     """Set or file that it points away from."""
     halving: bool | HalvingConfig = False
     """Whether strengths are first compared on a part of the prompts, and the worse ones dropped."""
-    batch_rows: PositiveInt = 256
+    batch_rows: Count = 256
     """Rows of a batch at most: so many replies are made together."""
 
     @field_validator("seeds")

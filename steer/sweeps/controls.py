@@ -37,8 +37,10 @@ class Controls:
         """The controls that the study asks for.
 
         Raises:
-            DataError: one that was asked for by name cannot be.
+            DataError: one that was asked for by name cannot be, or there are no prompts to compare.
         """
+        if {"latent", "direction"} & {*self.study.wanted_controls}:
+            self.directions.prompts  # noqa: B018  # raises now if a name is wrong: that is no reason to leave one out
         make = {"latent": self._latents, "direction": self._direction, "system": self._system}
         found: list[Arm] = []
         for name in self.study.wanted_controls:

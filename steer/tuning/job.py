@@ -114,11 +114,11 @@ def tune(
     with torch_threads(lm.model, config.threads):
         run = _prepared(config, lm, mixture)
         settings = config.deciding(mixture.record)
+        if settings_in(folder) is not None and not overwrite:  # before the folder is made, and again once it is ours
+            check_settings(folder, settings)
+        elif config.resume_from is not None:
+            resumed_from(Path(config.resume_from), settings, progress.note)
         if dry_run:
-            if settings_in(folder) is not None and not overwrite:
-                check_settings(folder, settings)
-            elif config.resume_from is not None:
-                resumed_from(Path(config.resume_from), settings, progress.note)
             return _result(config, run, None)
         with claimed(folder):
             return _run(config, run, settings, overwrite, progress, stop)

@@ -60,6 +60,33 @@ def test_a_decision_for_the_reply_and_one_at_each_token_go_together(sae):
     assert torch.equal(rows[2].change(x, here)[both], change[both])
 
 
+def test_dynamic_guardrails_are_two_gates_on_one_score(llama, sae):
+    """arXiv 2504.08192: if any of the latents fires at a large enough share of a prompt's positions, all are set where
+    one of them fires, and nowhere else."""
+    rows, site = llama.prompt_ids(PROMPTS), Site.parse(sae.config.site)
+    x = [llama.activations(llama.pad([row]), [site])[site][0, 1:] for row in rows]  # the first position is left out
+    active = [sae.encode(one).to_dense() > 0 for one in x]
+    latents = (
+        torch.cat(active).float().mean(0).sub(0.2).abs().argsort(stable=True)[:3].tolist()
+    )  # neither rare nor usual
+    clamp = Clamp(sae, dict.fromkeys(latents, -5.0))
+    fires = [one[:, latents].any(-1) for one in active]
+    shares = torch.stack([one.float().mean() for one in fires])
+    tau = shares.sort().values[1:3].mean().item()
+    assert 0 < (shares > tau).sum() < len(rows)
+    assert any(0 < one.sum() < len(one) for one, share in zip(fires, shares, strict=True) if share > tau)
+    score = LatentScore(sae, latents)
+    gate = AllOf([Gate(score, tau, "share"), Gate(score, 0.0, decided="token")])
+    with steered(llama, Gated(clamp, gate)):
+        tokens = llama.pad(rows)
+        got = llama.activations(tokens, [site])[site]
+    for row, (before, fired, share) in enumerate(zip(x, fires, shares, strict=True)):
+        now = sae.encode(before).to_dense()[:, latents].double()
+        change = (-5.0 - now) @ sae.W_dec[latents].double() * fired.unsqueeze(-1) * (share > tau)
+        after = got[row, 1 - len(rows[row]) :].double()
+        torch.testing.assert_close(after, before.double() + change, rtol=0, atol=1e-5)
+
+
 def test_a_classifier_decides_before_the_model_runs_for_each_row(llama, sae):
     asked = []
 

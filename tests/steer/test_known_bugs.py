@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from saes import SAE, SAEConfig
+from steer.errors import SiteError
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.steering.direction_edits import AddDirection, DirectionEdit
@@ -152,6 +153,23 @@ def test_a_padded_tensor_without_a_mask_is_steered_as_the_model_reads_it(llama, 
     assert torch.equal(unmasked, as_text)
     torch.testing.assert_close(masked[1, -length:], alone, rtol=0, atol=1e-5)
     assert (unmasked[1, -length:] - alone).abs().max() > 0.1
+
+
+def test_texts_packed_into_one_row_and_masks_of_four_dimensions_are_refused(llama):
+    """As continuous batching and static caches have them: windows would count from the first text's beginning."""
+    rows = llama.prompt_ids(PROMPTS[:2])
+    batch, packed = llama.pad(rows), torch.tensor([rows[0] + rows[1]])
+    bounds = torch.tensor([0, len(rows[0]), packed.shape[1]], dtype=torch.int32)
+    plain = llama.model(batch.ids, attention_mask=batch.mask).logits
+    with steered(llama, AddDirection(SITE, DIRECTION, 5.0)):
+        with pytest.raises(SiteError, match="several texts packed into one row"):
+            llama.model(packed, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)
+        with pytest.raises(SiteError, match="attention mask of shape"):
+            llama.model.generate(
+                batch.ids, attention_mask=batch.mask, max_new_tokens=2, do_sample=False, cache_implementation="static"
+            )
+    assert count_hooks(llama) == 0
+    assert torch.equal(llama.model(batch.ids, attention_mask=batch.mask).logits, plain)
 
 
 def ulp(x):

@@ -14,6 +14,7 @@ from steer.models.classifier import TextClassifier
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.plans.files import read_plan, write_plan
+from steer.plans.made_from import plan_of
 from steer.plans.plan import SteeringPlan
 from steer.plans.sources import ModelSpec
 from steer.plans.vectors import vectors_of
@@ -24,10 +25,11 @@ from tests.steer.plan_data import by_hand, full_plan, is_long, vectors
 
 ADD = {"kind": "direction", "site": "1.resid_post", "direction": "push", "strength": 2.0}
 SET = {"kind": "latents", "sae": "one", "values": {"3": 2.0}}
+PROBE = {"kind": "probe", "site": "0.resid_post", "weights": "push", "threshold": 0.0}
 
 
 def nested(depth):
-    gate = {"kind": "probe", "site": "0.resid_post", "weights": "push", "threshold": 0.0}
+    gate = PROBE
     for _ in range(depth):
         gate = {"kind": "all_of", "gates": [gate]}
     return gate
@@ -74,6 +76,14 @@ def test_a_plan_holds_a_null_space_map(llama, tmp_path):
         SteeringPlan(vectors={"map": matrix}, edits=[edit | {"matrix": "other"}])
 
 
+def test_a_matrix_that_was_transposed_is_kept(llama, tmp_path):
+    matrix = torch.randn(D_MODEL, D_MODEL).T
+    plan = plan_of(llama, [NullSpaceEdit(Site(1), matrix, 0.5)])
+    read = read_plan(write_plan(plan, tmp_path / "plan.json"))
+    assert read == plan
+    assert torch.equal(read.vectors["matrix"], matrix)
+
+
 def test_a_plan_moves_with_its_folder(llama, tmp_path):
     there = tmp_path / "there"
     write_plan(full_plan(llama, there), there / "plan.toml")
@@ -117,6 +127,14 @@ def test_the_digest_is_of_what_a_plan_does(llama, tmp_path):
     assert len(digests | {plan.digest}) == len(changes) + 1
 
 
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+@pytest.mark.parametrize("operation", ["add", "project_set", "project_cap"])
+def test_a_strength_of_zero_is_read_again(tmp_path, operation, suffix):
+    plan = SteeringPlan(vectors=vectors(), edits=[{**ADD, "operation": operation, "strength": 0.0}])
+    read = read_plan(write_plan(plan, tmp_path / f"plan{suffix}"))
+    assert (read, read.edits[0].strength) == (plan, 0.0)
+
+
 def test_special_characters_and_numbers_survive_both_files(tmp_path):
     text = 'quote " backslash \\ newline \n tab \t delete \x7f emoji \U0001f600 \u2028'
     values = {3: 1e-30, 4: -2.5e20, 5: 1.0}
@@ -152,6 +170,7 @@ def test_special_characters_and_numbers_survive_both_files(tmp_path):
             {"edits": [{**ADD, "gate": {"kind": "probe", "site": "0.resid_post", "weights": "push"}}]},
             "threshold: Field",
         ),
+        ({"edits": [{**ADD, "gate": {**PROBE, "pool": "own"}}]}, "'own' is that of gates of kind 'pooled'"),
         ({"edits": [{**ADD, "gate": {"kind": "text"}}]}, "classifier: Field required"),
         ({"edits": [{**ADD, "gate": {"kind": "any_of", "gates": []}}]}, "at least 1 item"),
         ({"edits": [{**SET, "sae": "two"}]}, "no SAE of the name 'two': it has one"),

@@ -11,6 +11,7 @@ from steer.errors import DataError, ModelError, PlanError, SiteError
 from steer.evals.runner import evaluate
 from steer.evals.sample import Sample
 from steer.models.chat import instructed
+from steer.models.classifier import load_classifier
 from steer.models.decode import Contexts, Sampling
 from steer.models.site import Site
 from steer.plans.digests import of_sae
@@ -25,10 +26,12 @@ from steer.steering.gates import Gated
 from steer.steering.latents import Clamp
 from steer.steering.rows import OnRows
 from steer.steering.steered import steered
+from steer.steering.text_gate import TextGate
 from tests.conftest import PROMPTS, count_hooks, random_sae, tiny_model
 from tests.steer.test_entrances import bare
 from tests.steer.test_gates import by_prompt
 from tests.steer.test_operations import untyped
+from tests.steer.test_plans import classifier_model
 
 SAMPLING, NO_CACHE = Sampling(10), Sampling(10, use_cache=False)
 TALKS = [[{"role": "user", "content": text}] for text in PROMPTS]
@@ -65,6 +68,24 @@ def test_every_kind_is_a_responder_and_says_what_decides_its_replies(llama):
     sae = random_sae()
     clamped = Steered(llama, [Clamp(sae, {3: 9.0})]).settings()["interventions"][0]["sae"]
     assert clamped["sha256"] == of_sae(sae) == SaeSpec.of(sae, "somewhere").digest, "one digest for plans and records"
+
+
+def test_settings_tell_classifiers_of_gates_apart_by_their_weights_and_functions_by_name(llama, tmp_path):
+    def settings(classifier):
+        gated = Gated(AddDirection("1.resid_post", torch.ones(llama.d_model), 2.0), TextGate(classifier))
+        (shown,) = Steered(llama, [gated]).settings()["interventions"]
+        return shown["gate"]["classifier"]
+
+    first = classifier_model(tmp_path / "a")
+    loaded = load_classifier(str(tmp_path / "a"))
+    assert settings(loaded) == settings(first)
+    with torch.no_grad():
+        next(first.model.parameters())[0, 0] += 1
+    assert settings(first) != settings(loaded)
+    assert settings(dataclasses.replace(loaded, label=0)) != settings(loaded)
+    assert settings(lambda texts: [1.0] * len(texts)).endswith("<lambda>"), (
+        "no address, which is another in each process"
+    )
 
 
 def test_replies_depend_neither_on_batches_nor_on_the_cache(lm):

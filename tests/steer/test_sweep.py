@@ -7,8 +7,9 @@ import signal
 import pytest
 import torch
 
+import saes
 import steer.sweeps.cells
-from steer.errors import OutputError
+from steer.errors import DataError, OutputError
 from steer.evals.runner import evaluate
 from steer.evals.stats import wilson
 from steer.files import claimed
@@ -17,9 +18,11 @@ from steer.models.load import load_model
 from steer.steering.direction_edits import DirectionEdit
 from steer.steering.latents import Clamp, LatentEdit
 from steer.steering.steered import steered
+from steer.sweeps.arms import PlanArm
 from steer.sweeps.engines import Local
 from steer.sweeps.sweep import plan_sweep, run_sweep
 from steer.sweeps.tasks import load_tasks
+from tests.conftest import random_sae
 from tests.steer.sweep_data import HERE, ROWS, Counted, cells, contents, killed, make_study_folder, study_of
 from tests.steer.test_plans import classifier_model
 
@@ -164,6 +167,31 @@ def test_another_classifier_of_the_same_name_makes_other_cells(folder, tmp_path)
         model.score.weight.add_(1.0)
     model.save_pretrained(tmp_path / "classifier")
     assert plan_sweep(study, tmp_path / "out").finished == 3, "those of the unsteered model"
+
+
+@pytest.mark.parametrize("exchanged", ["sae", "classifier"])
+def test_a_worker_with_other_files_of_a_plan_refuses_to_work(folder, tmp_path, exchanged):
+    """The plan has no digest of its SAE, and cells are named by what the study was begun with."""
+    sae, lm = random_sae(), load_model(folder / "model")
+    saes.save(sae, tmp_path / "sae")
+    model = classifier_model(tmp_path / "classifier").model
+    edit = {
+        "kind": "latents", "sae": "one", "values": {"3": 9.0}, "gate": {"kind": "text", "classifier": "classifier"}
+    }  # fmt: skip
+    plan = steer.SteeringPlan(saes={"one": {"source": "sae"}}, edits=[edit])
+    arm = PlanArm.read(str(steer.write_plan(plan, tmp_path / "plan.json")), lm, lambda _: None)
+    sent = arm.ready(None)
+    assert sent.bound is None
+    assert sent.ready(lm).settings(None) == arm.settings(None)
+    with torch.no_grad():
+        if exchanged == "sae":
+            sae.b_enc[5] += 1.0
+            saes.save(sae, tmp_path / "sae")
+        else:
+            model.score.weight.add_(1.0)
+            model.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(DataError, match="not the one that the study was begun with"):
+        sent.ready(lm)
 
 
 def test_replies_depend_neither_on_batches_nor_on_processes(folder, tmp_path):

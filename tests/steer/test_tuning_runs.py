@@ -201,6 +201,7 @@ def test_a_checkpoint_is_gone_on_from_in_another_folder(llama, whole, tmp_path):
         tune(dataclasses.replace(second, out=str(tmp_path / "third"), lr=0.02), lm=llama)
     with pytest.raises(OutputError, match="no checkpoint of a run"):
         tune(dataclasses.replace(first, out=str(tmp_path / "third"), resume_from=str(tmp_path)), lm=llama)
+    assert not (tmp_path / "third").exists()
     assert not (tmp_path / "third" / "run.json").exists()
 
 
