@@ -63,7 +63,7 @@ def anew(path: Path, judge: str) -> RunFolder:
     if not judge:
         return RunFolder(path)
     wanted = _slug(judge)
-    marks = sorted(one.name.removeprefix("results.").removesuffix(".json") for one in path.glob("results.*.json"))
+    marks = _marks(path)
     found = [wanted] if wanted in marks else [mark for mark in marks if mark.startswith(f"{wanted}-")]
     if len(found) == 1:
         return RunFolder(path, found[0])
@@ -73,6 +73,13 @@ def anew(path: Path, judge: str) -> RunFolder:
         return RunFolder(path)
     known = f" It was judged anew by {', '.join(marks)}." if marks else ""
     raise DataError(f"{path} was not judged by {judge}.{known} Judge it: steer rejudge {path} --judge {judge}.")
+
+
+def _marks(path: Path) -> list[str]:
+    """Marks of the judges that judged a run anew, to the end."""
+    named = {one.name.removeprefix("results.").removesuffix(".json") for one in path.glob("results.*.json")}
+    asked = {one.name.removeprefix("task.").removesuffix(".json") for one in path.glob("*/task.*.json")}
+    return sorted(named & asked)  # without its settings of tasks it is of an earlier release: judged once more
 
 
 def _own_judges(folder: RunFolder) -> set[str]:

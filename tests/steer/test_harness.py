@@ -380,3 +380,18 @@ def test_what_cannot_be_is_refused(embedded, tmp_path, plan):
     model.steered.model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(NotFiniteError, match="first option"):
         model.loglikelihood(asked("loglikelihood", "a", " b"))
+
+
+def test_the_registry_of_lm_eval_knows_the_model_once_it_is_imported():
+    """Its own command does not, since it reads no entry points: that is what ``steer-lm-eval`` is for."""
+    code = """
+from lm_eval.api.registry import get_model
+try:
+    get_model("steer")
+except ValueError as error:
+    print("no model for this name found" in str(error))
+import steer.evals.harness
+print(get_model("steer") is steer.evals.harness.SteerLM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == ["True", "True"]

@@ -93,9 +93,20 @@ def test_a_judge_is_found_by_its_name(two):
     with pytest.raises(DataError, match="judged anew by prefix-"):
         anew(two[0], "pre")
     (two[0] / "results.prefix-2.json").write_text("{}")
+    (two[0] / "asked" / "task.prefix-2.json").write_text("{}")
     with pytest.raises(DataError, match=r"by several of the name prefix: prefix-.*, prefix-2\. Give the whole of one"):
         anew(two[0], "prefix")
     assert anew(two[0], mark_of(Prefix())).mark == mark_of(Prefix())
+
+
+def test_a_run_that_was_not_judged_to_the_end_was_not_judged(two):
+    rejudge(two[0], Prefix())
+    mark = mark_of(Prefix())
+    for left in (f"results.{mark}.json", f"asked/task.{mark}.json"):  # the latter is missing where it is of old
+        (two[0] / left).rename(two[0] / "away")
+        with pytest.raises(DataError, match="was not judged by prefix"):
+            anew(two[0], "prefix")
+        (two[0] / "away").rename(two[0] / left)
 
 
 def test_what_another_judge_left_goes_with_the_run(two):
