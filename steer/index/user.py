@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steer.checks import require_whole
 from steer.errors import DataError, OutputError
@@ -116,7 +117,7 @@ class UserNotes:
         """Names of the lists."""
         return [row[0] for row in self._read("SELECT DISTINCT name FROM lists ORDER BY name")]
 
-    def list(self, name: str) -> list[int]:
+    def listed(self, name: str) -> list[int]:
         """Latents of a list in order; of one that is not there, none."""
         return [row[0] for row in self._read("SELECT latent FROM lists WHERE name = ? ORDER BY place", (name,))]
 
@@ -125,7 +126,7 @@ class UserNotes:
         if latent >= self._d_sae:
             raise DataError(f"Latent {latent} is out of range: the index has latents 0 to {self._d_sae - 1}.")
 
-    def _read(self, query: str, values: Sequence[object] = ()) -> "list[tuple]":  # type: ignore[type-arg]
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
         try:
