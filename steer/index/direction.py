@@ -20,7 +20,7 @@ def row_norms(decoder: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, " d_sae"
 
 def along(
     decoder: Float[Tensor, "d_sae d_model"],
-    direction: Float[Tensor, " d_model"],
+    direction: Float[Tensor, " width"],
     norms: Float[Tensor, " d_sae"] | None = None,
 ) -> Float[Tensor, " d_sae"]:
     """Cosine of each decoder row with a direction, in float32; 0 for a row of zeros.
@@ -43,7 +43,7 @@ def along(
 
 def nearest(
     decoder: Float[Tensor, "d_sae d_model"],
-    direction: Float[Tensor, " d_model"],
+    direction: Float[Tensor, " width"],
     limit: int = 20,
     norms: Float[Tensor, " d_sae"] | None = None,
     leave_out: Sequence[int] = (),
