@@ -28,14 +28,12 @@ from steer.activations.sources.opened import open_source
 from steer.activations.text import embedded_corpus
 from steer.index.build import build_index
 from steer.index.config import IndexConfig
-from steer.index.direction import nearest, row_norms
+from steer.index.direction import Directions
 from steer.index.layout import bytes_per_latent, index_bytes
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
-
-WORDS = ("bababa", "shantor limdu", "zovemi", "kelo", "granapo tasu", "limlim", "duvezo", "torshan ba")
 
 
 def measured(work: Callable[[int], object], repeats: int, before: Callable[[], None] | None = None) -> dict[str, float]:
@@ -61,11 +59,12 @@ def dropped(folder: Path) -> None:
                 os.close(number)
 
 
-def queries(index: FeatureIndex, decoder: torch.Tensor, norms: torch.Tensor) -> dict[str, Callable[[int], object]]:
+def queries(index: FeatureIndex, decoder: Directions) -> dict[str, Callable[[int], object]]:
     """What is timed, by name."""
     rng = np.random.default_rng(0)
     latents = rng.integers(0, index.d_sae, 10_000)
-    directions = torch.randn(64, decoder.shape[1], generator=torch.Generator().manual_seed(0))
+    asked = [" ".join(index.labels(int(one))[0].text.split()[:2]) for one in latents[:64]]  # words that there are
+    directions = torch.randn(64, decoder.rows.shape[1], generator=torch.Generator().manual_seed(0))
 
     def facet(number: int) -> np.ndarray:
         density, largest = index.columns["density"], index.columns["max"]
@@ -76,8 +75,8 @@ def queries(index: FeatureIndex, decoder: torch.Tensor, norms: torch.Tensor) -> 
     return {
         "card_ms": lambda number: index.card(int(latents[number])),
         "facet_ms": facet,
-        "words_ms": lambda number: index.words(WORDS[number % len(WORDS)], 20),
-        "direction_ms": lambda number: nearest(decoder, directions[number % 64], 20, norms),
+        "words_ms": lambda number: index.words(asked[number % 64], 20),
+        "direction_ms": lambda number: decoder.nearest(directions[number % 64], 20),
     }
 
 
@@ -139,13 +138,12 @@ def benchmark(folder: Path, d_sae: int, tokens: int, d_model: int, repeats: int,
         synthetic_index(path, d_sae, tokens=tokens)
     written = time.perf_counter() - started
     index = FeatureIndex.open(path)
-    decoder = torch.randn(d_sae, d_model, generator=torch.Generator().manual_seed(1)).half()
-    norms = row_norms(decoder)
+    decoder = Directions.of(torch.randn(d_sae, d_model, generator=torch.Generator().manual_seed(1)).half())
     found: dict[str, Any] = {"d_sae": d_sae, "tokens": tokens, "d_model": d_model, "repeats": repeats}
     cold = {}
-    for name, query in queries(index, decoder, norms).items():
+    for name, query in queries(index, decoder).items():
         if hasattr(os, "posix_fadvise") and name != "direction_ms":  # a decoder is in memory
-            again = queries(FeatureIndex.open(path), decoder, norms)[name]
+            again = queries(FeatureIndex.open(path), decoder)[name]
             cold[name] = measured(again, min(repeats, 20), lambda: dropped(path))
         query(0)
         found[name] = measured(query, repeats)

@@ -23,6 +23,7 @@ class Columns(Mapping[str, np.ndarray]):
     def __init__(self, folder: Path, d_sae: int) -> None:
         self._folder = folder / COLUMNS
         self._d_sae = d_sae
+        self._names: tuple[int, list[str]] | None = None
         self._open: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -49,7 +50,14 @@ class Columns(Mapping[str, np.ndarray]):
         return kept[1]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(path.stem for path in self._folder.glob("*.npy") if _NAME.fullmatch(path.stem)))
+        try:
+            stamp = self._folder.stat().st_mtime_ns
+        except OSError:
+            return iter(())
+        if self._names is None or self._names[0] != stamp:  # listing a folder takes longer than all the rest of a card
+            found = sorted(path.stem for path in self._folder.glob("*.npy") if _NAME.fullmatch(path.stem))
+            self._names = (stamp, found)
+        return iter(self._names[1])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -88,5 +96,6 @@ class Columns(Mapping[str, np.ndarray]):
             )
         text = json.dumps(dict(made_by), ensure_ascii=False, allow_nan=False)  # what is no JSON shows before writing
         narrow = values.astype(np.float32) if values.dtype.kind == "f" else values
+        self._names = None
         write_json(self._folder / f"{name}.json", json.loads(text))
         write_array(self._folder, f"{name}.npy", narrow)

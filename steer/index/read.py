@@ -225,21 +225,25 @@ class FeatureIndex:
         return list(zip(every[order].tolist(), value[order].tolist(), strict=True))
 
     def _windows(self, row: Mapping[str, np.ndarray]) -> tuple[Window, ...]:
-        scale, found = float(row["ex_scale"]), []
-        for place in np.nonzero(row["ex_stratum"] != EMPTY)[0]:
-            start, length, peak = (int(row[name][place]) for name in ("ex_off", "ex_len", "ex_peak"))
-            found.append(
-                Window(
-                    token_ids=np.array(self._tokens[start : start + length], dtype=np.uint32),
-                    activations=row["ex_act"][place, :length] * np.float32(scale),
-                    peak=peak,
-                    max=float(row["ex_max"][place]),
-                    document=int(np.searchsorted(self._documents, start + peak, side="right")) - 1,
-                    offset=start,
-                    stratum=int(row["ex_stratum"][place]) - TOP,
-                )
-            )
-        return tuple(found)
+        places = np.flatnonzero(row["ex_stratum"] != EMPTY)
+        starts, lengths = row["ex_off"][places].astype(np.int64), row["ex_len"][places].tolist()
+        peaks = row["ex_peak"][places]
+        documents = np.searchsorted(self._documents, starts + peaks, side="right") - 1
+        within = starts[:, None] + np.arange(self.info.window)
+        tokens = self._tokens[np.minimum(within, len(self._tokens) - 1)].astype(np.uint32)
+        activations = row["ex_act"][places] * row["ex_scale"]
+        rows = zip(
+            tokens,
+            activations,
+            lengths,
+            peaks.tolist(),
+            row["ex_max"][places].tolist(),
+            documents.tolist(),
+            starts.tolist(),
+            (row["ex_stratum"][places] - np.uint8(TOP)).tolist(),
+            strict=True,
+        )
+        return tuple(Window(ids[:length], own[:length], *rest) for ids, own, length, *rest in rows)
 
     def _check(self, latent: int) -> None:
         require_whole("latent", latent, DataError, least=0)

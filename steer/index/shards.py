@@ -17,7 +17,7 @@ def mapped(path: Path) -> np.ndarray:
         DataError: it is missing, truncated or no array.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # a plain view of the map: less per access
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read ({reason}). Copy the index again, or build it again.") from error
@@ -34,7 +34,7 @@ class ShardedArray:
 
     def row(self, latent: int) -> np.ndarray:
         """What is stored of one latent."""
-        return np.asarray(self.parts[latent // self.rows][latent % self.rows])
+        return np.asarray(self.parts[latent // self.rows][latent % self.rows])  # an array of no axes, no number
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Each part with the number of its first latent."""

@@ -10,7 +10,7 @@ import torch
 
 import steer.index.labels as labels_module
 from steer.errors import DataError, IndexMismatchError, OutputError
-from steer.index.direction import along, nearest
+from steer.index.direction import Directions, along, nearest
 from steer.index.info import read_info, write_info
 from steer.index.labels import NO_FTS5, Label
 from steer.index.layout import Sizes, bytes_per_latent, index_bytes
@@ -238,6 +238,12 @@ def test_cosines_with_a_direction_are_those_of_torch_in_double():
     kept = expected.clone()
     kept[expected.argmax()] = -2
     assert [latent for latent, _ in best] == kept.topk(5).indices.tolist()
+    ready = Directions.of(decoder)
+    for seed in range(20):
+        other = torch.randn(24, generator=torch.Generator().manual_seed(100 + seed))
+        found, expected = ready.nearest(other, 7, leave_out=[3]), nearest(decoder, other, 7, leave_out=[3])
+        assert [latent for latent, _ in found] == [latent for latent, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-6)
     for bad in (torch.zeros(24), torch.full((24,), float("nan")), torch.ones(7)):
         with pytest.raises(DataError):
             along(decoder, bad)
