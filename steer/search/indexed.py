@@ -1,6 +1,6 @@
 """What a search needs of an index of latents. ``FeatureIndex`` has it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -41,6 +41,10 @@ class Indexed(Protocol):
 
     def labelled(self) -> np.ndarray:
         """For each latent, whether it has a label."""
+        ...
+
+    def labels(self, latent: int) -> Sequence[Labelled]:
+        """Labels of one."""
         ...
 
     def all_labels(self) -> Iterable[Labelled]:
