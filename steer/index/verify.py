@@ -11,7 +11,7 @@ from steer.activations.reading import by_length
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.index.info import check_files
-from steer.index.layout import corpus_file
+from steer.index.layout import LOGITS, NONE_ID, corpus_file
 from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
@@ -141,7 +141,7 @@ def _weights(index: FeatureIndex, latent: int, lm: LanguageModel, sae: SAE) -> l
         )
     lens, _ = lens_of(lm, sae)
     if lens is not None:
-        values = lens.extremes(sae.W_dec[latent : latent + 1])[1][0].numpy()
+        values = lens.extremes(sae.W_dec[latent : latent + 1], LOGITS, NONE_ID)[1][0].numpy()
         stored = index.array("logit_v").row(latent).astype(np.float32)
         if not np.allclose(stored, values, rtol=5e-3, atol=5e-3 * float(np.abs(values).max())):
             found.append(f"latent {latent}: its largest logits were {stored[:3]} and are {values[:3]}")

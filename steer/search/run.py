@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from saes import SAE
 from steer.errors import DataError
@@ -14,7 +15,7 @@ from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.search.attribution import attributions
 from steer.search.contrast import Contrasted, contrast
-from steer.search.direction import cosines, read_direction, row_of
+from steer.search.direction import along, read_direction, row_of
 from steer.search.filters import allowed as allowed_by
 from steer.search.firing import firing
 from steer.search.fuse import fused
@@ -126,7 +127,7 @@ class _Search:
             return by_listed_token(self.index, kind, number, _shown(self._lm, number), self.allowed, self.query.depth)
         number = token_id(self.lm, token)
         shown = _shown(self.lm, number)
-        scores = sign * promotes(self.lm, self.sae, number)
+        scores = sign * _numbers(promotes(self.lm, self.sae, number))
         return self._dense(
             kind, scores, "cosine", lambda score: f"{kind} {shown}: cosine {score:.3f} by the logit lens"
         )
@@ -163,7 +164,7 @@ class _Search:
     def like(self) -> Ranking:
         latent = self.query.like
         assert latent is not None
-        scores = cosines(self.sae.W_dec, row_of(self.sae, latent))
+        scores = _numbers(along(self.sae.W_dec, row_of(self.sae, latent)))
         scores[latent] = 0.0
         return self._dense("like", scores, "cosine", lambda score: f"writes like latent {latent}: cosine {score:.3f}")
 
@@ -175,7 +176,7 @@ class _Search:
         else:
             name = "the direction"
         assert given is not None
-        scores = cosines(self.sae.W_dec, given)
+        scores = _numbers(along(self.sae.W_dec, given))
         return self._dense("direction", scores, "cosine", lambda score: f"writes along {name}: cosine {score:.3f}")
 
     def means(self) -> Ranking:
@@ -187,7 +188,9 @@ class _Search:
         direction = refusal_direction(self.lm, site, first, second)
         self.about["means"] = {"prompts": [len(first), len(second)], "site": str(site), "token": "last of the prompt"}
         text = f"writes along the difference in means of {len(first)} and {len(second)} prompts: cosine"
-        return self._dense("means", cosines(self.sae.W_dec, direction), "cosine", lambda score: f"{text} {score:.3f}")
+        return self._dense(
+            "means", _numbers(along(self.sae.W_dec, direction)), "cosine", lambda score: f"{text} {score:.3f}"
+        )
 
     def attribution(self) -> Ranking:
         asked = self.query.attribution
@@ -266,6 +269,10 @@ def _told(asked: ContrastQuery, found: Contrasted) -> dict[str, Any]:
 def _told_attribution(asked: AttributionQuery, toward: int, against: int) -> dict[str, Any]:
     method = "gradient x activation" if asked.steps is None else "integrated gradients"
     return {"method": method, "steps": asked.steps, "toward": toward, "against": against, "prompts": len(asked.prompts)}
+
+
+def _numbers(tensor: Float[Tensor, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
+    return tensor.cpu().numpy().astype(np.float64)
 
 
 def _from_file(given: str) -> Any:

@@ -147,7 +147,7 @@ def test_without_a_difference_p_values_are_uniform_and_nothing_is_found():
 
 
 def test_planted_latents_are_found_at_the_stated_rate_of_false_ones():
-    d, planted = 200, set(range(0, 30))
+    d, planted = 200, set(range(30))
     shares, recovered = [], []
     for seed in range(5):
         rng = np.random.default_rng(seed)
