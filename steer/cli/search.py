@@ -110,7 +110,7 @@ def search(
     else:
         search_shown.print_hits(opened, found)
     if html is not None:
-        write_text(html.resolve(), search_shown.page(opened, found, query.asked, lm))
+        write_text(html.resolve(), search_shown.page(opened, found, query.asked))
         say(f"written to {shown(html)}")
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from steer.index.read import FeatureIndex
-    from steer.models.model import LanguageModel
-    from steer.reports.hits import Pieces
     from steer.search.hits import Hit, SearchResult
 
 _COLUMNS = ("density", "max", "steerability")  # those shown in the table, where the index has them
@@ -76,17 +74,9 @@ def _cell(text: str) -> str:
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
-def page(index: "FeatureIndex", found: "SearchResult", asked: "Sequence[str]", lm: "LanguageModel | None") -> str:
-    """The hits as a page of cards. Without a model, tokens are shown by their numbers."""
+def page(index: "FeatureIndex", found: "SearchResult", asked: "Sequence[str]") -> str:
+    """The hits as a page of cards."""
     from steer.reports.hits import render_hits
 
     cards = [index.card(hit.latent) for hit in found.hits]
-    return render_hits(found, cards, pieces_of(lm), asked, index.folder.resolve().name)
-
-
-def pieces_of(lm: "LanguageModel | None") -> "Pieces":
-    """How tokens are written."""
-    if lm is None:
-        return lambda ids: [f"[{token}]" for token in ids]
-    decode = lm.tokenizer.decode
-    return lambda ids: [decode([token]) for token in ids]
+    return render_hits(found, cards, index.renderer.pieces, asked, index.folder.resolve().name)

@@ -22,8 +22,22 @@ class Labelled(Protocol):
 
 
 @runtime_checkable
+class Rendering(Protocol):
+    """How tokens read."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Token ids as text."""
+        ...
+
+
+@runtime_checkable
 class Indexed(Protocol):
     """Figures, words and tokens of latents."""
+
+    @property
+    def renderer(self) -> Rendering:
+        """How the model's tokens read."""
+        ...
 
     @property
     def d_sae(self) -> int:

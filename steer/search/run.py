@@ -124,9 +124,9 @@ class _Search:
         assert token is not None
         if self._lm is None or self._sae is None:
             number = token if self._lm is None and isinstance(token, int) else token_id(self.lm, token)
-            return by_listed_token(self.index, kind, number, _shown(self._lm, number), self.allowed, self.query.depth)
+            return by_listed_token(self.index, kind, number, self._shown(number), self.allowed, self.query.depth)
         number = token_id(self.lm, token)
-        shown = _shown(self.lm, number)
+        shown = self._shown(number)
         scores = sign * _numbers(promotes(self.lm, self.sae, number))
         return self._dense(
             kind, scores, "cosine", lambda score: f"{kind} {shown}: cosine {score:.3f} by the logit lens"
@@ -134,9 +134,7 @@ class _Search:
 
     def prompt(self) -> Ranking:
         assert self.query.prompt is not None
-        return by_prompt(
-            self.lm, self.sae, self.site, self.query.prompt, self.index.columns, self.allowed, self.query.depth
-        )
+        return by_prompt(self.lm, self.sae, self.site, self.query.prompt, self.index, self.allowed, self.query.depth)
 
     def contrast(self) -> Ranking:
         asked = self.query.contrast
@@ -197,10 +195,13 @@ class _Search:
         assert asked is not None
         toward, against = (first_token(self.lm, one) for one in (asked.toward, asked.against))
         scores = attributions(self.lm, self.sae, self.site, asked.prompts, toward, against, asked.steps)
-        shown = [_shown(self.lm, one) for one in (toward, against)]
+        shown = [self._shown(one) for one in (toward, against)]
         self.about["attribution"] = _told_attribution(asked, toward, against)
         text = f"of the logit of {shown[0]} less that of {shown[1]}"
         return self._dense("attribution", scores, "logits", lambda score: f"adds {score:+.3g} {text}")
+
+    def _shown(self, token: int) -> str:
+        return repr(self.index.renderer.text([token]))
 
     def by(self) -> Ranking:
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
@@ -281,7 +282,3 @@ def _from_file(given: str) -> Any:
     if colon and not Path(given).exists():
         return read_direction(path, name)
     return read_direction(given)
-
-
-def _shown(lm: LanguageModel | None, token: int) -> str:
-    return f"token {token}" if lm is None else repr(lm.tokenizer.decode([token]))

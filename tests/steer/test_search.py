@@ -210,7 +210,7 @@ def test_searches_for_tokens_with_and_without_the_model(detecting, index):
     token = alone.card(5).promoted[0][0]
     listed = alone.search(Query(promotes=token, limit=300))
     assert [hit.latent for hit in listed.hits] == [latent for latent, _ in alone.promoting(token, 300)]
-    assert f"token {token}, which is among its strongest" in listed.hits[0].reasons[0].text
+    assert f"promotes {alone.renderer.text([token])!r}, which is among its strongest" in listed.hits[0].reasons[0].text
     with pytest.raises(DataError, match="needs the model"):
         alone.search(Query(promotes="z"))
     with pytest.raises(DataError, match=r"'zz' is 2 tokens .* #\d+"):
