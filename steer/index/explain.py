@@ -77,7 +77,7 @@ class Explained:
     """With the scores and their intervals; None where there is no explanation."""
     problem: str
     """Why there is none, or what is odd about it; empty if nothing."""
-    tests: Mapping[str, Rate]
+    tests: Mapping[Test, Rate]
     """Right answers of those that could be read, by test."""
     unread: int
     """Answers that were neither yes nor no: not counted as wrong."""
