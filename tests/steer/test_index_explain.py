@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from steer.cli.app import run
 from steer.errors import DataError, ModelError
 from steer.index.build import build_index
 from steer.index.config import IndexConfig
@@ -157,3 +158,22 @@ def test_failures_are_told(index):
         explain(index, [firing(index)], writer(server))
     with pytest.raises(DataError, match="firing_frac"):
         ExplainConfig(firing_frac=1.0)
+
+
+def test_the_command_keeps_labels_and_tells_scores(index, capsys):
+    latent = firing(index)
+    arguments = ["index", "explain", str(index.folder), "--latents", f"{latent}, {latent}", "--model", "explainer"]
+    before = index.labels(latent)
+    with serving(by_peak(index, latent, "the letter s")) as server:
+        assert run([*arguments, "--url", server.url, "--dry-run", "--json"]) == 0
+        assert index.labels(latent) == before
+        told = json.loads(capsys.readouterr().out)
+        assert [(one["latent"], one["label"], one["scores"]["detection"]) for one in told] == [
+            (latent, "the letter s", 1)
+        ]
+        assert run([*arguments, "--url", server.url]) == 0
+    assert f"{latent}: the letter s" in capsys.readouterr().out
+    assert index.labels(latent)[-1].text == "the letter s"
+    assert run([*arguments[:3], "--latents", "a", "--model", "x"]) == 2
+    assert run([*arguments[:3], "--latents", "1", "--model", "no/such-folder-or-model"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
