@@ -22,18 +22,19 @@ import numpy as np
 import torch
 
 import saes
+from experiments.benchmarks.search import prompt_extra_ms
 from steer.activations.reading import by_length
 from steer.activations.rows import Rules, token_rows
 from steer.activations.sources.opened import open_source
 from steer.activations.text import embedded_corpus
 from steer.index.build import build_index
 from steer.index.config import IndexConfig
-from steer.index.direction import Directions
 from steer.index.layout import bytes_per_latent, index_bytes
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
+from steer.search.direction import Directions
 
 
 def measured(work: Callable[[int], object], repeats: int, before: Callable[[], None] | None = None) -> dict[str, float]:
@@ -78,15 +79,6 @@ def queries(index: FeatureIndex, decoder: Directions) -> dict[str, Callable[[int
         "words_ms": lambda number: index.words(asked[number % 64], 20),
         "direction_ms": lambda number: decoder.nearest(directions[number % 64], 20),
     }
-
-
-def prompt_extra() -> Callable[[FeatureIndex], dict[str, float]] | None:
-    """What search by a prompt adds to one forward pass, where the search is at hand."""
-    try:
-        from steer.search.benchmark import prompt_extra_ms
-    except ImportError:
-        return None
-    return prompt_extra_ms  # type: ignore[no-any-return]
 
 
 def plain_forward(lm: LanguageModel, config: IndexConfig) -> float:
@@ -147,8 +139,7 @@ def benchmark(folder: Path, d_sae: int, tokens: int, d_model: int, repeats: int,
             cold[name] = measured(again, min(repeats, 20), lambda: dropped(path))
         query(0)
         found[name] = measured(query, repeats)
-    extra = prompt_extra()
-    found["prompt_extra_ms"] = None if extra is None else extra(index)
+    found["prompt_extra_ms"] = prompt_extra_ms(index)
     found["cold"] = cold
     found["write_seconds"] = round(written, 1)
     found["bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

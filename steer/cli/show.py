@@ -54,7 +54,7 @@ def show(
 
 
 def _of_index(path: Path, latent: int) -> "tuple[Card, Renderer]":
-    from steer.cli.generate import say
+    from steer.cli.notes import say
     from steer.index.read import FeatureIndex
 
     index = FeatureIndex.open(path, note=say)
@@ -64,7 +64,7 @@ def _of_index(path: Path, latent: int) -> "tuple[Card, Renderer]":
 def _of_sae(source: str, latent: int, model: str | None) -> "tuple[Card, Renderer]":
     from steer.checkpoints.load import load_sae
     from steer.cli.console import import_transformers
-    from steer.cli.generate import say
+    from steer.cli.notes import say
     from steer.index.from_weights import card_of_weights
     from steer.models.load import load_model
 

@@ -19,8 +19,8 @@ from steer.errors import DataError, OutputError, PlanError
 from steer.index.build import build_index
 from steer.index.chunks import BUILDING
 from steer.index.examples import mixed
-from steer.index.lens import Lens
 from steer.index.read import FeatureIndex
+from steer.models.lens import Lens
 from steer.models.site import Site
 from tests.conftest import D_MODEL, random_sae
 from tests.steer.index_data import SMALL, truth, write_text
@@ -155,7 +155,7 @@ def test_logits_are_what_the_model_adds_per_unit(tiny, family, text, tmp_path):
     centred = direction - direction.mean(-1, keepdim=True) if family == "gpt2" else direction
     expected = (centred * weight) @ lm.model.get_output_embeddings().weight.double().T
     assert torch.allclose(lens.logits(sae.W_dec[:5]).double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
-    ids, values = lens.extremes(sae.W_dec[:5])
+    ids, values = lens.extremes(sae.W_dec[:5], 20, -1)
     assert torch.allclose(
         values[:, :20].double(), expected.topk(20).values, rtol=1e-3, atol=1e-3 * expected.abs().max()
     )

@@ -1,4 +1,4 @@
-"""Which latents write along a direction: cosines with all decoder rows, block by block.
+"""Latents that write along a direction of the residual stream: cosines with all decoder rows, block by block.
 
 ``Directions`` answers many questions of one decoder fast: it holds the rows at length one in bfloat16, half the memory
 to read, and computes again exactly all that rounding could have put among the first.
@@ -6,11 +6,16 @@ to read, and computes again exactly all that rounding could have put among the f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from torch import Tensor
 
+from saes import SAE
 from steer.checks import require_whole
 from steer.errors import DataError
 
@@ -24,12 +29,13 @@ def row_norms(decoder: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, " d_sae"
     return torch.cat([torch.linalg.vector_norm(part, dim=-1, dtype=torch.float32) for part in parts])
 
 
+@torch.no_grad()
 def along(
     decoder: Float[Tensor, "d_sae d_model"],
     direction: Float[Tensor, " width"],
     norms: Float[Tensor, " d_sae"] | None = None,
 ) -> Float[Tensor, " d_sae"]:
-    """Cosine of each decoder row with a direction, in float32; 0 for a row of zeros.
+    """Cosine of each decoder row with a direction, in float32, in blocks of rows; 0 for a row of zeros.
 
     ``norms`` are those of ``row_norms``; None: they are computed.
 
@@ -111,9 +117,47 @@ def _unit(decoder: Float[Tensor, "d_sae d_model"], direction: Float[Tensor, " wi
         DataError: it is zero, not finite, or of another width.
     """
     if direction.shape != decoder.shape[1:]:
-        raise DataError(f"A direction of {decoder.shape[1]} dimensions is needed, got shape {list(direction.shape)}.")
-    given = direction.detach().to(decoder.device, torch.float32)
-    length = torch.linalg.vector_norm(given)
-    if not bool(length.isfinite()) or float(length) == 0.0:
-        raise DataError("A direction must be finite and not zero.")
-    return given / length
+        raise DataError(
+            f"The direction has shape {list(direction.shape)}, but the SAE writes {decoder.shape[1]} dimensions. Use "
+            "one of the model and the site that the SAE was trained on."
+        )
+    exact = direction.detach().to(decoder.device, torch.float64)
+    length = exact.norm().item()
+    if not isfinite(length) or length == 0:
+        raise DataError(f"A direction must be finite and not zero, got one of norm {length}.")
+    return (exact / length).float()
+
+
+def row_of(sae: SAE, latent: int) -> Float[Tensor, " d_out"]:
+    """What a latent writes.
+
+    Raises:
+        DataError: the SAE has no such latent.
+    """
+    if not 0 <= latent < sae.config.d_sae:
+        raise DataError(f"Latent {latent} is out of range: the SAE has {sae.config.d_sae}, numbered from 0.")
+    return sae.W_dec.detach()[latent]
+
+
+def read_direction(path: str | Path, name: str | None = None) -> Float[Tensor, " d_model"]:
+    """The vector in a safetensors file, or that tensor of it that is called ``name``.
+
+    Raises:
+        DataError: the file cannot be read, or holds not one such vector.
+    """
+    path = Path(path)
+    try:
+        tensors = from_safetensors(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"The direction in {path} cannot be read: {error.strerror or error}.") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is no safetensors file ({error}).") from error
+    vectors = {key: tensor.squeeze() for key, tensor in tensors.items() if tensor.squeeze().ndim == 1}
+    if name is not None:
+        if name not in vectors:
+            raise DataError(f"{path} holds no vector {name!r}: it holds {', '.join(sorted(vectors)) or 'none'}.")
+        return vectors[name].float()
+    if len(vectors) != 1:
+        listed = ", ".join(sorted(vectors)) or "none"
+        raise DataError(f"{path} must hold one vector, or be named as FILE:TENSOR; it holds {listed}.")
+    return next(iter(vectors.values())).float()
