@@ -1,0 +1,110 @@
+"""The methods by name, and what several of them say together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from steer.checks import hint
+from steer.errors import DataError
+from steer.features import causal
+from steer.features.search import Finder, Found, Search
+
+FINDERS: Mapping[str, Finder] = {**causal.NAMING, "causal": causal.find}
+"""Every method; ``causal`` compares what the others name."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What one method says, and what that took."""
+
+    method: str
+    found: tuple[Found, ...]
+    generations: int
+    """Replies that were made for it; those of the unsteered model are made once for all methods, and counted where they
+    are first needed."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the methods say."""
+
+    rankings: tuple[Ranking, ...]
+    """Of each method, in the order in which they were asked."""
+    refereed: causal.Refereed | None
+    """The candidates compared; None where ``causal`` was not asked."""
+
+    @property
+    def latents(self) -> list[int]:
+        """Every latent that was named, the best first: by the referee, else by the mean of reciprocal ranks."""
+        if self.refereed is not None:
+            return [one.latent for one in self.refereed.curves]
+        points: dict[int, float] = {}
+        for ranking in self.rankings:
+            for place, one in enumerate(ranking.found, start=1):
+                points[one.latent] = points.get(one.latent, 0.0) + 1 / place
+        return sorted(points, key=lambda latent: (-points[latent], latent))
+
+
+def methods(names: str) -> list[str]:
+    """The methods of a list such as ``paper,contrast``, the referee last; ``all`` means every one.
+
+    Raises:
+        DataError: there is no such method, or one stands twice.
+    """
+    asked = list(FINDERS) if names == "all" else [one.strip() for one in names.split(",")]
+    for one in asked:
+        if one not in FINDERS:
+            raise DataError(f"Unknown method {one!r}. {hint(one, [*FINDERS, 'all'], 'Known are all and')}")
+    if len(set(asked)) < len(asked):
+        raise DataError(f"A method stands twice in {names!r}: name each once.")
+    return sorted(asked, key=lambda one: one == "causal")
+
+
+def run(
+    search: Search,
+    asked: Sequence[str],
+    seed: int = 0,
+    on_method: Callable[[str], None] | None = None,
+) -> Report:
+    """Ask methods one after another; the referee, if asked, compares all that the others name.
+
+    Where ``causal`` is asked alone, all others name its candidates, unless ``search.candidates`` does.
+
+    Raises:
+        DataError: a method cannot say anything with these prompts; the message names it.
+    """
+    done = [0]
+    counting = replace(search, trial=replace(search.trial, on_done=_both(search.trial.on_done, done)))
+    naming = [one for one in asked if one != "causal"]
+    if "causal" in asked and not naming and not search.candidates:
+        naming = list(causal.NAMING)
+    rankings: list[Ranking] = []
+    refereed = None
+    for name in [*naming, *(["causal"] if "causal" in asked else [])]:
+        if on_method:
+            on_method(name)
+        before, started = done[0], perf_counter()
+        try:
+            if name == "causal":
+                candidates = tuple(dict.fromkeys([*search.candidates, *causal.union([one.found for one in rankings])]))
+                refereed = causal.referee(counting, candidates, seed=seed)
+                curves = refereed.curves[: search.limit]
+                found = [Found(one.latent, one.steerability, causal.why(one)) for one in curves]
+            else:
+                found = FINDERS[name](counting)
+        except DataError as error:
+            raise type(error)(f"Method {name}: {error}") from error
+        rankings.append(Ranking(name, tuple(found), done[0] - before, perf_counter() - started))
+    return Report(tuple(rankings), refereed)
+
+
+def _both(told: Callable[[int], None] | None, done: list[int]) -> Callable[[int], None]:
+    """Count replies, and tell whoever was told before."""
+
+    def count(replies: int) -> None:
+        done[0] += replies
+        if told:
+            told(replies)
+
+    return count
