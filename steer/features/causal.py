@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steer.errors import DataError
+from steer.evals.sample import Sample, by_set
 from steer.features import contrast, correlation, cosine_attribution, output_score, paper
 from steer.features.damage import Damage, damage
-from steer.features.halving import FIRST, halve
+from steer.features.halving import FIRST, halve, rounds
 from steer.features.outcomes import Outcomes, Tally
 from steer.features.search import Finder, Found, Search
 from steer.features.states import maxima
@@ -121,8 +122,12 @@ def find(search: Search) -> list[Found]:
         DataError: there is no candidate; or see the other methods.
     """
     candidates = search.candidates or union([method(search) for method in NAMING.values()])
-    curves = referee(search, candidates).curves[: search.limit]
-    return [Found(one.latent, one.steerability, why(one)) for one in curves]
+    return found(referee(search, candidates), search.limit)
+
+
+def found(refereed: Refereed, limit: int) -> list[Found]:
+    """The best latents of a comparison, as any method names them."""
+    return [Found(one.latent, one.steerability, why(one)) for one in refereed.curves[:limit]]
 
 
 def union(ranked: Sequence[Sequence[Found]]) -> tuple[int, ...]:
@@ -158,13 +163,22 @@ def referee(
     def effect(arm: Arm) -> float:
         return effect_of(outcomes.tally(arm), outcomes.plain(outcomes.measured(arm)), broken[arm])
 
-    sets = len({one.set for one in outcomes.samples})
-    left = halve(outcomes, arms, effect, first, sets)
+    left = halve(outcomes, arms, effect, first, len(by_set(outcomes.samples)))
     chosen = list(dict.fromkeys(arm.latent for arm in left))[:finalists]
     outcomes.measure([arm for arm in arms if arm.latent in chosen], len(outcomes.samples))
     curves = _curves(search, latents, arms, outcomes, broken, limits or Limits())
     ranked = sorted(curves, key=lambda one: (-one.best.tally.prompts, -one.best.effect, one.latent))
     return Refereed(tuple(ranked), outcomes.plain(), outcomes.generations)
+
+
+def replies_of(candidates: int, strengths: int, samples: Sequence[Sample], first: float = FIRST) -> int:
+    """How many replies ``referee`` makes, at most, those of the unsteered model included."""
+    sizes = rounds(len(samples), first, len(by_set(samples)))
+    left, before, total = candidates * strengths, 0, len(samples)
+    for size in sizes:
+        total += left * (size - before)
+        left, before = (left + 1) // 2, size
+    return total + min(FINALISTS, candidates) * strengths * len(samples)
 
 
 def effect_of(tally: Tally, plain: Tally, broken: Damage) -> float:

@@ -1,13 +1,15 @@
 """The methods by name, and what several of them say together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 from steer.checks import hint
 from steer.errors import DataError
 from steer.features import causal
+from steer.features.paper import active_in_refusal
 from steer.features.search import Finder, Found, Search
+from steer.progress import Progress, Silent
 
 FINDERS: Mapping[str, Finder] = {**causal.NAMING, "causal": causal.find}
 """Every method; ``causal`` compares what the others name."""
@@ -61,12 +63,7 @@ def methods(names: str) -> list[str]:
     return sorted(asked, key=lambda one: one == "causal")
 
 
-def run(
-    search: Search,
-    asked: Sequence[str],
-    seed: int = 0,
-    on_method: Callable[[str], None] | None = None,
-) -> Report:
+def run(search: Search, asked: Sequence[str], seed: int = 0, progress: Progress | None = None) -> Report:
     """Ask methods one after another; the referee, if asked, compares all that the others name.
 
     Where ``causal`` is asked alone, all others name its candidates, unless ``search.candidates`` does.
@@ -74,37 +71,41 @@ def run(
     Raises:
         DataError: a method cannot say anything with these prompts; the message names it.
     """
-    done = [0]
-    counting = replace(search, trial=replace(search.trial, on_done=_both(search.trial.on_done, done)))
+    progress, done = progress or Silent(), [0]
+
+    def count(replies: int) -> None:
+        done[0] += replies
+        progress.advance(replies)
+
+    search = replace(search, trial=replace(search.trial, on_done=count))
     naming = [one for one in asked if one != "causal"]
     if "causal" in asked and not naming and not search.candidates:
         naming = list(causal.NAMING)
     rankings: list[Ranking] = []
     refereed = None
     for name in [*naming, *(["causal"] if "causal" in asked else [])]:
-        if on_method:
-            on_method(name)
+        named = causal.union([one.found for one in rankings])
+        candidates = tuple(dict.fromkeys([*search.candidates, *named]))
         before, started = done[0], perf_counter()
         try:
-            if name == "causal":
-                candidates = tuple(dict.fromkeys([*search.candidates, *causal.union([one.found for one in rankings])]))
-                refereed = causal.referee(counting, candidates, seed=seed)
-                curves = refereed.curves[: search.limit]
-                found = [Found(one.latent, one.steerability, causal.why(one)) for one in curves]
-            else:
-                found = FINDERS[name](counting)
+            with progress.stage(f"method {name}", replies_of(name, search, len(candidates)) or None):
+                if name == "causal":
+                    refereed = causal.referee(search, candidates, seed=seed)
+                    found = causal.found(refereed, search.limit)
+                else:
+                    found = FINDERS[name](search)
         except DataError as error:
             raise type(error)(f"Method {name}: {error}") from error
         rankings.append(Ranking(name, tuple(found), done[0] - before, perf_counter() - started))
     return Report(tuple(rankings), refereed)
 
 
-def _both(told: Callable[[int], None] | None, done: list[int]) -> Callable[[int], None]:
-    """Count replies, and tell whoever was told before."""
-
-    def count(replies: int) -> None:
-        done[0] += replies
-        if told:
-            told(replies)
-
-    return count
+def replies_of(name: str, search: Search, candidates: int) -> int:
+    """How many replies a method makes, at most."""
+    prompts, strengths = len(search.trial.samples), len(search.strengths)
+    if name == "paper":
+        active = len(active_in_refusal(search))
+        return (active + min(active, search.limit) * strengths) * prompts
+    if name == "causal":
+        return causal.replies_of(candidates, strengths, search.trial.samples)
+    return 0 if name not in ("contrast", "correlation") else len(search.harmful) + len(search.harmless)
