@@ -1,6 +1,7 @@
 """``steer find refusal``: the latents that make a model refuse."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 TEXTS = 24  # neutral texts
 CANDIDATE_TEXTS = 256  # of which those that refuse nothing are taken
-TOKENS = 40_000
 
 
 def refusal(
@@ -156,18 +156,16 @@ def _samples(files: "list[Path]") -> "list[Sample]":
 
 
 def _neutral(lm: "LanguageModel", text: str | None) -> list[list[int]]:
-    """Token ids of the first texts in which nobody declines anything.
-
-    Raises:
-        DataError: all decline something.
-    """
+    """Token ids of the first texts in which nobody declines anything."""
+    from steer.activations.policy import TokenPolicy
+    from steer.activations.rows import Rules, token_rows
     from steer.activations.sources.opened import open_source
     from steer.activations.text import embedded_corpus
     from steer.features.search import without_refusals
-    from steer.quality.texts import first_texts
 
-    texts = first_texts(lm, open_source(text or embedded_corpus()), TOKENS)[:CANDIDATE_TEXTS]
-    return without_refusals(lm, [ids for ids in texts if len(ids) > 1])[:TEXTS]
+    rules = Rules.of(TokenPolicy(form="documents"), lm)
+    rows = islice(token_rows(lm, open_source(text or embedded_corpus()), rules), CANDIDATE_TEXTS)
+    return without_refusals(lm, [list(row.ids) for row, _ in rows if len(row.ids) > 1])[:TEXTS]
 
 
 def _opened(folder: Path, sae: "SAE", lm: "LanguageModel") -> "FeatureIndex":
