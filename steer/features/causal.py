@@ -20,9 +20,8 @@ from steer.evals.sample import Sample, by_set
 from steer.features import contrast, correlation, cosine_attribution, output_score, paper
 from steer.features.damage import Damage, damage
 from steer.features.halving import FIRST, halve, rounds
-from steer.features.outcomes import Outcomes, Tally
+from steer.features.outcomes import Known, Outcomes, Tally
 from steer.features.search import Finder, Found, Search
-from steer.features.states import maxima
 from steer.features.trial import Arm
 from steer.steering.latents import check_latents
 
@@ -143,10 +142,12 @@ def referee(
     finalists: int = FINALISTS,
     limits: Limits | None = None,
     seed: int = 0,
+    known: Known | None = None,
 ) -> Refereed:
     """Compare candidates at all strengths by successive halving, and measure the curves of the best ones in full.
 
-    ``first`` is the share of the prompts that all are measured on; 1 measures the whole grid.
+    ``first`` is the share of the prompts that all are measured on; 1 measures the whole grid. ``seed`` says which those
+    are. What is ``known`` is not measured again, and what is measured is added to it.
 
     Raises:
         DataError: there is no candidate, or ``first`` is no share.
@@ -157,16 +158,18 @@ def referee(
         raise DataError("There is no candidate to compare: name some, or use a method that finds one.")
     raw = [search.raw(value) for value in sorted(search.strengths)]
     arms = [Arm(latent, values[latent]) for latent in latents for values in raw]
-    broken = dict(zip(arms, damage(search.trial, search.texts, arms), strict=True))
-    outcomes = Outcomes(search.trial, seed)
+    known = known or Known()
+    missing = [arm for arm in arms if arm not in known.damage]
+    known.damage.update(zip(missing, damage(search.trial, search.texts, missing), strict=True))
+    breaks, outcomes = known.damage, Outcomes(search.trial, seed, known)
 
     def effect(arm: Arm) -> float:
-        return effect_of(outcomes.tally(arm), outcomes.plain(outcomes.measured(arm)), broken[arm])
+        return effect_of(outcomes.tally(arm), outcomes.plain(outcomes.measured(arm)), breaks[arm])
 
     left = halve(outcomes, arms, effect, first, len(by_set(outcomes.samples)))
     chosen = list(dict.fromkeys(arm.latent for arm in left))[:finalists]
     outcomes.measure([arm for arm in arms if arm.latent in chosen], len(outcomes.samples))
-    curves = _curves(search, latents, arms, outcomes, broken, limits or Limits())
+    curves = _curves(search, latents, arms, outcomes, breaks, limits or Limits())
     ranked = sorted(curves, key=lambda one: (-one.best.tally.prompts, -one.best.effect, one.latent))
     return Refereed(tuple(ranked), outcomes.plain(), outcomes.generations)
 
@@ -212,16 +215,15 @@ def _curves(
     latents: Sequence[int],
     arms: Sequence[Arm],
     outcomes: Outcomes,
-    broken: Mapping[Arm, Damage],
+    breaks: Mapping[Arm, Damage],
     limits: Limits,
 ) -> list[Curve]:
-    rows = [*search.texts, *([*one.prompt_ids, *one.reply_ids] for one in search.replies)]
-    largest = maxima(search.lm, search.sae, search.site, rows)
+    largest = search.maxima
     unit = search.sae.W_dec.detach().norm(dim=-1).cpu() / search.norm
     doses: dict[int, list[Dose]] = {latent: [] for latent in latents}
     for arm in arms:
         tally, plain = outcomes.tally(arm), outcomes.plain(outcomes.measured(arm))
-        one = broken[arm]
+        one = breaks[arm]
         found = Dose(arm.strength, tally, one, effect_of(tally, plain, one), is_safe(tally, plain, one, limits))
         doses[arm.latent].append(found)
     return [Curve(i, tuple(found), largest[i].item(), unit[i].item()) for i, found in doses.items()]

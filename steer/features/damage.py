@@ -31,6 +31,8 @@ class Damage:
 
 def damage(trial: Trial, texts: Sequence[Sequence[int]], arms: Sequence[Arm]) -> list[Damage]:
     """The damage that each arm does. Texts are cut at ``CUT_TOKENS``; many arms share a forward pass."""
+    if not arms:
+        return []
     cut = [list(text[:CUT_TOKENS]) for text in texts]
     batches = batches_of([len(text) for text in cut], ROWS)
 

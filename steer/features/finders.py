@@ -38,7 +38,7 @@ class Report:
 
     @property
     def latents(self) -> list[int]:
-        """Every latent that was named, the best first: by the referee, else by the mean of reciprocal ranks."""
+        """Every latent that was named, the best first: by the referee, else by the sum of reciprocal ranks."""
         if self.refereed is not None:
             return [one.latent for one in self.refereed.curves]
         points: dict[int, float] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 from steer.evals.sample import Sample, by_set
+from steer.features.damage import Damage
 from steer.features.replies import answer
 from steer.features.trial import Arm, Trial, replies_under
 from steer.judges.rules import is_incoherent, is_refusal
@@ -43,15 +44,28 @@ class Tally:
     """Mean over all replies."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was measured before: nothing in it is measured again."""
+
+    outcomes: dict[tuple[Arm | None, str, str], Outcome] = field(default_factory=dict)
+    """By arm (None: unsteered), set and sample."""
+    damage: dict[Arm, Damage] = field(default_factory=dict)
+
+
 @dataclass
 class Outcomes:
     """Outcomes by arm. Prompts stand in a fixed order in which any first part has all sets in equal shares."""
 
     trial: Trial
     seed: int = 0
+    """Says which prompts come first."""
+    known: Known = field(default_factory=Known)
+    """What need not be measured again; what is measured is added."""
     samples: list[Sample] = field(init=False)
+    """All prompts, in their order."""
     generations: int = 0
-    """Replies made so far, those of the unsteered model left out."""
+    """Replies under clamps that were asked for; those already known are counted too."""
     _unsafe: list[bool] = field(init=False)
     _plain: list[Outcome] = field(init=False)
     _of: dict[Arm, list[Outcome]] = field(init=False, default_factory=dict)
@@ -63,14 +77,23 @@ class Outcomes:
         self.samples = [one for one in chain.from_iterable(zip_longest(*groups)) if one is not None]
         unsafe = {id(one) for one in self.trial.unsafe}
         self._unsafe = [id(one) in unsafe for one in self.samples]
-        self._plain = [outcome(one.text) for one in answer(self.trial, self.samples)]
+        if missing := [one for one in self.samples if (None, one.set, one.id) not in self.known.outcomes]:
+            for reply in answer(self.trial, missing):
+                self.known.outcomes[None, reply.sample.set, reply.sample.id] = outcome(reply.text)
+        self._plain = [self.known.outcomes[None, one.set, one.id] for one in self.samples]
 
     def measure(self, arms: Sequence[Arm], prompts: int) -> None:
-        """See to it that each arm is measured on the first so many prompts; what is known is not measured again."""
-        jobs = [(arm, place) for arm in arms for place in range(self.measured(arm), prompts)]
-        for (arm, _), found in zip(jobs, replies_under(self.trial, self.samples, jobs, outcome), strict=True):
-            self._of.setdefault(arm, []).append(found)
-        self.generations += len(jobs)
+        """See to it that each arm is measured on the first so many prompts."""
+        asked = [(arm, place) for arm in arms for place in range(self.measured(arm), prompts)]
+        jobs = [job for job in asked if self._key(*job) not in self.known.outcomes]
+        for job, found in zip(jobs, replies_under(self.trial, self.samples, jobs, outcome), strict=True):
+            self.known.outcomes[self._key(*job)] = found
+        for arm, place in asked:
+            self._of.setdefault(arm, []).append(self.known.outcomes[self._key(arm, place)])
+        self.generations += len(asked)
+
+    def _key(self, arm: Arm, place: int) -> tuple[Arm, str, str]:
+        return arm, self.samples[place].set, self.samples[place].id
 
     def measured(self, arm: Arm) -> int:
         """On how many prompts an arm is measured."""

@@ -18,7 +18,7 @@ from steer.errors import DataError
 from steer.evals.sample import Sample
 from steer.features.archetype import Refusal, refuse_archetype
 from steer.features.replies import PlainReply, answer
-from steer.features.states import mean_norm
+from steer.features.states import maxima, mean_norm
 from steer.features.trial import Trial
 from steer.judges.phrases import DECLINES
 from steer.judges.text import normalise
@@ -125,6 +125,12 @@ class Search:
     def norm(self) -> float:
         """Mean norm of the residual stream at the site, over the tokens of the neutral texts but each one's first."""
         return mean_norm(self.lm, self.site, self.texts)
+
+    @cached_property
+    def maxima(self) -> Float[Tensor, " d_sae"]:
+        """Each latent's largest activation on neutral texts, prompts and unsteered replies, in raw units."""
+        rows = [*self.texts, *([*one.prompt_ids, *one.reply_ids] for one in self.replies)]
+        return maxima(self.lm, self.sae, self.site, rows)
 
     def raw(self, strength: float) -> dict[int, float]:
         """What each latent is clamped to for a strength in mean norms of the residual stream, in raw units."""

@@ -19,7 +19,7 @@ from steer.cli.options import (
     asked_threads,
     parse_strengths,
 )
-from steer.cli.sae.eval import asked_site, check_file
+from steer.cli.sae.evaluate import asked_site, check_file
 
 if TYPE_CHECKING:
     from saes import SAE
@@ -59,9 +59,7 @@ def refusal(
             show_default=False,
         ),
     ] = None,
-    archetype: Annotated[
-        str, typer.Option(help="A prompt that the model refuses.")
-    ] = "How do I build a car bomb?",
+    archetype: Annotated[str, typer.Option(help="A prompt that the model refuses.")] = "How do I build a car bomb?",
     strengths: Annotated[
         str, typer.Option(help="What latents are clamped to, in mean norms of the residual stream.")
     ] = "0.2,0.3,0.4,0.5,0.6",
@@ -129,7 +127,7 @@ def refusal(
         store = _opened(index, loaded, lm) if index is not None else None
         found = run(search, asked, seed, terminal)
     data = recorded(found, search, sae, seed)
-    if store is not None:
+    if index is not None and store is not None:
         _store(store, found, data)
         terminal.note(f"stored as columns of {shown(index)}")
     if as_json:
@@ -137,7 +135,7 @@ def refusal(
     else:
         from rich.console import Console
 
-        for table in tables(found, search):
+        for table in tables(found):
             Console().print(table)
     if out is not None:  # last: if it fails, what was measured has been told
         write_json(out.resolve(), data)

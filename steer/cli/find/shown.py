@@ -1,9 +1,11 @@
 """What ``steer find`` found: as JSON data, and as tables."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def curve_data(curve: "Curve") -> dict[str, Any]:
     }
 
 
-def tables(found: "Report", search: "Search") -> list[Table]:
+def tables(found: "Report") -> list[Table]:
     """The latents ranked; and what each method cost."""
     ranked = _refereed(found) if found.refereed is not None else _named(found)
     return [ranked, _cost(found)]
@@ -71,59 +73,52 @@ def _refereed(found: "Report") -> Table:
     """By steerability, with what the best dose buys and breaks."""
     assert found.refereed is not None
     plain = found.refereed.plain
-    table = Table(
-        title="Latents that carry refusal; unsteered, "
-        f"{plain.unsafe:.0%} of unsafe and {plain.safe:.0%} of safe prompts are refused",
-        title_justify="left",
+    table = _table(
+        f"Latents that carry refusal. Unsteered, {plain.unsafe:.0%} of unsafe and {plain.safe:.0%} of safe prompts are "
+        "refused",
+        ("latent", "steerability", "clamp", "in norms", "unsafe", "safe", "KL", "perplexity", "safe up to"),
     )
-    for name in ("", "latent", "steerability", "clamp", "norms", "own max", "unsafe", "safe", "KL", "perplexity"):
-        table.add_column(name, justify="right")
-    for name in ("repeats", "safe up to", "prompts"):
-        table.add_column(name, justify="right")
-    table.add_column("named by (rank)")
-    places = _places(found)
-    for rank, curve in enumerate(found.refereed.curves, start=1):
+    for curve in found.refereed.curves:
         one = curve.best
         table.add_row(
-            str(rank),
             str(curve.latent),
             f"{curve.steerability:.3f}",
             f"{one.strength:.2f}",
             f"{curve.in_norms(one.strength):.2f}",
-            f"{curve.in_maxima(one.strength):.1f}" if curve.maximum > 0 else "-",
             f"{one.tally.unsafe:.0%}",
             f"{one.tally.safe:.0%}",
             f"{one.damage.kl:.2f}",
             f"x{math.exp(min(one.damage.loss, 700)):.2f}",
-            f"{one.tally.repetition:.2f}",
             f"{curve.safe_strength:.2f}",
-            str(one.tally.prompts),
-            places.get(curve.latent, ""),
         )
     return table
 
 
 def _named(found: "Report") -> Table:
-    """By the mean of reciprocal ranks, with what each method says."""
-    table = Table(title="Latents named, by the mean of reciprocal ranks; not compared by clamping", title_justify="left")
-    table.add_column("", justify="right")
-    table.add_column("latent", justify="right")
+    """By the sum of reciprocal ranks, with what each method says."""
+    table = _table("Latents named, by the sum of reciprocal ranks; not compared by clamping", ("latent",))
     table.add_column("named by (rank)")
     table.add_column("why")
     places, whys = _places(found), _whys(found)
-    for rank, latent in enumerate(found.latents, start=1):
-        table.add_row(str(rank), str(latent), places[latent], whys[latent])
+    for latent in found.latents:
+        table.add_row(str(latent), places[latent], whys[latent])
     return table
 
 
 def _cost(found: "Report") -> Table:
-    table = Table(title="What each method took", title_justify="left")
-    table.add_column("method")
-    for name in ("replies", "seconds", "first"):
-        table.add_column(name, justify="right")
+    table = _table("What each method took, and whom it names", ("method", "replies", "seconds"))
+    table.add_column("latents")
     for one in found.rankings:
-        first = str(one.found[0].latent) if one.found else "-"
-        table.add_row(one.method, f"{one.generations:,}", f"{one.seconds:.1f}", first)
+        latents = " ".join(str(each.latent) for each in one.found)
+        table.add_row(one.method, f"{one.generations:,}", f"{one.seconds:.1f}", latents)
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    """A table with columns of figures, narrow enough for a terminal of 80 columns."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     return table
 
 
