@@ -108,4 +108,6 @@ def replies_of(name: str, search: Search, candidates: int) -> int:
         return (active + min(active, search.limit) * strengths) * prompts
     if name == "causal":
         return causal.replies_of(candidates, strengths, search.trial.samples)
-    return 0 if name not in ("contrast", "correlation") else len(search.harmful) + len(search.harmless)
+    if name not in ("contrast", "correlation") or "replies" in vars(search):  # which are made once for both
+        return 0
+    return len(search.harmful) + len(search.harmless)

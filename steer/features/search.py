@@ -47,8 +47,8 @@ class Search:
     """What latents are looked for with.
 
     Raises:
-        DataError: there are fewer than ``FEWEST`` prompts of a kind, one is of both kinds, there is no neutral text, or
-            a number is not of its kind.
+        DataError: there are fewer than ``FEWEST`` prompts of a kind, one is of both kinds, an id stands twice, there is
+            no neutral text, or a number is not of its kind.
         PlanError: the SAE does not fit the model, or its latents cannot be edited.
     """
 
@@ -171,6 +171,10 @@ def _check_counts(search: Search) -> None:
             f"A search needs at least {FEWEST} prompts of each kind, to read activations of (harmful, harmless) and to "
             f"clamp latents on (unsafe, safe): got {counts}. Give more {few[0]} ones."
         )
+    keys = [(one.set, one.id) for one in search.trial.samples]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError(f"The id {twice[1]!r} of the set {twice[0]!r} stands twice: ids in a set must differ.")
     bad = {_said(one) for one in (*search.harmful, *search.trial.unsafe)}
     good = {_said(one) for one in (*search.harmless, *search.trial.safe)}
     if both := bad & good:

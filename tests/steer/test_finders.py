@@ -19,13 +19,14 @@ from steer.features.dev import divided, embedded_dev
 from steer.features.finders import FINDERS, methods, run
 from steer.features.halving import halve, rounds
 from steer.features.outcomes import Known, Outcome, Outcomes, Tally, outcome, repetition
-from steer.features.search import Search, without_refusals
+from steer.features.search import without_refusals
 from steer.features.states import latents_of
 from steer.features.trial import Arm, Trial, replies_under
 from steer.models.decode import Sampling
 from steer.models.passes import positions_of
 from steer.models.site import Site
 from steer.steering.directions import ablation
+from steer.steering.each_row import edit_each_row
 from steer.steering.latents import Clamp, LatentEdit
 from steer.steering.steered import steered
 from steer.steering.window import Window
@@ -421,7 +422,13 @@ def test_texts_that_decline_something_are_not_neutral(embedded):
         (lambda s: replace(s, harmful=s.harmful[:4]), DataError, "at least 5 prompts of each kind.*got 4 harmful"),
         (lambda s: replace(s, trial=replace(s.trial, safe=s.trial.safe[:1])), DataError, "1 safe. Give more safe"),
         (lambda s: replace(s, harmless=[*s.harmless, s.harmful[0]]), DataError, "among the harmful and the harmless"),
+        (
+            lambda s: replace(s, trial=replace(s.trial, safe=[*s.trial.safe, s.trial.safe[0]])),
+            DataError,
+            "of the set 'safe' stands twice",
+        ),
         (lambda s: replace(s, texts=[]), DataError, "neutral texts"),
+        (lambda s: edit_each_row(s.sae, [1, 2], [0.5], "add"), PlanError, "got 2 latents and 1 values"),
         (lambda s: replace(s, strengths=()), DataError, "different values"),
         (lambda s: replace(s, strengths=(0.2, -0.1)), DataError, "above 0"),
         (lambda s: replace(s, limit=0), DataError, "limit must be a whole number"),
@@ -453,8 +460,3 @@ def test_methods_are_asked_by_name_and_the_referee_comes_last():
     assert methods("all")[-1] == "causal"
     assert set(methods("all")) == set(FINDERS)
     assert methods("causal,paper") == ["paper", "causal"]
-
-
-def test_a_search_is_a_plain_record(planted):
-    assert isinstance(planted, Search)
-    assert planted.trial.sae is planted.sae
