@@ -57,6 +57,8 @@ class Dose:
     tally: Tally
     damage: Damage
     effect: float
+    error: float
+    """Standard error of the effect, for the prompts alone: the best of several doses looks better than it is."""
     safe: bool
     """Whether it stays within the limits."""
 
@@ -166,12 +168,12 @@ def referee(
     def effect(arm: Arm) -> float:
         return effect_of(outcomes.tally(arm), outcomes.plain(outcomes.measured(arm)), breaks[arm])
 
-    left = halve(outcomes, arms, effect, first, len(by_set(outcomes.samples)))
-    chosen = list(dict.fromkeys(arm.latent for arm in left))[:finalists]
+    ranked = halve(outcomes, arms, effect, first, len(by_set(outcomes.samples)))
+    chosen = list(dict.fromkeys(arm.latent for arm in ranked))[:finalists]
     outcomes.measure([arm for arm in arms if arm.latent in chosen], len(outcomes.samples))
     curves = _curves(search, latents, arms, outcomes, breaks, limits or Limits())
-    ranked = sorted(curves, key=lambda one: (-one.best.tally.prompts, -one.best.effect, one.latent))
-    return Refereed(tuple(ranked), outcomes.plain(), outcomes.generations)
+    curves.sort(key=lambda one: (-one.best.tally.prompts, -one.best.effect, one.latent))
+    return Refereed(tuple(curves), outcomes.plain(), outcomes.generations)
 
 
 def replies_of(candidates: int, strengths: int, samples: Sequence[Sample], first: float = FIRST) -> int:
@@ -224,6 +226,7 @@ def _curves(
     for arm in arms:
         tally, plain = outcomes.tally(arm), outcomes.plain(outcomes.measured(arm))
         one = breaks[arm]
-        found = Dose(arm.strength, tally, one, effect_of(tally, plain, one), is_safe(tally, plain, one, limits))
-        doses[arm.latent].append(found)
+        effect, error = effect_of(tally, plain, one), outcomes.error(arm)
+        error *= math.exp(-max(0.0, one.loss)) if effect > 0 else 1.0
+        doses[arm.latent].append(Dose(arm.strength, tally, one, effect, error, is_safe(tally, plain, one, limits)))
     return [Curve(i, tuple(found), largest[i].item(), unit[i].item()) for i, found in doses.items()]

@@ -10,6 +10,7 @@ from steer.features.causal import Curve, Refereed
 
 COLUMNS: Mapping[str, Callable[[Curve], float]] = {
     "steerability": lambda one: one.steerability,
+    "steerability_error": lambda one: one.best.error,
     "best_strength": lambda one: one.best.strength,
     "refused_unsafe": lambda one: one.best.tally.unsafe,
     "refused_safe": lambda one: one.best.tally.safe,
@@ -22,9 +23,9 @@ COLUMNS: Mapping[str, Callable[[Curve], float]] = {
     "safe_strength_max_act": lambda one: one.in_maxima(one.safe_strength),
     "safe_strength_resid_norm": lambda one: one.in_norms(one.safe_strength),
 }
-"""Of the best dose: the strength (raw), shares refused and lost, KL and loss in nats per token, repetition, and prompts
-that it was measured on; and the largest safe strength, raw, in the latent's own largest activations, and in mean norms
-of the residual stream."""
+"""Of the best dose: the effect's standard error, the strength (raw), shares refused and lost, KL and loss in nats per
+token, repetition, and prompts that it was measured on; and the largest safe strength, raw, in the latent's own largest
+activations, and in mean norms of the residual stream."""
 
 
 def columns(refereed: Refereed, d_sae: int, behaviour: str = "refusal") -> dict[str, Float[np.ndarray, " d_sae"]]:

@@ -40,11 +40,14 @@ def halve(
     first: float = FIRST,
     least: int = 1,
 ) -> list[Arm]:
-    """Measure arms until those left have seen all prompts; these, the best first. Of equal ones the earlier stays."""
-    left = list(arms)
+    """Measure arms until those left have seen all prompts. All are returned, the best first, those given up
+    later before those given up earlier; of equal ones the one given first.
+    """
+    left, given_up = list(arms), list[Arm]()
     for number, prompts in enumerate(rounds(len(outcomes.samples), first, least)):
         if number:
-            left = left[: (len(left) + 1) // 2]
+            kept = (len(left) + 1) // 2
+            left, given_up = left[:kept], left[kept:] + given_up
         outcomes.measure(left, prompts)
         left.sort(key=lambda arm: -effect(arm))
-    return left
+    return left + given_up

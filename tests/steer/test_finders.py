@@ -83,6 +83,9 @@ def test_the_referee_finds_the_planted_latent_among_all_that_were_named(planted)
     assert [one.strength for one in best.doses] == pytest.approx([value * planted.norm for value in planted.strengths])
     assert [best.in_norms(one.strength) for one in best.doses] == pytest.approx(planted.strengths)
     assert best.in_maxima(best.maximum) == 1.0
+    full = causal.referee(planted, latents, finalists=3, known=halved).curves
+    all_prompts = len(planted.trial.samples)
+    assert sum({one.tally.prompts for one in curve.doses} == {all_prompts} for curve in full) == 3
     seen = [one.tally.prompts for curve in found.curves for one in curve.doses]
     assert min(seen) == 3 < max(seen) == len(planted.trial.samples)  # some were given up after a prompt of each set
 
@@ -322,7 +325,7 @@ def test_the_largest_safe_strength_is_below_the_first_that_breaks_too_much():
     assert not causal.is_safe(replace(calm, repetition=0.2), plain, Damage(0.1, 0.2), limits)
 
     def dose(strength, effect, safe, prompts=40):
-        return causal.Dose(strength, replace(calm, prompts=prompts), Damage(0, 0), effect, safe)
+        return causal.Dose(strength, replace(calm, prompts=prompts), Damage(0, 0), effect, 0.1, safe)
 
     doses = (dose(1.0, 0.1, True), dose(2.0, 0.4, True), dose(3.0, 0.3, False), dose(4.0, 0.9, True, prompts=8))
     curve = causal.Curve(3, doses, 0.5, 0.1)
@@ -393,10 +396,13 @@ def test_prompts_of_all_sets_come_in_equal_shares_and_each_seed_has_its_order(ll
     assert [sample.set for sample in one.samples] == ["unsafe", "safe"] * 6
     assert sorted(sample.id for sample in one.samples) == sorted(sample.id for sample in other.samples)
     assert [sample.id for sample in one.samples] != [sample.id for sample in other.samples]
+    for place, refused in enumerate((True, False, False, False)):
+        known.outcomes[Arm(0, 1.0), one.samples[place].set, one.samples[place].id] = Outcome(refused, False, 0.0)
     one.measure([Arm(0, 1.0)], 4)
     assert (one.measured(Arm(0, 1.0)), one.generations, one.tally(Arm(0, 1.0)).prompts) == (4, 4, 4)
     one.measure([Arm(0, 1.0)], 4)
     assert one.generations == 4
+    assert one.error(Arm(0, 1.0)) == pytest.approx(math.sqrt(0.5 / 2))  # one of two unsafe prompts, none of two safe
 
 
 # prompts, and what cannot work

@@ -74,15 +74,15 @@ def _refereed(found: "Report") -> Table:
     assert found.refereed is not None
     plain = found.refereed.plain
     table = _table(
-        f"Latents that carry refusal. Unsteered, {plain.unsafe:.0%} of unsafe and {plain.safe:.0%} of safe prompts are "
-        "refused",
+        f"Latents that carry refusal, on {plain.prompts} prompts. Unsteered, {plain.unsafe:.0%} of unsafe and "
+        f"{plain.safe:.0%} of safe ones are refused",
         ("latent", "steerability", "clamp", "in norms", "unsafe", "safe", "KL", "perplexity", "safe up to"),
     )
     for curve in found.refereed.curves:
         one = curve.best
         table.add_row(
             str(curve.latent),
-            f"{curve.steerability:.3f}",
+            f"{curve.steerability:.2f} ±{one.error:.2f}",
             f"{one.strength:.2f}",
             f"{curve.in_norms(one.strength):.2f}",
             f"{one.tally.unsafe:.0%}",
