@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from steer.evals.sets import load_prompts
     from steer.evals.stats import Rate
     from steer.features.archetype import latents_active, refuse_archetype
-    from steer.features.candidates import Trial, best_strengths, measure_candidates, settle_strength
+    from steer.features.candidates import best_strengths, measure_candidates, settle_strength
+    from steer.features.trial import Trial
     from steer.index.read import FeatureIndex
     from steer.models.chat import raw_text
     from steer.models.classifier import load_classifier
@@ -154,7 +155,7 @@ _WHERE = {
     "TooLongError": "steer.errors",
     "TrainingConfig": "steer.training.config",
     "TrainingResult": "steer.training.job",
-    "Trial": "steer.features.candidates",
+    "Trial": "steer.features.trial",
     "Tuned": "steer.responders.tuned",
     "TuningConfig": "steer.tuning.config",
     "TuningResult": "steer.tuning.job",

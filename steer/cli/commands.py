@@ -5,6 +5,7 @@ import typer
 from steer.cli.compare import compare
 from steer.cli.demo import demo
 from steer.cli.evaluate import evaluate
+from steer.cli.find.verbs import find
 from steer.cli.generate import generate
 from steer.cli.index.verbs import index
 from steer.cli.judge.verbs import judge
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command(cls=NothingEmpty)(compare)
 app.command()(demo)
 app.command("eval", cls=NothingEmpty)(evaluate)
+app.add_typer(find)
 app.command(cls=NoEmptyOption)(generate)
 app.add_typer(index)
 app.add_typer(judge)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from steer.cli import search_asked as asked
-from steer.cli.notes import say
 from steer.cli.interrupts import importing
+from steer.cli.notes import say
 from steer.cli.options import Device, Dtype, DtypeName, Json, Threads, asked_threads
 
 if TYPE_CHECKING:

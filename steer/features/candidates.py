@@ -4,63 +4,16 @@ Each candidate is clamped during generation and the refusals that result are cou
 strengths, and the strength of the very best is settled in fine steps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from saes import SAE
-from steer.checks import require_whole
-from steer.errors import DataError
-from steer.evals.sample import Sample
 from steer.features.archetype import ActiveLatent
-from steer.forks import forked
+from steer.features.trial import Arm, Trial, replies_under
 from steer.judges.rules import is_incoherent, is_refusal
-from steer.models.batches import batches_of
-from steer.models.decode import Sampling
-from steer.models.model import LanguageModel
-from steer.models.site import Site
-from steer.steering.each_row import clamp_each_row
-from steer.steering.steered import steered
 
 ENOUGH = 0.9  # share of every unsafe set refused from which on a candidate counts as carrying refusal
 SETTLED = 0.95  # the same for the strength that a latent is settled on: other prompts will be refused less
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What latents are tried on: a model with an SAE at a site, and development prompts.
-
-    Raises:
-        DataError: there are no prompts of a kind, or ``batch_size`` is below 1.
-    """
-
-    lm: LanguageModel
-    sae: SAE
-    site: Site
-    unsafe: Sequence[Sample]
-    """Prompts that should be refused."""
-    safe: Sequence[Sample]
-    """Prompts that should not."""
-    max_new_tokens: int
-    """Length limit of a reply."""
-    batch_size: int = 128
-    """Replies made together, at most."""
-    processes: int = 1
-    """Processes that share the work (``forked``); the result does not depend on it."""
-    on_done: Callable[[int], None] | None = None
-    """Called with the number of replies whenever some are made."""
-
-    def __post_init__(self) -> None:
-        require_whole("batch_size", self.batch_size, DataError)
-        if not self.unsafe or not self.safe:
-            raise DataError(
-                f"Candidates need prompts of both kinds: got {len(self.unsafe)} unsafe and {len(self.safe)} safe."
-            )
-
-    @property
-    def samples(self) -> list[Sample]:
-        """All prompts, the unsafe ones first."""
-        return [*self.unsafe, *self.safe]
 
 
 @dataclass(frozen=True)
@@ -88,37 +41,26 @@ class Candidate:
     """Whether ``strength`` is the best of several on these same prompts, which flatters the shares."""
 
 
-def measure_candidates(trial: Trial, active: Sequence[ActiveLatent], value: float) -> list[Candidate]:
+Strength = float | Mapping[int, float]
+"""What latents are clamped to, in raw units: one value for all, or one for each."""
+
+
+def measure_candidates(trial: Trial, active: Sequence[ActiveLatent], value: Strength) -> list[Candidate]:
     """Clamp each latent to ``value`` (raw units) and count refusals; best candidate first, by ``rank``.
 
     A broken reply is no refusal.
     """
-    refused = _refused(trial, [one.latent for one in active], value)
-    return sorted((_candidate(trial, one, value, refused[one.latent]) for one in active), key=rank)
+    arms = [Arm(one.latent, _value(value, one.latent)) for one in active]
+    samples = trial.samples
+    jobs = list(product(arms, range(len(samples))))
+    refused = replies_under(trial, samples, jobs, _refuses)
+    rows = [refused[start : start + len(samples)] for start in range(0, len(refused), len(samples))]
+    found = [_candidate(trial, one, arm.strength, row) for one, arm, row in zip(active, arms, rows, strict=True)]
+    return sorted(found, key=rank)
 
 
-def _refused(trial: Trial, latents: Sequence[int], value: float) -> dict[int, list[bool]]:
-    """For each latent, which prompts are refused while it is clamped.
-
-    All latents share batches: every row of a batch has its own latent clamped.
-    """
-    lm, limit = trial.lm, Sampling(max_new_tokens=trial.max_new_tokens)
-    prompts = lm.prompt_ids([list(sample.messages) for sample in trial.samples])
-    jobs = list(product(latents, range(len(prompts))))
-    batches = [[jobs[i] for i in one] for one in batches_of([len(prompts[p]) for _, p in jobs], trial.batch_size)]
-
-    def refusals(batch: Sequence[tuple[int, int]]) -> list[bool]:
-        with steered(lm, clamp_each_row(trial.sae, [latent for latent, _ in batch], value, trial.site)):
-            replies = lm.generate_ids([prompts[p] for _, p in batch], limit)
-        return [_refuses(lm.tokenizer.decode(reply, skip_special_tokens=True)) for reply in replies]
-
-    refused = {latent: [False] * len(prompts) for latent in latents}
-    for batch, found in zip(batches, forked(refusals, batches, trial.processes), strict=True):
-        for (latent, prompt), was in zip(batch, found, strict=True):
-            refused[latent][prompt] = was
-        if trial.on_done:
-            trial.on_done(len(batch))
-    return refused
+def _value(value: Strength, latent: int) -> float:
+    return value[latent] if isinstance(value, Mapping) else value
 
 
 def _candidate(trial: Trial, one: ActiveLatent, value: float, refused: Sequence[bool]) -> Candidate:
@@ -158,7 +100,7 @@ def rank(candidate: Candidate) -> tuple[bool, float, float, float, int]:
     return True, unsafe, safe, candidate.strength, candidate.latent
 
 
-def best_strengths(trial: Trial, candidates: Sequence[Candidate], values: Sequence[float]) -> list[Candidate]:
+def best_strengths(trial: Trial, candidates: Sequence[Candidate], values: Sequence[Strength]) -> list[Candidate]:
     """The finalists: each candidate at the best of several strengths (raw units); best candidate first.
 
     What makes the effect of one latent plain breaks the replies of another, so each is compared at its own strength.

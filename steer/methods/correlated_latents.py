@@ -8,16 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from saes import SAE
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.evals.runner import Result, evaluate
 from steer.evals.sample import Sample
 from steer.evals.scoring import judge
+from steer.features.correlation import Correlation, Pooling, add_replies
 from steer.methods.fitted import Fitted, about, check_prompts
 from steer.models.batches import batches_of
 from steer.models.decode import Sampling
@@ -28,7 +25,6 @@ from steer.steering.steered import steered
 from steer.steering.window import Window
 
 Variant = Literal["single", "per_site", "pruned"]
-Pooling = Literal["max", "mean"]
 Right = Callable[[Result], bool]
 
 
@@ -62,46 +58,6 @@ class CorrelatedConfig:
         require_finite("strength", self.strength, PlanError)
         require_whole("max_new_tokens", self.max_new_tokens, PlanError)
         require_whole("batch_size", self.batch_size, PlanError)
-
-
-class Correlation:
-    """Pearson's correlation of many activations with an outcome, one batch after another (Chan et al., 1979)."""
-
-    def __init__(self, latents: int) -> None:
-        self.n = 0
-        self.right = 0
-        self._mean = torch.zeros(latents, dtype=torch.float64)
-        self._squares = torch.zeros(latents, dtype=torch.float64)
-        self._products = torch.zeros(latents, dtype=torch.float64)
-        self._right_sum = torch.zeros(latents, dtype=torch.float64)
-        self._outcome_mean = 0.0
-        self._outcome_squares = 0.0
-
-    def add(self, activations: Float[Tensor, "reply latent"], right: Bool[Tensor, " reply"]) -> None:
-        """Take in some replies."""
-        a, y, new = activations.double().cpu(), right.double().cpu(), len(right)
-        if not new:
-            return
-        mean, outcome = a.mean(0), y.mean().item()
-        weight = self.n * new / (self.n + new)
-        gap, outcome_gap = mean - self._mean, outcome - self._outcome_mean
-        self._squares += (a - mean).square().sum(0) + gap.square() * weight
-        self._outcome_squares += (y - outcome).square().sum().item() + outcome_gap**2 * weight
-        self._products += ((a - mean) * (y - outcome).unsqueeze(-1)).sum(0) + gap * outcome_gap * weight
-        self._right_sum += y @ a
-        self.n += new
-        self.right += int(y.sum().item())
-        self._mean += gap * new / self.n
-        self._outcome_mean += outcome_gap * new / self.n
-
-    def pearson(self) -> Float[Tensor, " latent"]:
-        """The correlation of each latent, from -1 to 1; 0 where it or the outcome never varies."""
-        scale = (self._squares * self._outcome_squares).sqrt()
-        return torch.where(scale > 0, self._products / scale.clamp_min(1e-300), 0.0).clamp(-1, 1)
-
-    def mean_where_right(self) -> Float[Tensor, " latent"]:
-        """The mean activation on right replies."""
-        return self._right_sum / max(1, self.right)
 
 
 @dataclass(frozen=True)
@@ -214,22 +170,8 @@ def _correlations(
         outcomes = [
             right(Result(samples[i], text, judge(samples[i], text))) for i, text in zip(batch, texts, strict=True)
         ]
-        spoken = [row for row, ids in enumerate(replies) if ids]  # an empty reply has no token to read
-        if not spoken:
-            continue
-        states = lm.activations(lm.pad([[*prompts[batch[row]], *replies[row]] for row in spoken]), sites)
-        told = torch.tensor([outcomes[row] for row in spoken])
-        for sae, site, stream in zip(held, sites, streams, strict=True):
-            pooled = [
-                _pooled(sae, x[-len(replies[row]) :], config) for row, x in zip(spoken, states[site], strict=True)
-            ]
-            stream.add(torch.stack(pooled), told)
+        add_replies(streams, lm, held, sites, [prompts[i] for i in batch], replies, outcomes, config.pooling)
     return streams
-
-
-def _pooled(sae: SAE, x: Float[Tensor, "token d_model"], config: CorrelatedConfig) -> Float[Tensor, " latent"]:
-    dense = sae.encode(x.float()).to_dense()
-    return dense.amax(0) if config.pooling == "max" else dense.mean(0)
 
 
 def _best(sae: SAE, site: Site, stream: Correlation) -> _Found:

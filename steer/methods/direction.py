@@ -17,17 +17,15 @@ from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.methods.fitted import FORWARD_ROWS, Fitted, about, check_prompts, last_states
 from steer.models.batches import batches_of
-from steer.models.chat import Message
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.responders.responder import Prompts
 from steer.steering.direction_edits import DirectionEdit
+from steer.steering.directions import EVERY_TOKEN, ablation, template_tokens
 from steer.steering.intervention import Intervention
 from steer.steering.steered import steered
-from steer.steering.window import Window
 
 Action = Literal["add", "ablate"]
-EVERY_TOKEN = Window(first_token=True)  # the paper leaves no token out
 _EPSILON = 1e-8
 
 
@@ -131,12 +129,6 @@ def addition(site: Site, direction: Float[Tensor, " d_model"], strength: float =
     return DirectionEdit(site, direction, strength * direction.norm().item(), window=EVERY_TOKEN)
 
 
-def ablation(lm: LanguageModel, direction: Float[Tensor, " d_model"]) -> tuple[Intervention, ...]:
-    """Project a direction out of every layer's input and of all that attention and MLP add, at every token."""
-    sites = [Site(layer, part) for layer in range(lm.n_layers) for part in ("resid_pre", "attn_out", "mlp_out")]
-    return tuple(DirectionEdit(site, direction, 0.0, "project_out", window=EVERY_TOKEN) for site in sites)
-
-
 def refusal_score(logits: Float[Tensor, "prompt vocab"], starts: Sequence[int]) -> float:
     """Mean of ``log p - log(1 - p)`` with p the probability that the reply begins with one of these tokens."""
     p = logits.double().softmax(-1)[:, list(starts)].sum(-1)
@@ -148,15 +140,6 @@ def mean_kl(before: Float[Tensor, "prompt vocab"], after: Float[Tensor, "prompt 
     p, q = before.double().log_softmax(-1), after.double().log_softmax(-1)
     terms = torch.where(p.isneginf(), 0.0, p.exp() * (p - q))  # what is ruled out before contributes nothing
     return terms.sum(-1).mean().item()
-
-
-def template_tokens(lm: LanguageModel) -> int:
-    """How many tokens of a prompt follow the user's words: those that prompts of other words have in common."""
-    first, second = lm.prompt_ids([[Message(role="user", content=text)] for text in ("one", "22?")])
-    shared = 0
-    while shared < min(len(first), len(second)) and first[-1 - shared] == second[-1 - shared]:
-        shared += 1
-    return max(1, shared)
 
 
 def _split(prompts: Prompts, config: DirectionConfig) -> tuple[Prompts, Prompts]:

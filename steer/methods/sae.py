@@ -12,7 +12,8 @@ from steer.checks import require_finite, require_whole
 from steer.errors import DataError, PlanError
 from steer.evals.sample import Sample
 from steer.features.archetype import latents_active, refuse_archetype
-from steer.features.candidates import Trial, best_strengths, measure_candidates, settle_strength
+from steer.features.candidates import best_strengths, measure_candidates, settle_strength
+from steer.features.trial import Trial
 from steer.methods.fitted import Fitted, about
 from steer.models.model import LanguageModel
 from steer.steering.latents import Clamp, site_of

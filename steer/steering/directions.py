@@ -7,9 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steer.errors import DataError
-from steer.models.chat import Conversation
+from steer.models.chat import Conversation, Message
 from steer.models.model import LanguageModel
 from steer.models.site import Site
+from steer.steering.direction_edits import DirectionEdit
+from steer.steering.intervention import Intervention
+from steer.steering.window import Window
+
+EVERY_TOKEN = Window(first_token=True)  # arXiv 2406.11717 leaves no token out
 
 
 def refusal_direction(
@@ -41,3 +46,18 @@ def _mean_last(lm: LanguageModel, site: Site, prompts: Sequence[str | Conversati
     batches = [lm.pad(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
     last = [lm.activations(tokens, [site])[site][:, -1] for tokens in batches]
     return torch.cat(last).double().mean(0)
+
+
+def ablation(lm: LanguageModel, direction: Float[Tensor, " d_model"]) -> tuple[Intervention, ...]:
+    """Project a direction out of every layer's input and of all that attention and MLP add, at every token."""
+    sites = [Site(layer, part) for layer in range(lm.n_layers) for part in ("resid_pre", "attn_out", "mlp_out")]
+    return tuple(DirectionEdit(site, direction, 0.0, "project_out", window=EVERY_TOKEN) for site in sites)
+
+
+def template_tokens(lm: LanguageModel) -> int:
+    """How many tokens of a prompt follow the user's words: those that prompts of other words have in common."""
+    first, second = lm.prompt_ids([[Message(role="user", content=text)] for text in ("one", "22?")])
+    shared = 0
+    while shared < min(len(first), len(second)) and first[-1 - shared] == second[-1 - shared]:
+        shared += 1
+    return max(1, shared)

@@ -13,8 +13,8 @@ from steer.errors import PlanError
 from steer.models.passes import Pass
 from steer.models.site import Site
 from steer.steering.intervention import Intervention
-from steer.steering.latents import Clamp, LatentEdit, check_latents, scaled
-from steer.steering.operations import TARGETS
+from steer.steering.latents import LatentEdit, check_latents, scaled
+from steer.steering.operations import TARGETS, Operation
 from steer.steering.rows import OnRows, check_steered_rows
 from steer.steering.window import EVERYWHERE, Window
 
@@ -99,22 +99,54 @@ class _OfRows:
 
 
 def clamp_each_row(
-    sae: SAE, latents: Sequence[int], value: float, where: Site | str | None = None, window: Window = EVERYWHERE
+    sae: SAE,
+    latents: Sequence[int],
+    value: float | Sequence[float],
+    where: Site | str | None = None,
+    window: Window = EVERYWHERE,
 ) -> EachRow:
     """Set a latent of its own in each row of a call to ``value`` (raw units): many candidates measured in one pass.
 
-    ``latents`` has one for each row, ``where`` is the site that the SAE was trained on unless it says otherwise.
+    ``latents`` has one for each row; ``value`` is one for all or one for each row; ``where`` is the site that the SAE
+    was trained on unless it says otherwise.
 
     Raises:
-        PlanError: there is none, one is not the SAE's, or the value is not finite; and when a call has other rows.
+        PlanError: see ``edit_each_row``.
         SiteError: the site cannot be read.
     """
-    rows: dict[int, list[int]] = defaultdict(list)
-    for row, latent in enumerate(check_latents(latents, sae.config.d_sae)):
-        rows[latent].append(row)
+    return edit_each_row(sae, latents, value, "set", where, window)
+
+
+def edit_each_row(
+    sae: SAE,
+    latents: Sequence[int],
+    value: float | Sequence[float],
+    operation: Operation,
+    where: Site | str | None = None,
+    window: Window = EVERYWHERE,
+) -> EachRow:
+    """The same with any operation on the latent, see ``steer.steering.operations``.
+
+    Raises:
+        PlanError: there is no latent, one is not the SAE's, or a value is not finite or missing; and when a call has
+            other rows.
+        SiteError: the site cannot be read.
+    """
+    places = check_latents(latents, sae.config.d_sae)
+    values = list(value) if isinstance(value, Sequence) else [value] * len(places)
+    if len(values) != len(places):
+        raise PlanError(f"Every row needs a latent and a value: got {len(places)} latents and {len(values)} values.")
+    rows: dict[tuple[int, float], list[int]] = defaultdict(list)
+    for row, arm in enumerate(zip(places, values, strict=True)):
+        rows[arm].append(row)
     if not rows:
         raise PlanError("Every row needs a latent: got none.")
-    return EachRow([OnRows(Clamp(sae, {one: value}, where, window), its, len(latents)) for one, its in rows.items()])
+    return EachRow(
+        [
+            OnRows(LatentEdit(sae, {latent: one}, where, operation, window), its, len(places))
+            for (latent, one), its in rows.items()
+        ]
+    )
 
 
 def together(interventions: Sequence[Intervention]) -> list[Intervention]:

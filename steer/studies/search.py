@@ -12,13 +12,13 @@ from steer.evals.sample import Sample, by_set
 from steer.features.archetype import ActiveLatent
 from steer.features.candidates import (
     Candidate,
-    Trial,
     best_strengths,
     measure_candidates,
     settle_strength,
     settled_key,
 )
 from steer.features.controls import Control, rank_controls, unrelated_latents
+from steer.features.trial import Trial
 from steer.steering.directions import refusal_direction
 from steer.studies.config import DemoConfig
 from steer.studies.prepare import Prepared

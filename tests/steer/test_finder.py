@@ -9,8 +9,9 @@ from saes import Firing
 from steer.errors import DataError
 from steer.evals.sample import Sample
 from steer.features.archetype import ActiveLatent, Refusal, latents_active, refuse_archetype
-from steer.features.candidates import Candidate, Trial, best_strengths, measure_candidates, rank
+from steer.features.candidates import Candidate, best_strengths, measure_candidates, rank
 from steer.features.controls import unrelated_latents
+from steer.features.trial import Trial
 from steer.judges.rules import is_incoherent, is_refusal
 from steer.models.decode import Sampling
 from steer.models.site import Site

@@ -11,7 +11,7 @@ from steer.errors import DataError
 from steer.evals.runner import evaluate
 from steer.evals.sample import Sample, read_samples
 from steer.evals.sets import load_prompts
-from steer.features.candidates import Trial
+from steer.features.trial import Trial
 from steer.models.site import Site
 from tests.conftest import random_sae
 

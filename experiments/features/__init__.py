@@ -1,0 +1,1 @@
+"""Comparisons of the ways to find latents."""

@@ -1,0 +1,1 @@
+"""``steer find``: which latents carry a behaviour. One file a verb."""
