@@ -33,6 +33,8 @@ CREATE VIRTUAL TABLE token_words USING fts5(words, content='tokens', content_row
                                             tokenize='porter unicode61', detail='column');
 """
 _LABEL_WEIGHT = 2.0  # a word in a label says more of a latent than one among its tokens
+_CONTENT = {"label_words": "labels", "token_words": "tokens"}
+_COMMON, _COMMON_ROWS = 0.02, 100  # of the rows: a word in more of them says little
 NO_FTS5 = "SQLite has no FTS5 here: words are looked for as parts of texts, which is slower and ranks by their number."
 
 
@@ -230,21 +232,33 @@ def _row(label: Label) -> tuple[Any, ...]:
 
 
 def _by_bm25(connection: sqlite3.Connection, terms: list[str], limit: int) -> dict[int, float]:
-    match = " OR ".join(f'"{term}"' for term in terms)
     found: dict[int, float] = {}
-    labelled = connection.execute(
-        "SELECT labels.latent, -rank FROM label_words JOIN labels ON labels.id = label_words.rowid "
-        "WHERE label_words MATCH ? ORDER BY rank LIMIT ?",
-        (match, limit),
-    )
-    for latent, score in labelled:
+    for label, score in _ranked(connection, "label_words", terms, limit):
+        (latent,) = connection.execute("SELECT latent FROM labels WHERE id = ?", (label,)).fetchone()
         found[latent] = max(found.get(latent, 0.0), _LABEL_WEIGHT * score)
-    by_tokens = connection.execute(
-        "SELECT rowid, -rank FROM token_words WHERE token_words MATCH ? ORDER BY rank LIMIT ?", (match, limit)
-    )
-    for latent, score in by_tokens:
+    for latent, score in _ranked(connection, "token_words", terms, limit):
         found[latent] = found.get(latent, 0.0) + score
     return found
+
+
+def _ranked(connection: sqlite3.Connection, table: str, terms: list[str], limit: int) -> list[tuple[int, float]]:
+    """Rows of a table by BM25. Words that many rows have are passed over where there are others.
+
+    They hardly move a rank (that is BM25's second factor), and to rank all their rows is what takes time.
+    """
+    # rows have numbers without gaps, and to count them would read them all
+    (rows,) = connection.execute(f"SELECT coalesce(max(rowid), 0) FROM {_CONTENT[table]}").fetchone()
+    counts = {
+        term: connection.execute(f"SELECT count(*) FROM {table} WHERE {table} MATCH ?", (f'"{term}"',)).fetchone()[0]
+        for term in dict.fromkeys(terms)
+    }
+    present = [term for term, count in counts.items() if count]
+    rare = [term for term in present if counts[term] <= max(_COMMON_ROWS, _COMMON * rows)] or present
+    if not rare:
+        return []
+    match = " OR ".join(f'"{term}"' for term in rare)
+    ordered = f"SELECT rowid, -rank FROM {table} WHERE {table} MATCH ? ORDER BY rank LIMIT ?"
+    return connection.execute(ordered, (match, limit)).fetchall()
 
 
 def _by_parts(connection: sqlite3.Connection, terms: list[str]) -> dict[int, float]:
