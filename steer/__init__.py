@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steer.errors import (
         CheckpointError,
         DataError,
+        IndexMismatchError,
         MissingExtra,
         ModelError,
         NotFiniteError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from steer.evals.stats import Rate
     from steer.features.archetype import latents_active, refuse_archetype
     from steer.features.candidates import Trial, best_strengths, measure_candidates, settle_strength
+    from steer.index.read import FeatureIndex
     from steer.models.chat import raw_text
     from steer.models.classifier import load_classifier
     from steer.models.decode import Sampling
@@ -97,7 +99,9 @@ _WHERE = {
     "DirectionEdit": "steer.steering.direction_edits",
     "Gate": "steer.steering.gates",
     "Gated": "steer.steering.gates",
+    "FeatureIndex": "steer.index.read",
     "HubSource": "steer.activations.sources.hub",
+    "IndexMismatchError": "steer.errors",
     "LanguageModel": "steer.models.model",
     "LatentEdit": "steer.steering.latents",
     "LatentScore": "steer.steering.scores",
@@ -196,9 +200,11 @@ __all__ = [
     "DataError",
     "DemoConfig",
     "DirectionEdit",
+    "FeatureIndex",
     "Gate",
     "Gated",
     "HubSource",
+    "IndexMismatchError",
     "LanguageModel",
     "LatentEdit",
     "LatentScore",

@@ -6,7 +6,8 @@
     ├── PlanError     an intervention that cannot be applied: wrong width, latent out of range, ... (also a ValueError)
     ├── DataError     prompts or results that are missing, malformed or not finite (also a ValueError)
     │   ├── NotFiniteError  a model's logits are NaN or infinite
-    │   └── TooLongError  a prompt and its reply do not fit into the model's context
+    │   ├── TooLongError  a prompt and its reply do not fit into the model's context
+    │   └── IndexMismatchError  a feature index of another SAE, model or tokenizer
     ├── OutputError   a place that results cannot be written to (also a ValueError)
     ├── CheckpointError  an SAE that is not to be had by its name, or cannot be shared (also a ValueError)
     └── MissingExtra  a package of an extra that is not installed (also an ImportError)
@@ -42,6 +43,10 @@ class NotFiniteError(DataError):
 
 class TooLongError(DataError):
     """A prompt and its reply do not fit into the model's context."""
+
+
+class IndexMismatchError(DataError):
+    """A feature index of another SAE, model or tokenizer than the one at hand."""
 
 
 class CheckpointError(SteerError, ValueError):

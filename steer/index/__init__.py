@@ -1,0 +1,1 @@
+"""The feature index: what each latent of an SAE does on a text, on disk, read in milliseconds."""

@@ -1,0 +1,165 @@
+"""``user.sqlite``: notes, tags and lists of whoever uses an index. Several processes may read and write it at once."""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steer.checks import require_whole
+from steer.errors import DataError, OutputError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL,
+                                  at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS tags (latent INTEGER NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (latent, tag));
+CREATE TABLE IF NOT EXISTS lists (name TEXT NOT NULL, place INTEGER NOT NULL, latent INTEGER NOT NULL,
+                                  PRIMARY KEY (name, latent));
+"""
+_PATIENCE_S = 10.0  # that a writer waits for another
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark about a latent."""
+
+    id: int
+    """Its number."""
+    latent: int
+    """What it is about."""
+    text: str
+    """What it says."""
+    at: float
+    """When it was written, in seconds since 1970."""
+
+
+class UserNotes:
+    """The user's own database beside an index, or elsewhere. It is made when something is first written."""
+
+    def __init__(self, path: Path, d_sae: int) -> None:
+        self.path = path
+        self._d_sae = d_sae
+
+    def add_note(self, latent: int, text: str) -> Note:
+        """Write a note.
+
+        Raises:
+            DataError: there is no such latent, or the text is empty.
+            OutputError: the database cannot be written to.
+        """
+        self._check(latent)
+        at = time.time()
+        with self._writing() as connection:
+            made = connection.execute(
+                "INSERT INTO notes (latent, text, at) VALUES (?, ?, ?)", (latent, _text(text), at)
+            )
+        return Note(int(made.lastrowid or 0), latent, text, at)
+
+    def remove_note(self, note: int) -> None:
+        """Remove a note by its number; one that is not there is no error."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM notes WHERE id = ?", (note,))
+
+    def notes(self, latent: int | None = None) -> list[Note]:
+        """Notes of a latent, or all, oldest first."""
+        where, values = ("", ()) if latent is None else ("WHERE latent = ?", (latent,))
+        return [Note(*row) for row in self._read(f"SELECT id, latent, text, at FROM notes {where} ORDER BY id", values)]
+
+    def tag(self, latent: int, tag: str) -> None:
+        """Put a tag on a latent.
+
+        Raises:
+            DataError: there is no such latent, or the tag is empty.
+            OutputError: the database cannot be written to.
+        """
+        self._check(latent)
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO tags VALUES (?, ?)", (latent, _text(tag)))
+
+    def untag(self, latent: int, tag: str) -> None:
+        """Take a tag off."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM tags WHERE latent = ? AND tag = ?", (latent, tag))
+
+    def tags(self, latent: int | None = None) -> list[str]:
+        """Tags of a latent, or all that are in use, in order of the alphabet."""
+        where, values = ("", ()) if latent is None else ("WHERE latent = ?", (latent,))
+        return [row[0] for row in self._read(f"SELECT DISTINCT tag FROM tags {where} ORDER BY tag", values)]
+
+    def tagged(self, tag: str) -> list[int]:
+        """Latents that have a tag."""
+        return [row[0] for row in self._read("SELECT latent FROM tags WHERE tag = ? ORDER BY latent", (tag,))]
+
+    def add_to_list(self, name: str, latents: Sequence[int]) -> None:
+        """Append latents to a list, which is made if need be; those in it stay where they are.
+
+        Raises:
+            DataError: there is no such latent, or the name is empty.
+            OutputError: the database cannot be written to.
+        """
+        for latent in latents:
+            self._check(latent)
+        with self._writing() as connection:
+            for latent in latents:
+                connection.execute(
+                    "INSERT OR IGNORE INTO lists SELECT ?1, coalesce(max(place) + 1, 0), ?2 FROM lists WHERE name = ?1",
+                    (_text(name), latent),
+                )
+
+    def remove_list(self, name: str) -> None:
+        """Remove a list; one that is not there is no error."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM lists WHERE name = ?", (name,))
+
+    def lists(self) -> list[str]:
+        """Names of the lists."""
+        return [row[0] for row in self._read("SELECT DISTINCT name FROM lists ORDER BY name")]
+
+    def listed(self, name: str) -> list[int]:
+        """Latents of a list in order; of one that is not there, none."""
+        return [row[0] for row in self._read("SELECT latent FROM lists WHERE name = ? ORDER BY place", (name,))]
+
+    def _check(self, latent: int) -> None:
+        require_whole("A latent", latent, DataError, least=0)
+        if latent >= self._d_sae:
+            raise DataError(f"Latent {latent} is out of range: the index has latents 0 to {self._d_sae - 1}.")
+
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        if not self.path.exists():
+            return []
+        try:
+            with closing(self._connected("ro")) as connection:
+                return connection.execute(query, tuple(values)).fetchall()
+        except sqlite3.Error as error:
+            raise DataError(f"{self.path} cannot be read: {error}. Move it away to begin a new one.") from error
+
+    def _connected(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        try:
+            connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S)
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError:
+            if mode != "ro":
+                raise
+            connection = sqlite3.connect(f"{uri}&immutable=1", uri=True)  # on a disk that cannot be written to
+        return connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(self._connected("rwc")) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                with connection:
+                    connection.executescript(_TABLES)
+                    connection.execute("BEGIN IMMEDIATE")
+                    yield connection
+        except sqlite3.Error as error:
+            raise OutputError(f"{self.path} cannot be written: {error}. Choose another place for the notes.") from error
+
+
+def _text(text: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"A note, a tag and the name of a list need a text, got {text!r}.")
+    return text
