@@ -31,6 +31,10 @@ from steer.index.layout import (
 from steer.index.shards import ShardedArray, mapped, open_arrays
 from steer.index.user import Note, UserNotes
 from steer.models.model import LanguageModel
+from steer.search.hits import SearchResult
+from steer.search.meaning import Embedder
+from steer.search.query import Query
+from steer.search.run import search
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,23 @@ class FeatureIndex:
     def suppressing(self, token_id: int, limit: int = 20) -> list[tuple[int, float]]:
         """The same for the tokens that they suppress most, the smallest logit first."""
         return self._by_logit(token_id, limit, slice(LOGITS, 2 * LOGITS), 1.0)
+
+    def search(
+        self,
+        query: Query,
+        lm: LanguageModel | None = None,
+        sae: SAE | None = None,
+        embedder: Embedder | None = None,
+    ) -> SearchResult:
+        """The latents that match a query best, and why; see ``steer.search.run.search``.
+
+        ``lm`` and ``sae``: None: those that the index was opened with. ``embedder`` is needed for ``meaning`` alone.
+
+        Raises:
+            DataError: something that a part of the query needs is missing, malformed or too little.
+            PlanError: the SAE does not fit the model, or does not say where it reads.
+        """
+        return search(self, query, lm or self.lm, sae or self.sae, embedder)
 
     def _by_logit(self, token_id: int, limit: int, part: slice, sign: float) -> list[tuple[int, float]]:
         require_whole("token_id", token_id, DataError, least=0)

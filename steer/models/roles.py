@@ -75,7 +75,7 @@ def token_roles(tokenizer: Any, conversation: Conversation, text: str, reply: bo
     Raises:
         DataError: the template changes what messages say, or the tokenizer does not tell where its tokens lie.
     """
-    spans = list(_spans(tokenizer, conversation, text, reply))
+    spans = list(message_spans(tokenizer, conversation, text, reply))
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             "Telling whose tokens are whose needs a tokenizer that tells where in the text its tokens lie, and a "
@@ -86,7 +86,7 @@ def token_roles(tokenizer: Any, conversation: Conversation, text: str, reply: bo
     return [tuple(role for role, (first, last) in messages if start < last and end > first) for start, end in offsets]
 
 
-def _spans(tokenizer: Any, conversation: Sequence[Message], text: str, reply: bool) -> Iterator[tuple[int, int]]:
+def message_spans(tokenizer: Any, conversation: Sequence[Message], text: str, reply: bool) -> Iterator[tuple[int, int]]:
     """Where in ``text`` each message's words are.
 
     The template is rendered a second time, with marks in the messages' places, which shows what it puts between them.

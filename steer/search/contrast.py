@@ -1,0 +1,247 @@
+"""What separates two sets of prompts: every latent tested, corrected for length, firing frequency and chance."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from steer.checks import require_finite, require_whole
+from steer.errors import DataError
+from steer.search.auc import auc_interval, length_strata, ranks_within, stratified_auc
+from steer.search.permutation import false_discovery, least_p, permutation_ps, prompts_needed, weighted_ranks
+from steer.search.pooled import Pooled
+from steer.search.ranked import rarity
+
+MOST_PERMUTATIONS = 100_000
+HELD_FROM = 12  # prompts of each set from which on some are held out
+LEVEL = 0.05  # that the smallest possible p must be below
+_BLOCK = 4096  # latents in memory as a dense matrix at a time
+_FIRING = 5  # prompts that a latent must fire on to be tested
+
+
+@dataclass(frozen=True)
+class ContrastConfig:
+    """How two sets of prompts are compared."""
+
+    permutations: int = 1_000
+    """Exchanges of labels that every latent gets; those that few of them reach get up to ``MOST_PERMUTATIONS``."""
+    fdr: float = 0.05
+    """Latents are found at this false discovery rate; 1: all that fire more on the first set."""
+    held_out_frac: float = 1 / 3
+    """Share of each set that ranks and p-values do not see, for the AUC; not of sets of fewer than ``HELD_FROM``."""
+    by_rarity: bool = True
+    """Rank by effect times rarity, which is the correction for firing frequency; False: by effect."""
+    seed: int = 0
+    """Of the split and of the exchanges."""
+
+    def __post_init__(self) -> None:
+        require_whole("permutations", self.permutations, DataError, least=1_000)
+        require_whole("seed", self.seed, DataError, least=0)
+        for name in ("fdr", "held_out_frac"):
+            require_finite(name, getattr(self, name), DataError)
+        if not 0 < self.fdr <= 1 or not 0 <= self.held_out_frac <= 0.5:
+            raise DataError(
+                f"fdr must be above 0 and at most 1, held_out_frac from 0 to 0.5: got {self.fdr} and "
+                f"{self.held_out_frac}."
+            )
+
+
+@dataclass(frozen=True)
+class Contrasted:
+    """The latents that were tested, in the order of their numbers, with the figures of each."""
+
+    latents: Int[np.ndarray, " latent"]
+    auc: Float[np.ndarray, " latent"]
+    """The chance that a prompt of the first set has more of it than one of the second of similar length."""
+    effect: Float[np.ndarray, " latent"]
+    """``2 auc - 1``, from -1 to 1: Cliff's delta."""
+    difference: Float[np.ndarray, " latent"]
+    """Mean pooled activation on the first set less that on the second, in raw units."""
+    firing_first: Float[np.ndarray, " latent"]
+    """Share of the prompts of the first set on which it fires."""
+    firing_second: Float[np.ndarray, " latent"]
+    p: Float[np.ndarray, " latent"]
+    """By exchanging labels within strata of similar length, two-sided."""
+    q: Float[np.ndarray, " latent"]
+    """False discovery rate at which it is found, over all latents tested."""
+    score: Float[np.ndarray, " latent"]
+    """What they are ranked by: the effect, times rarity unless ``by_rarity`` is off."""
+    held_auc: Float[np.ndarray, " latent"]
+    """The AUC on prompts that took no part in the above; NaN where none were held out."""
+    held_low: Float[np.ndarray, " latent"]
+    held_high: Float[np.ndarray, " latent"]
+    """95 % interval of it (Newcombe 2006), for each latent on its own."""
+    n: tuple[int, int]
+    """Prompts of each set that latents were tested on."""
+    n_held: tuple[int, int]
+    """Prompts of each set that were held out, and have one of their length in the other."""
+    unmatched: tuple[int, int]
+    """Prompts of each set of a length that the other lacks, which took no part."""
+    strata: int
+    """Groups of prompts of similar length."""
+    notes: tuple[str, ...] = ()
+
+    def order(self, fdr: float) -> Int[np.ndarray, " _"]:
+        """Places of the latents that fire more on the first set and are found at the rate ``fdr``, best first."""
+        found = np.flatnonzero((self.q <= fdr) & (self.effect > 0))
+        ordered: Int[np.ndarray, " _"] = found[np.lexsort((self.latents[found], -self.score[found]))]
+        return ordered
+
+
+def contrast(
+    pooled: Pooled,
+    first: Bool[np.ndarray, " prompt"],
+    config: ContrastConfig | None = None,
+    density: Float[np.ndarray, " d_sae"] | None = None,
+) -> Contrasted:
+    """Test every latent for how well it tells the ``first`` prompts from the others.
+
+    Length: prompts are compared with those of similar length alone (``length_strata``), in the AUC, in the p-value and
+    in the held-out AUC, so that a latent that fires more only because the prompts of a set are longer gains nothing.
+    Firing frequency: ranks do not depend on a latent's scale, and the effect counts times the latent's ``rarity``, by
+    its
+    ``density`` in other text where that is given, else by the share of these prompts' tokens. Chance: p-values by
+    exchanging labels, false discovery rates over all latents tested. Latents that fire on fewer prompts than could
+    tell are not tested; that choice does not see the labels.
+
+    Raises:
+        DataError: a set is empty, or has fewer prompts than a test needs.
+    """
+    config = config or ContrastConfig()
+    _check_sizes(int(first.sum()), int((~first).sum()))
+    held = _held_out(pooled.lengths, first, config)
+    found = _on(~held, pooled, first, 2)
+    notes = []
+    if not held.any() and config.held_out_frac:
+        notes.append(f"no held-out AUC: with fewer than {HELD_FROM} prompts in a set, the test needs them all.")
+    _check_strata(found, first, pooled.lengths, ~held)
+    n, unmatched = _counts(found.used, first), _counts(found.left, first)
+    if sum(unmatched):
+        notes.append(
+            f"{unmatched[0]} of the first set's prompts and {unmatched[1]} of the second's have none of their length "
+            f"in "
+            "the other set, and took no part: length alone would tell them apart."
+        )
+    latents = _tested(pooled, found.used, min(_FIRING, *n))
+    if not len(latents):
+        raise DataError("No latent fires on enough of these prompts to be tested. Give more, or look at another part.")
+    parts = [
+        _block(pooled, first, found, latents[start : start + _BLOCK], config)
+        for start in range(0, len(latents), _BLOCK)
+    ]
+    auc, difference, rate_first, rate_second, p = (np.concatenate(one) for one in zip(*parts, strict=True))
+    if (needed := least_p(first, found.strata)) > config.fdr / len(latents):
+        enough = prompts_needed(config.fdr, len(latents))
+        notes.append(
+            f"the smallest p possible with these prompts is {needed:.2g}: for one latent alone to be found among "
+            f"{len(latents):,} at a false discovery rate of {config.fdr:g}, each set needs about {enough} prompts of "
+            f"one "
+            "length."
+        )
+    effect = 2 * auc - 1
+    weight = rarity(pooled.density if density is None else density)[latents] if config.by_rarity else 1.0
+    held_auc, low, high, n_held = _held_auc(pooled, first, held, latents)
+    return Contrasted(
+        latents=latents, auc=auc, effect=effect, difference=difference, firing_first=rate_first,
+        firing_second=rate_second, p=p, q=false_discovery(p), score=effect * weight,
+        held_auc=held_auc, held_low=low, held_high=high,
+        n=n, n_held=n_held, unmatched=unmatched, strata=len(found.strata), notes=tuple(notes),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Compared:
+    strata: list[Int[np.ndarray, " _"]]
+    used: Int[np.ndarray, " _"]
+    """Prompts in some stratum."""
+    left: Int[np.ndarray, " _"]
+    """Prompts in none."""
+
+
+def _on(part: Bool[np.ndarray, " prompt"], pooled: Pooled, first: Bool[np.ndarray, " prompt"], least: int) -> _Compared:
+    """The strata of some of the prompts."""
+    own = np.flatnonzero(part)
+    strata = [own[group] for group in length_strata(pooled.lengths[own], first[own], least)]
+    used = np.sort(np.concatenate(strata)) if strata else np.zeros(0, dtype=np.int64)
+    return _Compared(strata, used, np.setdiff1d(own, used))
+
+
+def _check_sizes(n_first: int, n_second: int) -> None:
+    if not n_first or not n_second:
+        raise DataError(f"Both sets need prompts: got {n_first} and {n_second}.")
+    if min(n_first, n_second) < (needed := prompts_needed(LEVEL)):
+        raise DataError(
+            f"A contrast needs at least {needed} prompts in each set, got {n_first} and {n_second}: with fewer, no "
+            f"difference could have a p-value below {LEVEL}."
+        )
+
+
+def _check_strata(found: _Compared, first: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> None:
+    if least_p(first, found.strata) <= LEVEL:
+        return
+    ends = [f"{lengths[part & one].min()} to {lengths[part & one].max()}" for one in (first, ~first)]
+    raise DataError(
+        f"The lengths of the two sets' prompts overlap too little to tell anything from length: {ends[0]} and "
+        f"{ends[1]} "
+        f"tokens. At least {prompts_needed(LEVEL)} prompts of each set must be about as long as ones of the other."
+    )
+
+
+def _held_out(
+    lengths: Int[np.ndarray, " prompt"], first: Bool[np.ndarray, " prompt"], config: ContrastConfig
+) -> Bool[np.ndarray, " prompt"]:
+    """Which prompts are held out: of each set the same share of every length."""
+    held = np.zeros(len(first), dtype=bool)
+    if not config.held_out_frac or min(int(first.sum()), int((~first).sum())) < HELD_FROM:
+        return held
+    generator = np.random.default_rng(config.seed)
+    for own in (np.flatnonzero(first), np.flatnonzero(~first)):
+        order = own[np.lexsort((generator.random(len(own)), lengths[own]))]
+        places = (np.arange(round(len(own) * config.held_out_frac)) + generator.random()) / config.held_out_frac
+        held[order[np.minimum(places.astype(int), len(own) - 1)]] = True
+    return held
+
+
+def _tested(pooled: Pooled, used: Int[np.ndarray, " _"], least: int) -> Int[np.ndarray, " latent"]:
+    firing = np.asarray((pooled.values[used] > 0).sum(0)).ravel()
+    return np.flatnonzero(firing >= least)
+
+
+def _block(
+    pooled: Pooled, first: np.ndarray, found: _Compared, latents: Int[np.ndarray, " latent"], config: ContrastConfig
+) -> tuple[np.ndarray, ...]:
+    """AUC, difference, firing in each set and p of some latents."""
+    values = pooled.dense(latents)
+    ranks = ranks_within(values, found.strata)
+    auc = stratified_auc(ranks, first, found.strata)
+    weighted = weighted_ranks(ranks, found.strata)
+    p, _ = permutation_ps(weighted, first, found.strata, config.permutations, MOST_PERMUTATIONS, config.seed)
+    ones, others = found.used[first[found.used]], found.used[~first[found.used]]
+    difference = values[ones].mean(0) - values[others].mean(0)
+    return auc, difference, (values[ones] > 0).mean(0), (values[others] > 0).mean(0), p
+
+
+def _held_auc(
+    pooled: Pooled, first: np.ndarray, held: Bool[np.ndarray, " prompt"], latents: Int[np.ndarray, " latent"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
+    found = _on(held, pooled, first, 1)
+    nothing = np.full(len(latents), np.nan)
+    if not found.strata:
+        return nothing, nothing, nothing, (0, 0)
+    n = _counts(found.used, first)
+    parts = [
+        stratified_auc(ranks_within(pooled.dense(block), found.strata), first, found.strata)
+        for block in _blocks(latents)
+    ]
+    auc = np.concatenate(parts)
+    return auc, *auc_interval(auc, *n), n
+
+
+def _blocks(latents: Int[np.ndarray, " latent"]) -> Iterator[Int[np.ndarray, " _"]]:
+    for start in range(0, len(latents), _BLOCK):
+        yield latents[start : start + _BLOCK]
+
+
+def _counts(prompts: Int[np.ndarray, " _"], first: Bool[np.ndarray, " prompt"]) -> tuple[int, int]:
+    return int(first[prompts].sum()), int((~first[prompts]).sum())

@@ -1,0 +1,73 @@
+"""Which latents fire on the tokens of rows: one forward pass, one encoding, then numpy alone."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saes import SAE, SparseCodes
+from steer.models.batches import batches_of
+from steer.models.model import LanguageModel
+from steer.models.site import Site
+from steer.search.parts import Row
+from steer.search.pooled import Fired
+
+BATCH = 64  # rows
+PRE_ACTIVATIONS = 2**26  # in memory at a time: 256 MiB in float32
+
+
+def firing(lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Row]) -> list[Fired]:
+    """For each row, what fires on the tokens that count.
+
+    Raises:
+        SiteError: the model lacks the site.
+        DataError: a row is longer than the model's context.
+        ShapeError: the SAE reads another width.
+    """
+    found: dict[int, Fired] = {}
+    held = sae.on(lm.device)
+    for batch in batches_of([len(row.ids) for row in rows], BATCH):
+        states = lm.activations(lm.pad([list(rows[i].ids) for i in batch]), [site])[site]
+        own = [states[place, -len(rows[i].ids) :][_mask(rows[i], states.device)] for place, i in enumerate(batch)]
+        fired = fired_tokens(held, torch.cat(own))
+        ends = np.cumsum([len(one) for one in own])
+        for i, end, one in zip(batch, ends, own, strict=True):
+            found[i] = _of_row(*fired, int(end) - len(one), int(end), np.flatnonzero(rows[i].counted))
+    return [found[i] for i in range(len(rows))]
+
+
+def _mask(row: Row, device: torch.device) -> Tensor:
+    return torch.from_numpy(row.counted).to(device)
+
+
+@torch.no_grad()
+def fired_tokens(
+    sae: SAE, x: Float[Tensor, "token d_in"]
+) -> tuple[Int[np.ndarray, " fired"], Int[np.ndarray, " fired"], Float[np.ndarray, " fired"]]:
+    """Token, latent and value of everything that fires, in the order of tokens."""
+    parts = [_numbers(codes, start) for start, codes in _codes(sae, x)]
+    tokens, latents, values = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return tokens, latents, values
+
+
+def _codes(sae: SAE, x: Float[Tensor, "token d_in"]) -> Iterator[tuple[int, SparseCodes]]:
+    """Codes of some tokens at a time."""
+    chunk = max(1, PRE_ACTIVATIONS // sae.config.d_sae)
+    for start in range(0, len(x), chunk):
+        yield start, sae.encode(x[start : start + chunk].float())
+
+
+def _numbers(codes: SparseCodes, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    indices, values = codes.indices.cpu().numpy(), codes.values.cpu().numpy()
+    token, place = np.nonzero(values > 0)
+    return token + start, indices[token, place].astype(np.int64), values[token, place].astype(np.float64)
+
+
+def _of_row(
+    tokens: np.ndarray, latents: np.ndarray, values: np.ndarray, start: int, end: int, places: np.ndarray
+) -> Fired:
+    """What fired on the tokens from ``start`` to ``end`` of a batch, which stand at ``places`` in their row."""
+    first, last = np.searchsorted(tokens, [start, end])
+    return Fired(latents[first:last], values[first:last], places[tokens[first:last] - start], end - start)

@@ -1,0 +1,56 @@
+"""What a search needs of an index of latents. ``FeatureIndex`` has it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """What somebody says that a latent stands for."""
+
+    @property
+    def latent(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The label."""
+        ...
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """Figures, words and tokens of latents."""
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """Figures by name, each [d_sae]; ``density`` and ``max`` (raw units) are used where they are there."""
+        ...
+
+    def words(self, query: str, limit: int) -> list[tuple[int, float]]:
+        """Latents whose labels or tokens hold words, best first, with a score."""
+        ...
+
+    def labelled(self) -> np.ndarray:
+        """For each latent, whether it has a label."""
+        ...
+
+    def all_labels(self) -> Iterable[Labelled]:
+        """All labels."""
+        ...
+
+    def promoting(self, token_id: int, limit: int) -> list[tuple[int, float]]:
+        """Latents that have a token among those they promote most, with its logit."""
+        ...
+
+    def suppressing(self, token_id: int, limit: int) -> list[tuple[int, float]]:
+        """The same for those they suppress most."""
+        ...

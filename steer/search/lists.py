@@ -1,0 +1,99 @@
+"""Rankings that an index gives by itself: by words, by the meaning of labels, by a column, by tokens it has listed."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+from steer.errors import DataError
+from steer.search.filters import column
+from steer.search.indexed import Indexed
+from steer.search.meaning import Embedder, similarities
+from steer.search.ranked import Ranking, best_first, kept
+
+Allowed = Bool[np.ndarray, " d_sae"] | None
+_MORE = 10  # times as many of a list are asked for where filters will take some away
+
+
+def by_words(index: Indexed, words: str, allowed: Allowed, depth: int) -> Ranking:
+    """Latents by words in their labels and tokens (BM25).
+
+    Raises:
+        DataError: there is no word.
+    """
+    if not words.strip():
+        raise DataError("A search for words needs one.")
+    found = index.words(words, depth if allowed is None else _MORE * depth)
+    return _listed(
+        index, "words", found, allowed, depth, "BM25", lambda score: f"labels and tokens hold {words!r}: {score:.3g}"
+    )
+
+
+def by_meaning(index: Indexed, question: str, embed: Embedder, allowed: Allowed, depth: int) -> Ranking:
+    """Latents by the cosine of the nearest of their labels with a question.
+
+    Raises:
+        DataError: the index has no label.
+    """
+    labels = [label for label in index.all_labels() if allowed is None or allowed[label.latent]]
+    if not labels:
+        raise DataError(
+            "No latent that the filters leave has a label, so none can be found by its meaning. Import labels."
+        )
+    texts = list(dict.fromkeys(label.text for label in labels))
+    cosines = dict(zip(texts, similarities(embed, question, texts).tolist(), strict=True))
+    scores, nearest = np.full(index.d_sae, -np.inf), {}
+    for label in labels:
+        if cosines[label.text] > scores[label.latent]:
+            scores[label.latent], nearest[label.latent] = cosines[label.text], label.text
+    latents = best_first(scores, allowed, depth)
+
+    def says(place: int) -> str:
+        latent = int(latents[place])
+        return f"its label means much the same: {nearest[latent]!r}, cosine {scores[latent]:.2f}"
+
+    return Ranking("meaning", latents, scores[latents], "cosine of a label", says, len(labels))
+
+
+def by_column(index: Indexed, name: str, allowed: Allowed, depth: int) -> Ranking:
+    """Latents by a column of the index, the largest first, or with ``-name`` the smallest; those without are left out.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    down = name.startswith("-")
+    values = np.asarray(column(index.columns, name.removeprefix("-"), index.d_sae), dtype=np.float64)
+    usable = np.isfinite(values) & (True if allowed is None else allowed)
+    order = np.lexsort((np.arange(index.d_sae), values if down else -values))
+    latents = order[usable[order]][:depth]
+    own = name.removeprefix("-")
+    return Ranking(
+        "by", latents, values[latents], own, lambda place: f"{own} {values[latents[place]]:.4g}", int(usable.sum())
+    )
+
+
+def by_listed_token(
+    index: Indexed, kind: Literal["promotes", "suppresses"], token: int, shown: str, allowed: Allowed, depth: int
+) -> Ranking:
+    """Latents that have a token in their lists of those promoted or suppressed most."""
+    listed = index.promoting if kind == "promotes" else index.suppressing
+    found = listed(token, depth if allowed is None else _MORE * depth)
+    says = f"{kind} {shown}, which is among its strongest tokens: logit"
+    return _listed(index, kind, found, allowed, depth, "logit", lambda score: f"{says} {score:+.3g}")
+
+
+def _listed(
+    index: Indexed,
+    kind: str,
+    found: Sequence[tuple[int, float]],
+    allowed: Allowed,
+    depth: int,
+    figure: str,
+    says: Callable[[float], str],
+) -> Ranking:
+    """A list of latents with scores as a ranking."""
+    places = kept([latent for latent, _ in found], allowed, depth)
+    latents = np.array([found[place][0] for place in places], dtype=np.int64)
+    scores = np.array([found[place][1] for place in places], dtype=np.float64)
+    return Ranking(kind, latents, scores, figure, lambda place: says(float(scores[place])), index.d_sae)

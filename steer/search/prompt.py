@@ -1,0 +1,81 @@
+"""Latents by their activation on one prompt or conversation."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from saes import SAE
+from steer.models.model import LanguageModel
+from steer.models.site import Site
+from steer.search.firing import firing
+from steer.search.parts import rows_of
+from steer.search.pooled import Fired, Pool, by_latent
+from steer.search.query import PromptQuery
+from steer.search.ranked import Ranking, rarity
+
+
+def by_prompt(
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    query: PromptQuery,
+    columns: Mapping[str, np.ndarray],
+    allowed: Bool[np.ndarray, " d_sae"] | None,
+    depth: int,
+) -> Ranking:
+    """One forward pass up to the SAE's site, then ``rank_fired``. Errors as ``rows_of`` and ``firing``."""
+    row = rows_of(lm, [query.prompt], query.part, query.reply_tokens)[0]
+    fired = firing(lm, sae, site, [row])[0]
+    ids = list(row.ids)
+    return rank_fired(fired, query.pool, columns, allowed, depth, lambda place: lm.tokenizer.decode([ids[place]]))
+
+
+def rank_fired(
+    fired: Fired,
+    pool: Pool,
+    columns: Mapping[str, np.ndarray],
+    allowed: Bool[np.ndarray, " d_sae"] | None,
+    depth: int,
+    token: Callable[[int], str],
+) -> Ranking:
+    """Latents by pooled activation, as a fraction of their maximum, times their rarity.
+
+    Latents live on different scales, and those that fire on everything fire here too: raw activations would rank them
+    first. ``columns`` gives ``max`` and ``density`` where the index has them; without, activations count as they are,
+    or every latent as equally rare. ``token`` is the text at a place in the row.
+    """
+    latents, values, counts = by_latent(fired, pool)
+    if allowed is not None:
+        places = np.flatnonzero(allowed[latents])
+        latents, values, counts = latents[places], values[places], counts[places]
+    tops = _of(columns, "max", latents)
+    share = values if tops is None else values / np.where(tops > 0, tops, np.inf)
+    density = _of(columns, "density", latents)
+    scores = share if density is None else share * rarity(density)
+    order = np.lexsort((latents, -scores))[:depth]
+
+    def says(place: int) -> str:
+        at = order[place]
+        parts = [f"fires on {counts[at]} of {fired.length} tokens, {pool} {values[at]:.3g}"]
+        if tops is not None:
+            parts.append(f" ({share[at]:.0%} of its maximum)")
+        parts.append(f", most on {token(peak_of(fired, int(latents[at])))!r}")
+        if density is not None:
+            parts.append(f"; elsewhere on {density[at]:.2%} of tokens")
+        return "".join(parts)
+
+    figure = "activation" + (" / maximum" if tops is not None else "") + (" x rarity" if density is not None else "")
+    return Ranking("prompt", latents[order], scores[order], figure, says, len(latents))
+
+
+def peak_of(fired: Fired, latent: int) -> int:
+    """The token on which a latent fires most, as its place in the row."""
+    own = np.flatnonzero(fired.latents == latent)
+    return int(fired.tokens[own[np.argmax(fired.values[own])]])
+
+
+def _of(
+    columns: Mapping[str, np.ndarray], name: str, latents: Sequence[int] | np.ndarray
+) -> Float[np.ndarray, " n"] | None:
+    return np.asarray(columns[name][latents], dtype=np.float64) if name in columns else None

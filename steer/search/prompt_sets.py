@@ -1,0 +1,68 @@
+"""Sets of prompts from files, and what is odd about two of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from steer.errors import DataError
+from steer.files import read_lines
+from steer.models.chat import Conversation, as_conversations
+
+Prompts = Sequence[str | Conversation]
+
+
+def read_prompts(path: str | Path) -> list[str | Conversation]:
+    """The prompts of a file: a ``.jsonl`` of objects with ``messages``, ``prompt`` or ``text``, else a prompt a line.
+
+    Empty lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read, a line of it is something else, or it holds no prompt.
+    """
+    path = Path(path)
+    found: list[str | Conversation] = []
+    if path.suffix == ".jsonl":
+        for number, row in enumerate(read_lines(path, whole=True), start=1):
+            value = next((row[name] for name in ("messages", "prompt", "text") if name in row), None)
+            if not isinstance(value, str | list):
+                raise DataError(
+                    f"{path}, object {number}: expected messages, prompt or text, got {', '.join(row) or 'nothing'}."
+                )
+            found.append(value)
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is no text in UTF-8 ({error}).") from error
+        found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise DataError(f"{path} holds no prompt.")
+    return found
+
+
+def distinct(first: Prompts, second: Prompts) -> tuple[list[Conversation], list[Conversation], list[str]]:
+    """Two sets without repeats and without what both hold, and notes of what was left out.
+
+    A prompt that stands twice counts for two where there is one, and one in both sets tells nothing of their
+    difference.
+
+    Raises:
+        DataError: a set is empty, or both hold the same, or a prompt is malformed.
+    """
+    sets = [as_conversations(list(one)) for one in (first, second)]
+    if not all(sets):
+        raise DataError(f"Both sets need prompts: got {len(sets[0])} and {len(sets[1])}.")
+    keyed = [{json.dumps(one, sort_keys=True): one for one in own} for own in sets]
+    both = keyed[0].keys() & keyed[1].keys()
+    notes = []
+    repeats = [len(own) - len(keys) for own, keys in zip(sets, keyed, strict=True)]
+    if any(repeats):
+        notes.append(f"prompts that stand in a set more than once count once: {repeats[0]} and {repeats[1]} left out.")
+    if both:
+        notes.append(f"the sets overlap: {len(both)} prompts are in both, and were left out.")
+    left: list[list[Conversation]] = [[one for key, one in keys.items() if key not in both] for keys in keyed]
+    if not all(left):
+        raise DataError(f"The sets overlap in {len(both)} prompts, which leaves {len(left[0])} and {len(left[1])}.")
+    return left[0], left[1], notes
