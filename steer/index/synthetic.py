@@ -105,6 +105,7 @@ def _corpus(folder: Path, tokens: int, vocabulary: int, rng: np.random.Generator
     contents = {
         "tokens": rng.integers(0, vocabulary, tokens, dtype=kind),
         "roles": np.full(tokens, ROLES.index("text"), dtype=np.uint8),
+        "counts": np.packbits(np.ones(tokens, dtype=bool)),
         "rows": starts,
         "documents": starts,
     }
