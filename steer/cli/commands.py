@@ -5,6 +5,7 @@ import typer
 from steer.cli.compare import compare
 from steer.cli.demo import demo
 from steer.cli.evaluate import evaluate
+from steer.cli.explore import explore
 from steer.cli.generate import generate
 from steer.cli.judge.verbs import judge
 from steer.cli.options import NoEmptyOption, NothingEmpty
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command(cls=NothingEmpty)(compare)
 app.command()(demo)
 app.command("eval", cls=NothingEmpty)(evaluate)
+app.command(cls=NothingEmpty)(explore)
 app.command(cls=NoEmptyOption)(generate)
 app.add_typer(judge)
 app.add_typer(plan)
