@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from contextlib import nullcontext
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,6 +158,8 @@ def _piped() -> str:
     Raises:
         EOFError: there is none.
     """
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused line by line
     line = sys.stdin.readline()
     if not line:
         raise EOFError

@@ -32,7 +32,7 @@ class Firing:
         return sorted(best, key=lambda latent: (-best[latent], latent))[:count]
 
     def peak(self, latent: int) -> tuple[int, float, float, int]:
-        """Where its share is largest (place in the row), activation and share there, and on how many tokens it fires."""
+        """Where in the row its share is largest, activation and share there, and on how many tokens it fires."""
         own = np.flatnonzero(self.fired.latents == latent)
         at = own[np.argmax(self.shares[own])]
         return int(self.fired.tokens[at]), float(self.fired.values[at]), float(self.shares[at]), len(own)

@@ -44,9 +44,13 @@ class KeptFiles:
     @contextmanager
     def copied(self, names: Mapping[str, str]) -> Iterator[Path]:
         """A folder that lasts for the block, with copies of files: names in it by the names they are asked for."""
+        contents = {copy: self.read(name) for name, copy in names.items()}
         with tempfile.TemporaryDirectory(prefix="steer-explore-") as folder:
-            for name, copy in names.items():
-                (Path(folder) / copy).write_bytes(self.read(name))
+            for copy, data in contents.items():
+                try:
+                    (Path(folder) / copy).write_bytes(data)
+                except OSError as error:
+                    raise DataError(f"{copy} cannot be copied to {folder}: {error.strerror or error}.") from error
             yield Path(folder)
 
 

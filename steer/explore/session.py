@@ -88,6 +88,10 @@ def run(
     line = line.strip()
     if not line:
         return session, ()
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"The line is not valid Unicode ({error.reason}). Type it again.") from error
     name, arguments = parsed(line, (*COMMANDS, *about_session))
     with bench.files.noting(files) as read:
         if name in COMMANDS:

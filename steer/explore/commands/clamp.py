@@ -1,17 +1,16 @@
 """``/clamp``, ``/unclamp`` and ``/plan``: what is done to the model."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from steer.errors import DataError, PlanError
 from steer.explore.bench import Bench
-from steer.explore.clamps import FORM, changed, clamped, parse, sae_name, without
+from steer.explore.clamps import FORM, clamped, parse, sae_name, without
 from steer.explore.command import Command, Outcome, words_of
 from steer.explore.shown import Line, Shown
 from steer.explore.state import State
 from steer.plans.edits import EditSpec, LatentEditSpec
-from steer.plans.files import read_plan, vectors_file
+from steer.plans.files import SUFFIXES, read_plan, vectors_file
 from steer.plans.plan import SteeringPlan
 
 
@@ -73,16 +72,22 @@ def plan(state: State, arguments: str, bench: Bench) -> Outcome:
 
 def _read(name: str, bench: Bench) -> SteeringPlan:
     """A plan and its vectors; what its relative paths start from stays the folder of the file."""
-    path, copies = Path(name).expanduser(), {name: Path(name).name}
-    try:
-        with bench.files.copied(copies) as folder:
-            vectors = vectors_file(folder / path.name)
-        if vectors is not None:
-            copies[str(Path(name).with_name(vectors))] = vectors
-        with bench.files.copied(copies) as folder:
-            return changed(read_plan(folder / path.name), folder=path.parent.resolve())
-    except PlanError as error:
-        raise PlanError(str(error).replace(f"{folder}{os.sep}", f"{path.parent}{os.sep}")) from error
+    path, copy = Path(name).expanduser(), f"plan{Path(name).suffix}"
+    if path.suffix not in SUFFIXES:
+        raise PlanError(f"A plan is a file that ends in {' or '.join(SUFFIXES)}, got {name}.")
+    copies = {name: copy}
+    with bench.files.copied(copies) as folder:
+        try:
+            vectors = vectors_file(folder / copy)
+        except PlanError as error:
+            raise PlanError(str(error).replace(str(folder / copy), name)) from error
+    if vectors is not None:
+        copies[str(Path(name).with_name(vectors))] = vectors
+    with bench.files.copied(copies) as folder:
+        try:
+            return read_plan(folder / copy).model_copy(update={"folder": path.parent.resolve()})
+        except PlanError as error:
+            raise PlanError(str(error).replace(str(folder / copy), name)) from error
 
 
 def _bound(state: State, plan: SteeringPlan, bench: Bench) -> Outcome:

@@ -62,7 +62,9 @@ def contrast(state: State, arguments: str, bench: Bench) -> Outcome:
     files, given = _parts(arguments, OPTIONS, words=True)
     if len(files) != 2:
         raise DataError(f"/contrast needs two files of prompts, got {len(files)}.")
-    copies = {name: f"{number}{Path(name).suffix}" for number, name in enumerate(files)}
+    copies = {
+        name: f"{number}{'.jsonl' if Path(name).suffix == '.jsonl' else '.txt'}" for number, name in enumerate(files)
+    }
     sets = []
     for name, copy in copies.items():
         with bench.files.copied({name: copy}) as folder:
