@@ -237,6 +237,7 @@ def _info(tables: Tables, state: State, source: Source, site: Site) -> IndexInfo
             "context_size": reader.rules.context_size,
             "excluded_ids": sorted(reader.rules.excluded | reader.never),
             "median_norm": state.medians,
+            "rendering": tables.renderer.joining,
             "logit_lens": tables.lens_about,
             "coactivation": f"n_ij / sqrt(n_i n_j), counted on every {tables.stride}. token of the corpus"
             if tables.stride > 1

@@ -123,9 +123,9 @@ def bytes_per_latent(sizes: Sizes) -> int:
 
 
 def index_bytes(sizes: Sizes, tokens: int, vocabulary: int, columns: int = len(BUILT_COLUMNS) + len(ROLES)) -> int:
-    """Bytes of a whole index: arrays, columns, words, and of each token of the corpus 2 or 4 bytes, and 9 bits."""
+    """Bytes of a whole index: arrays, columns, words, 2 or 4 bytes and 9 bits a token of the corpus, the vocabulary."""
     per_latent = bytes_per_latent(sizes) + 4 * columns + _TEXT_BYTES
-    return sizes.d_sae * per_latent + tokens * (token_bytes(vocabulary) + 1) + tokens // 8
+    return sizes.d_sae * per_latent + tokens * (token_bytes(vocabulary) + 1) + tokens // 8 + 12 * vocabulary
 
 
 def token_bytes(vocabulary: int) -> int:
@@ -139,5 +139,5 @@ def shard_file(name: str, shard: range) -> str:
 
 
 def corpus_file(folder: Path, name: str) -> Path:
-    """Path of an array of the corpus: ``tokens``, ``roles``, ``counts``, ``rows``, ``documents``."""
+    """Path of an array of the corpus: ``tokens``, ``roles``, ``counts``, ``rows``, ``documents``, ``vocabulary``."""
     return folder / CORPUS / f"{name}.npy"

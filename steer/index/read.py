@@ -28,6 +28,7 @@ from steer.index.layout import (
     USER,
     corpus_file,
 )
+from steer.index.render import Renderer
 from steer.index.shards import ShardedArray, mapped, open_arrays
 from steer.index.user import Note, UserNotes
 from steer.models.model import LanguageModel
@@ -52,6 +53,8 @@ class FeatureIndex:
     """Figures by name, each of shape [d_sae]; NaN where one is not known."""
     user: UserNotes
     """The user's notes, tags and lists."""
+    renderer: Renderer
+    """Renders token ids as text, from the index's own table of bytes."""
     sae: SAE | None = None
     """The SAE, where it was given."""
     lm: LanguageModel | None = None
@@ -90,6 +93,7 @@ class FeatureIndex:
             info,
             Columns(folder, info.d_sae),
             UserNotes(Path(user) if user is not None else folder / USER, info.d_sae),
+            _renderer(folder, info),
             sae,
             lm,
             _labels=Labels(folder, info.d_sae, note),
@@ -262,6 +266,11 @@ class FeatureIndex:
         require_whole("latent", latent, DataError, least=0)
         if latent >= self.d_sae:
             raise DataError(f"Latent {latent} is out of range: the index has latents 0 to {self.d_sae - 1}.")
+
+
+def _renderer(folder: Path, info: IndexInfo) -> Renderer:
+    table, offsets = (mapped(corpus_file(folder, name)) for name in ("vocabulary", "vocabulary_offsets"))
+    return Renderer.of_table(table, offsets, info.provenance.get("rendering", "plain"))
 
 
 def histogram_edges(top: float) -> Shaped[np.ndarray, " edge"]:

@@ -79,7 +79,7 @@ class Reader:
         for batch in by_length([lengths[i] for i in live], self._config.forward_tokens):
             chosen = [live[i] for i in batch]
             parts.append(self._pass([rows[i].ids for i in chosen], starts[chosen], counts, first))
-        empty = [np.zeros(0, kind) for kind in (np.int64, np.int64, np.float32)]
+        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
         latents, places, values = (np.concatenate(part) for part in zip(*(parts or [empty]), strict=True))
         begins = [start + place for row, start in zip(rows, starts, strict=True) for place in row.begins]
         corpus = Corpus(

@@ -9,39 +9,80 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "▁"  # how SentencePiece writes a space
+_PLAIN, _WORDS, _PIECES, _DECODED = "plain", "words", "word pieces ", "decoded"
 
 
+@dataclass(frozen=True)
 class Renderer:
-    """Renders token ids of one tokenizer.
+    """Renders token ids.
 
     Byte-level BPE, SentencePiece with or without byte fallback, and tokenizers of words (which decode to words with a
     space between them) are known; of any other, a token's text is what it adds to the decoded text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._added = {int(i): str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
-        self._of, self._joined = _kind(tokenizer)
-        self._known: dict[int, bytes] = {}
+    token_bytes: Callable[[int], bytes]
+    """The bytes that a token stands for, without what stands between words; nothing for an id of no token."""
+    joining: str
+    """How tokens are joined: ``plain``, ``words``, ``word pieces PREFIX``, or ``decoded`` (by the tokenizer alone)."""
+    tokenizer: Any = None
+    """What decodes, where tokens are joined by it."""
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for, without what stands between words; nothing for an id of no token."""
-        if token_id not in self._known:
-            self._known[token_id] = self._bytes(token_id)
-        return self._known[token_id]
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Renderer":
+        """That of a tokenizer."""
+        of, joining = _kind(tokenizer)
+        added = {int(i): str(token) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+
+        @cache
+        def token_bytes(token_id: int) -> bytes:
+            if token_id in added:
+                return added[token_id].encode("utf-8", "surrogatepass")
+            if of is None:
+                return _decoded(tokenizer, [token_id])[0]
+            token = tokenizer.convert_ids_to_tokens(token_id)
+            return of(token) if isinstance(token, str) else b""  # a model may have more embeddings than tokens
+
+        return cls(token_bytes, joining, tokenizer)
+
+    @classmethod
+    def of_table(
+        cls, table: Shaped[np.ndarray, " byte"], offsets: Shaped[np.ndarray, " edge"], joining: str
+    ) -> "Renderer":
+        """That of a stored table, see ``table``. What only the tokenizer can join is shown token by token."""
+
+        def token_bytes(token_id: int) -> bytes:
+            if not 0 <= token_id < len(offsets) - 1:
+                return b""
+            return table[int(offsets[token_id]) : int(offsets[token_id + 1])].tobytes()
+
+        return cls(token_bytes, joining)
+
+    def table(self, vocabulary: int) -> tuple[Shaped[np.ndarray, " byte"], Shaped[np.ndarray, " edge"]]:
+        """The bytes of all tokens one after another, and where each begins and the last ends."""
+        every = [self.token_bytes(token) for token in range(vocabulary)]
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in every])]).astype(np.uint32)
+        return np.frombuffer(b"".join(every), dtype=np.uint8), offsets
 
     def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each token; joined, they are those of the text."""
-        if self._of is None:
-            return self._decoded(ids)
+        if self.joining == _DECODED and self.tokenizer is not None:
+            return _decoded(self.tokenizer, ids)
         found = [self.token_bytes(token) for token in ids]
-        if self._joined is None:
-            return found
-        return [self._joined(token, place) for place, token in enumerate(found)]
+        if self.joining == _WORDS:
+            return [b" " + token if place else token for place, token in enumerate(found)]
+        if self.joining.startswith(_PIECES):
+            prefix = self.joining.removeprefix(_PIECES).encode()
+            return [_word_piece(token, place, prefix) for place, token in enumerate(found)]
+        return found
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of tokens; bytes that are no UTF-8 are shown as the replacement character."""
@@ -58,49 +99,36 @@ class Renderer:
             found[-1] += decoder.decode(b"", final=True)
         return found
 
-    def _bytes(self, token_id: int) -> bytes:
-        if token_id in self._added:
-            return self._added[token_id].encode("utf-8", "surrogatepass")
-        if self._of is None:
-            return self._decoded([token_id])[0]
-        token = self._tokenizer.convert_ids_to_tokens(token_id)
-        return self._of(token) if isinstance(token, str) else b""  # a model may have more embeddings than tokens
 
-    def _decoded(self, ids: Sequence[int]) -> list[bytes]:
-        """What each token adds to the decoded text of those before it."""
-        found, before = [], ""
-        for count in range(1, len(ids) + 1):
-            text = self._tokenizer.decode(
-                list(ids[:count]), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            found.append(text[len(before) :].encode("utf-8", "replace") if text.startswith(before) else b"")
-            before = text if text.startswith(before) else before
-        return found
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
+    """What each token adds to the decoded text of those before it."""
+    found, before = [], ""
+    for count in range(1, len(ids) + 1):
+        text = tokenizer.decode(list(ids[:count]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        longer = text.startswith(before)
+        found.append(text[len(before) :].encode("utf-8", "replace") if longer else b"")
+        before = text if longer else before
+    return found
 
 
-_Bytes = Callable[[str], bytes]
-_Join = Callable[[bytes, int], bytes]
-
-
-def _kind(tokenizer: Any) -> tuple[_Bytes | None, _Join | None]:
-    """How a token's string becomes bytes, and how tokens are joined (None: one after another)."""
+def _kind(tokenizer: Any) -> tuple[Callable[[str], bytes] | None, str]:
+    """How a token's string becomes bytes (None: by decoding), and how tokens are joined."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         if hasattr(tokenizer, "byte_decoder"):
-            return _byte_level, None
-        return (_sentence_piece, None) if hasattr(tokenizer, "sp_model") else (None, None)
+            return _byte_level, _PLAIN
+        return (_sentence_piece, _PLAIN) if hasattr(tokenizer, "sp_model") else (None, _DECODED)
     rules = json.loads(fast.to_str())
     model, decoder = rules["model"].get("type"), json.dumps(rules.get("decoder"), ensure_ascii=False)
     if "ByteLevel" in decoder or "ByteLevel" in json.dumps(rules.get("pre_tokenizer")):
-        return _byte_level, None
+        return _byte_level, _PLAIN
     if "ByteFallback" in decoder or "Metaspace" in decoder or _SPACE in decoder:
-        return _sentence_piece, None
+        return _sentence_piece, _PLAIN
     if '"WordPiece"' in decoder:
-        prefix = rules["decoder"].get("prefix", "##").encode()
-        return str.encode, lambda token, place: _word_piece(token, place, prefix)
+        return str.encode, _PIECES + rules["decoder"].get("prefix", "##")
     if model in ("WordLevel", "WordPiece") and rules.get("decoder") is None:
-        return str.encode, lambda token, place: b" " + token if place else token
-    return None, None
+        return str.encode, _WORDS
+    return None, _DECODED
 
 
 def _byte_level(token: str) -> bytes:

@@ -26,6 +26,7 @@ from steer.index.layout import (
     shard_file,
     token_bytes,
 )
+from steer.index.render import Renderer
 from steer.models.model import LanguageModel
 from steer.plans.digests import of_sae
 
@@ -60,7 +61,7 @@ def synthetic_index(
     check_output(folder, overwrite=False)
     rng = np.random.default_rng(seed)
     with claimed(folder):
-        files = _corpus(folder, tokens, vocabulary, rng)
+        files = _corpus(folder, tokens, vocabulary, rng, lm)
         for shard in sizes.shards:
             for name, values in _arrays(sizes, shard, tokens, vocabulary, rng).items():
                 path = shard_file(name, shard)
@@ -95,18 +96,25 @@ def _provenance(seed: int, sae: SAE | None, lm: LanguageModel | None) -> dict[st
         "seed": seed,
         "sae": {"digest": None if sae is None else of_sae(sae)},
         "model": {"name": None if lm is None else lm.name, "weights": None if lm is None else weights_digest(lm)},
+        "rendering": "plain" if lm is None else Renderer.of(lm.tokenizer).joining,
         "tokenizer": None if lm is None else tokenizer_digest(lm),
     }
 
 
-def _corpus(folder: Path, tokens: int, vocabulary: int, rng: np.random.Generator) -> dict[str, File]:
+def _corpus(
+    folder: Path, tokens: int, vocabulary: int, rng: np.random.Generator, lm: LanguageModel | None
+) -> dict[str, File]:
     kind = np.uint16 if token_bytes(vocabulary) == 2 else np.uint32
+    renderer = Renderer.of(lm.tokenizer) if lm is not None else Renderer(lambda token: f" t{token}".encode(), "plain")
+    table, table_offsets = renderer.table(vocabulary)
     starts = np.append(np.arange(0, tokens, _DOCUMENT), tokens)
     contents = {
         "tokens": rng.integers(0, vocabulary, tokens, dtype=kind),
         "roles": np.full(tokens, ROLES.index("text"), dtype=np.uint8),
         "counts": np.packbits(np.ones(tokens, dtype=bool)),
         "rows": starts,
+        "vocabulary": table,
+        "vocabulary_offsets": table_offsets,
         "documents": starts,
     }
     return {f"corpus/{name}.npy": write_array(folder, f"corpus/{name}.npy", one) for name, one in contents.items()}

@@ -49,6 +49,7 @@ class Tables:
         self.classes = position_classes(self.corpus)
         self.vocabulary = self.lm.vocabulary or int(self.corpus.tokens.max()) + 1
         self.stride = _stride(self.chunks, len(self.corpus.tokens), self.config.pairs)
+        self.renderer = Renderer.of(self.lm.tokenizer)
         self.decoder = self.sae.W_dec.detach()
         self.lens, self.lens_about = lens_of(self.lm, self.sae)
 
@@ -113,20 +114,23 @@ class Tables:
         return histogram_top(self.chunks.largest or 1.0)
 
     def write_corpus(self) -> dict[str, File]:
-        """Write the tokens, whose they are, which count (in bits), and where rows and documents begin (and end)."""
+        """Write the tokens, whose they are, which count (in bits), borders of rows and documents, the vocabulary."""
         end = len(self.corpus.tokens)
+        table, table_offsets = self.renderer.table(self.vocabulary)
         contents = {
             "tokens": self.corpus.tokens.astype(np.uint16 if token_bytes(self.vocabulary) == 2 else np.uint32),
             "roles": self.corpus.roles,
             "counts": np.packbits(self.corpus.counts.astype(bool)),
             "rows": np.append(self.corpus.rows, end),
             "documents": np.append(self.corpus.documents, end),
+            "vocabulary": table,
+            "vocabulary_offsets": table_offsets,
         }
         return {(path := f"{CORPUS}/{name}.npy"): write_array(self.folder, path, one) for name, one in contents.items()}
 
     def words(self) -> None:
         """Write ``meta.sqlite``: for each latent, the texts of the tokens that it promotes and peaks on."""
-        stored, renderer = open_arrays(self.folder, self.sizes), Renderer(self.lm.tokenizer)
+        stored, renderer = open_arrays(self.folder, self.sizes), self.renderer
         known: dict[int, str] = {}
 
         def text(token: int) -> str:

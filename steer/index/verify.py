@@ -5,13 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saes import SAE
 from steer.activations.reading import by_length
 from steer.checks import require_whole
 from steer.errors import DataError
+from steer.index.direction import row_norms
 from steer.index.info import check_files
 from steer.index.layout import corpus_file
+from steer.index.lens import Lens
 from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
@@ -63,11 +67,11 @@ def verify(
     picked = sorted(np.random.default_rng(seed).choice(live, min(cards, len(live)), replace=False).tolist())
     sae = sae.on(lm.device)
     with show.stage("cards", len(picked)):
-        activations = _Activations(index, lm, sae, picked)
+        activations, norms, (lens, _) = _Activations(index, lm, sae, picked), row_norms(sae.W_dec), lens_of(lm, sae)
         found, windows, tokens = [], 0, 0
         for column, latent in enumerate(picked):
             differs, compared, active = _windows(index, latent, activations, column, lm)
-            found += differs + _weights(index, latent, lm, sae)
+            found += differs + _weights(index, latent, sae, norms, lens)
             windows, tokens = windows + compared, tokens + active
             show.advance()
     return Verified(tuple(picked), windows, tokens, tuple(found))
@@ -124,22 +128,23 @@ def _windows(
         if differs.any() and not example:
             place = int(differs.argmax())
             example = f"at token {window.offset + place} it was {then[place]:.4g} and is {now[place]:.4g}"
-    if wrong <= _SHARE * active:
+    if wrong <= max(1, _SHARE * active):
         return [], len(windows), active
     told = f"latent {latent}: {wrong} of {active} active tokens of its windows have another activation; {example}"
     return [told], len(windows), active
 
 
-def _weights(index: FeatureIndex, latent: int, lm: LanguageModel, sae: SAE) -> list[str]:
+def _weights(
+    index: FeatureIndex, latent: int, sae: SAE, norms: Float[Tensor, " d_sae"], lens: Lens | None
+) -> list[str]:
     """What differs in a card's logits and decoder neighbours."""
     found = []
-    _, cosines = similar(sae.W_dec, range(latent, latent + 1))
+    _, cosines = similar(sae.W_dec, range(latent, latent + 1), norms)
     stored = index.array("decnn_v").row(latent).astype(np.float32)
     if not np.allclose(stored, cosines[0], atol=2e-3):
         found.append(
             f"latent {latent}: the cosines of its decoder neighbours were {stored[:3]} and are {cosines[0][:3]}"
         )
-    lens, _ = lens_of(lm, sae)
     if lens is not None:
         values = lens.extremes(sae.W_dec[latent : latent + 1])[1][0].numpy()
         stored = index.array("logit_v").row(latent).astype(np.float32)
