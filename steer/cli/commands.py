@@ -14,6 +14,8 @@ from steer.cli.plan.verbs import plan
 from steer.cli.rejudge import rejudge
 from steer.cli.report import report
 from steer.cli.sae.verbs import sae
+from steer.cli.search import search
+from steer.cli.search_asked import SpacesAreTokens
 from steer.cli.show import show
 from steer.cli.sweep import sweep
 from steer.cli.train.command import train
@@ -37,6 +39,7 @@ app.add_typer(plan)
 app.command(cls=NothingEmpty)(rejudge)
 app.command(cls=NothingEmpty)(report)
 app.add_typer(sae)
+app.command(cls=SpacesAreTokens)(search)
 app.command(cls=NothingEmpty)(show)
 app.command(cls=NothingEmpty)(sweep)
 app.command(cls=NothingEmpty)(train)

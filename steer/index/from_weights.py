@@ -27,7 +27,7 @@ def card_of_weights(sae: SAE, lm: LanguageModel, latent: int) -> tuple[Card, Ren
     lens, _ = lens_of(lm, sae)
     logits: list[tuple[int, float]] = []
     if lens is not None:
-        tokens, values = lens.extremes(sae.W_dec[latent : latent + 1])
+        tokens, values = lens.extremes(sae.W_dec[latent : latent + 1], LOGITS, NONE_ID)
         logits = list(zip(tokens[0].tolist(), values[0].tolist(), strict=True))
     neighbours = zip(ids[0].tolist(), cosines[0].tolist(), strict=True)
     weights = {"encoder_norm": float(sae.W_enc[:, latent].norm()), "decoder_norm": float(sae.W_dec[latent].norm())}

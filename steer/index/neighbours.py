@@ -8,8 +8,8 @@ from jaxtyping import Float, Float64, Int64
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from steer.index.direction import BLOCK_ROWS, row_norms
 from steer.index.layout import NEIGHBOURS, NONE_ID
+from steer.search.direction import BLOCK_ROWS, row_norms
 
 _MOST = 2**25  # cosines held at once
 _PAIRS = 2**23  # counts held at once, about

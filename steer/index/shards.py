@@ -34,7 +34,7 @@ class ShardedArray:
 
     def row(self, latent: int) -> np.ndarray:
         """What is stored of one latent."""
-        return self.parts[latent // self.rows][latent % self.rows]
+        return np.asarray(self.parts[latent // self.rows][latent % self.rows])
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Each part with the number of its first latent."""

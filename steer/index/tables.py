@@ -15,17 +15,17 @@ from steer.files import write_bytes
 from steer.index.chunks import BUILDING, Chunks, Corpus, State, write_state
 from steer.index.config import IndexConfig
 from steer.index.counts import column_arrays, count_arrays, histogram_top, position_classes
-from steer.index.direction import row_norms
 from steer.index.examples import Peaks, Places, chosen, example_arrays
 from steer.index.info import File, write_array
 from steer.index.labels import write_meta
 from steer.index.layout import CORPUS, LOGITS, NONE_ID, Sizes, arrays, shard_file, token_bytes
-from steer.index.lens import Lens
 from steer.index.neighbours import CoActivation, similar
 from steer.index.render import Renderer
 from steer.index.shards import open_arrays
+from steer.models.lens import Lens
 from steer.models.model import LanguageModel
 from steer.progress import Progress
+from steer.search.direction import row_norms
 
 _WORDS = 10  # promoted tokens, and as many peak tokens, that word search knows of a latent
 
@@ -94,7 +94,7 @@ class Tables:
         made["logit_id"] = np.full((len(shard), 2 * LOGITS), NONE_ID)
         made["logit_v"] = np.zeros((len(shard), 2 * LOGITS))
         if self.lens is not None:
-            ids, values = self.lens.extremes(self.decoder[shard.start : shard.stop])
+            ids, values = self.lens.extremes(self.decoder[shard.start : shard.stop], LOGITS, NONE_ID)
             made["logit_id"], made["logit_v"] = ids.numpy(), values.clamp(-65_504, 65_504).numpy()
         return made, columns
 

@@ -12,17 +12,17 @@ from saes import SAE
 from steer.activations.reading import by_length
 from steer.checks import require_whole
 from steer.errors import DataError
-from steer.index.direction import row_norms
 from steer.index.info import check_files
-from steer.index.layout import corpus_file
-from steer.index.lens import Lens
+from steer.index.layout import LOGITS, NONE_ID, corpus_file
 from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
 from steer.index.tables import lens_of
+from steer.models.lens import Lens
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.progress import Progress, Silent
+from steer.search.direction import row_norms
 
 _FORWARD_TOKENS = 8192
 _SHARE = 0.02  # of a card's active tokens: near a tie for the k-th place, rounding decides who is active
@@ -146,7 +146,7 @@ def _weights(
             f"latent {latent}: the cosines of its decoder neighbours were {stored[:3]} and are {cosines[0][:3]}"
         )
     if lens is not None:
-        values = lens.extremes(sae.W_dec[latent : latent + 1])[1][0].numpy()
+        values = lens.extremes(sae.W_dec[latent : latent + 1], LOGITS, NONE_ID)[1][0].numpy()
         stored = index.array("logit_v").row(latent).astype(np.float32)
         if not np.allclose(stored, values, rtol=5e-3, atol=5e-3 * float(np.abs(values).max())):
             found.append(f"latent {latent}: its largest logits were {stored[:3]} and are {values[:3]}")

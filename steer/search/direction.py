@@ -1,8 +1,9 @@
-"""Latents that write along a direction of the residual stream."""
+"""Latents that write along a direction of the residual stream: cosines with all decoder rows, block by block."""
 
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -10,35 +11,63 @@ from safetensors.torch import load as from_safetensors
 from torch import Tensor
 
 from saes import SAE
+from steer.checks import require_whole
 from steer.errors import DataError
 
-_BLOCK = 2**24  # numbers of W_dec at a time: 64 MiB
+BLOCK_ROWS = 16_384  # of the decoder at a time: what is cast to float32 stays small
+
+
+def row_norms(decoder: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, " d_sae"]:
+    """Norms of the decoder's rows in float32; keep them where many directions are asked for."""
+    parts = decoder.detach().split(BLOCK_ROWS)
+    return torch.cat([torch.linalg.vector_norm(part, dim=-1, dtype=torch.float32) for part in parts])
 
 
 @torch.no_grad()
-def cosines(W_dec: Float[Tensor, "d_sae d_out"], direction: Float[Tensor, " d_out"]) -> Float[np.ndarray, " d_sae"]:
-    """Cosine between what each latent writes and a direction, in blocks of latents; 0 for a latent that writes nothing.
+def along(
+    decoder: Float[Tensor, "d_sae d_model"],
+    direction: Float[Tensor, " width"],
+    norms: Float[Tensor, " d_sae"] | None = None,
+) -> Float[Tensor, " d_sae"]:
+    """Cosine of each decoder row with a direction, in float32, in blocks of rows; 0 for a row of zeros.
+
+    ``norms`` are those of ``row_norms``; None: they are computed.
 
     Raises:
-        DataError: the direction is of another width, zero, or not finite.
+        DataError: the direction is zero, not finite, or of another width.
     """
-    wanted = direction.detach().to(W_dec.device, torch.float32)
-    if wanted.shape != (W_dec.shape[1],):
+    if direction.shape != decoder.shape[1:]:
         raise DataError(
-            f"The direction has shape {list(direction.shape)}, but the SAE writes {W_dec.shape[1]} dimensions. Use "
-            f"one of "
-            "the model and the site that the SAE was trained on."
+            f"The direction has shape {list(direction.shape)}, but the SAE writes {decoder.shape[1]} dimensions. Use "
+            "one of the model and the site that the SAE was trained on."
         )
-    norm = wanted.double().norm().item()
-    if not np.isfinite(norm) or norm == 0:
-        raise DataError(f"A direction must be finite and not zero, got one of norm {norm}.")
-    unit = (wanted.double() / norm).to(torch.float32)
-    found = []
-    for rows in W_dec.detach().split(max(1, _BLOCK // W_dec.shape[1])):
-        block = rows.float()
-        found.append((block @ unit) / torch.linalg.vector_norm(block, dim=1).clamp_min(1e-30))
-    cosine: Float[np.ndarray, " d_sae"] = torch.cat(found).cpu().numpy().astype(np.float64)
-    return cosine
+    exact = direction.detach().to(decoder.device, torch.float64)
+    length = exact.norm().item()
+    if not isfinite(length) or length == 0:
+        raise DataError(f"A direction must be finite and not zero, got one of norm {length}.")
+    unit = (exact / length).float()
+    dots = torch.cat([part.float() @ unit for part in decoder.detach().split(BLOCK_ROWS)])
+    norms = row_norms(decoder) if norms is None else norms
+    return torch.where(norms > 0, dots / norms.clamp(min=torch.finfo(torch.float32).tiny), dots.new_zeros(()))
+
+
+def nearest(
+    decoder: Float[Tensor, "d_sae d_model"],
+    direction: Float[Tensor, " d_model"],
+    limit: int = 20,
+    norms: Float[Tensor, " d_sae"] | None = None,
+    leave_out: Sequence[int] = (),
+) -> list[tuple[int, float]]:
+    """The latents whose decoder rows have the largest cosine with a direction, the largest first.
+
+    Raises:
+        DataError: see ``along``; or ``limit`` is below 1.
+    """
+    require_whole("limit", limit, DataError)
+    cosines = along(decoder, direction, norms)
+    cosines[list(leave_out)] = -torch.inf
+    found = cosines.topk(min(limit, len(cosines) - len(set(leave_out))))
+    return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
 
 def row_of(sae: SAE, latent: int) -> Float[Tensor, " d_out"]:

@@ -1,6 +1,6 @@
 """What a search needs of an index of latents. ``FeatureIndex`` has it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -22,8 +22,22 @@ class Labelled(Protocol):
 
 
 @runtime_checkable
+class Rendering(Protocol):
+    """How tokens read."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Token ids as text."""
+        ...
+
+
+@runtime_checkable
 class Indexed(Protocol):
     """Figures, words and tokens of latents."""
+
+    @property
+    def renderer(self) -> Rendering:
+        """How the model's tokens read."""
+        ...
 
     @property
     def d_sae(self) -> int:
@@ -41,6 +55,10 @@ class Indexed(Protocol):
 
     def labelled(self) -> np.ndarray:
         """For each latent, whether it has a label."""
+        ...
+
+    def labels(self, latent: int) -> Sequence[Labelled]:
+        """Labels of one."""
         ...
 
     def all_labels(self) -> Iterable[Labelled]:

@@ -25,9 +25,12 @@ def by_words(index: Indexed, words: str, allowed: Allowed, depth: int) -> Rankin
     if not words.strip():
         raise DataError("A search for words needs one.")
     found = index.words(words, depth if allowed is None else _MORE * depth)
-    return _listed(
-        index, "words", found, allowed, depth, "BM25", lambda score: f"labels and tokens hold {words!r}: {score:.3g}"
-    )
+
+    def says(latent: int, score: float) -> str:
+        labels = index.labels(latent)
+        return f"labels or tokens hold {words!r} (score {score:.3g})" + (f": {labels[0].text!r}" if labels else "")
+
+    return _listed(index, "words", found, allowed, depth, "score of words", says)
 
 
 def by_meaning(index: Indexed, question: str, embed: Embedder, allowed: Allowed, depth: int) -> Ranking:
@@ -79,8 +82,11 @@ def by_listed_token(
     """Latents that have a token in their lists of those promoted or suppressed most."""
     listed = index.promoting if kind == "promotes" else index.suppressing
     found = listed(token, depth if allowed is None else _MORE * depth)
-    says = f"{kind} {shown}, which is among its strongest tokens: logit"
-    return _listed(index, kind, found, allowed, depth, "logit", lambda score: f"{says} {score:+.3g}")
+
+    def says(latent: int, logit: float) -> str:
+        return f"{kind} {shown}, which is among its strongest tokens: logit {logit:+.3g}"
+
+    return _listed(index, kind, found, allowed, depth, "logit", says)
 
 
 def _listed(
@@ -90,10 +96,12 @@ def _listed(
     allowed: Allowed,
     depth: int,
     figure: str,
-    says: Callable[[float], str],
+    says: Callable[[int, float], str],
 ) -> Ranking:
     """A list of latents with scores as a ranking."""
     places = kept([latent for latent, _ in found], allowed, depth)
     latents = np.array([found[place][0] for place in places], dtype=np.int64)
     scores = np.array([found[place][1] for place in places], dtype=np.float64)
-    return Ranking(kind, latents, scores, figure, lambda place: says(float(scores[place])), index.d_sae)
+    return Ranking(
+        kind, latents, scores, figure, lambda place: says(int(latents[place]), float(scores[place])), index.d_sae
+    )

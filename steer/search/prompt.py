@@ -9,6 +9,7 @@ from saes import SAE
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.search.firing import firing
+from steer.search.indexed import Indexed
 from steer.search.parts import rows_of
 from steer.search.pooled import Fired, Pool, by_latent
 from steer.search.query import PromptQuery
@@ -20,7 +21,7 @@ def by_prompt(
     sae: SAE,
     site: Site,
     query: PromptQuery,
-    columns: Mapping[str, np.ndarray],
+    index: Indexed,
     allowed: Bool[np.ndarray, " d_sae"] | None,
     depth: int,
 ) -> Ranking:
@@ -28,7 +29,8 @@ def by_prompt(
     row = rows_of(lm, [query.prompt], query.part, query.reply_tokens)[0]
     fired = firing(lm, sae, site, [row])[0]
     ids = list(row.ids)
-    return rank_fired(fired, query.pool, columns, allowed, depth, lambda place: lm.tokenizer.decode([ids[place]]))
+    token = index.renderer.text
+    return rank_fired(fired, query.pool, index.columns, allowed, depth, lambda place: token([ids[place]]))
 
 
 def rank_fired(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steer.errors import DataError
 from steer.files import read_lines
-from steer.models.chat import Conversation, as_conversations
+from steer.models.chat import Conversation, as_conversation, as_conversations
 
 Prompts = Sequence[str | Conversation]
 
@@ -40,6 +40,25 @@ def read_prompts(path: str | Path) -> list[str | Conversation]:
     if not found:
         raise DataError(f"{path} holds no prompt.")
     return found
+
+
+def read_conversation(path: str | Path) -> Conversation:
+    """The conversation in a JSON file: a list of messages, or an object with ``messages``.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON ({error}).") from error
+    messages = data.get("messages") if isinstance(data, dict) else data
+    if not isinstance(messages, list):
+        raise DataError(f"{path} must hold a list of messages, got {type(messages).__name__}.")
+    return as_conversation(messages)
 
 
 def distinct(first: Prompts, second: Prompts) -> tuple[list[Conversation], list[Conversation], list[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from saes import SAE
 from steer.errors import DataError
@@ -14,7 +15,7 @@ from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.search.attribution import attributions
 from steer.search.contrast import Contrasted, contrast
-from steer.search.direction import cosines, read_direction, row_of
+from steer.search.direction import along, read_direction, row_of
 from steer.search.filters import allowed as allowed_by
 from steer.search.firing import firing
 from steer.search.fuse import fused
@@ -123,19 +124,17 @@ class _Search:
         assert token is not None
         if self._lm is None or self._sae is None:
             number = token if self._lm is None and isinstance(token, int) else token_id(self.lm, token)
-            return by_listed_token(self.index, kind, number, _shown(self._lm, number), self.allowed, self.query.depth)
+            return by_listed_token(self.index, kind, number, self._shown(number), self.allowed, self.query.depth)
         number = token_id(self.lm, token)
-        shown = _shown(self.lm, number)
-        scores = sign * promotes(self.lm, self.sae, number)
+        shown = self._shown(number)
+        scores = sign * _numbers(promotes(self.lm, self.sae, number))
         return self._dense(
             kind, scores, "cosine", lambda score: f"{kind} {shown}: cosine {score:.3f} by the logit lens"
         )
 
     def prompt(self) -> Ranking:
         assert self.query.prompt is not None
-        return by_prompt(
-            self.lm, self.sae, self.site, self.query.prompt, self.index.columns, self.allowed, self.query.depth
-        )
+        return by_prompt(self.lm, self.sae, self.site, self.query.prompt, self.index, self.allowed, self.query.depth)
 
     def contrast(self) -> Ranking:
         asked = self.query.contrast
@@ -163,7 +162,7 @@ class _Search:
     def like(self) -> Ranking:
         latent = self.query.like
         assert latent is not None
-        scores = cosines(self.sae.W_dec, row_of(self.sae, latent))
+        scores = _numbers(along(self.sae.W_dec, row_of(self.sae, latent)))
         scores[latent] = 0.0
         return self._dense("like", scores, "cosine", lambda score: f"writes like latent {latent}: cosine {score:.3f}")
 
@@ -175,7 +174,7 @@ class _Search:
         else:
             name = "the direction"
         assert given is not None
-        scores = cosines(self.sae.W_dec, given)
+        scores = _numbers(along(self.sae.W_dec, given))
         return self._dense("direction", scores, "cosine", lambda score: f"writes along {name}: cosine {score:.3f}")
 
     def means(self) -> Ranking:
@@ -187,17 +186,22 @@ class _Search:
         direction = refusal_direction(self.lm, site, first, second)
         self.about["means"] = {"prompts": [len(first), len(second)], "site": str(site), "token": "last of the prompt"}
         text = f"writes along the difference in means of {len(first)} and {len(second)} prompts: cosine"
-        return self._dense("means", cosines(self.sae.W_dec, direction), "cosine", lambda score: f"{text} {score:.3f}")
+        return self._dense(
+            "means", _numbers(along(self.sae.W_dec, direction)), "cosine", lambda score: f"{text} {score:.3f}"
+        )
 
     def attribution(self) -> Ranking:
         asked = self.query.attribution
         assert asked is not None
         toward, against = (first_token(self.lm, one) for one in (asked.toward, asked.against))
         scores = attributions(self.lm, self.sae, self.site, asked.prompts, toward, against, asked.steps)
-        shown = [_shown(self.lm, one) for one in (toward, against)]
+        shown = [self._shown(one) for one in (toward, against)]
         self.about["attribution"] = _told_attribution(asked, toward, against)
         text = f"of the logit of {shown[0]} less that of {shown[1]}"
         return self._dense("attribution", scores, "logits", lambda score: f"adds {score:+.3g} {text}")
+
+    def _shown(self, token: int) -> str:
+        return repr(self.index.renderer.text([token]))
 
     def by(self) -> Ranking:
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
@@ -268,13 +272,13 @@ def _told_attribution(asked: AttributionQuery, toward: int, against: int) -> dic
     return {"method": method, "steps": asked.steps, "toward": toward, "against": against, "prompts": len(asked.prompts)}
 
 
+def _numbers(tensor: Float[Tensor, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
+    return tensor.cpu().numpy().astype(np.float64)
+
+
 def _from_file(given: str) -> Any:
     """The vector of ``FILE`` or ``FILE:TENSOR``."""
     path, colon, name = given.rpartition(":")
     if colon and not Path(given).exists():
         return read_direction(path, name)
     return read_direction(given)
-
-
-def _shown(lm: LanguageModel | None, token: int) -> str:
-    return f"token {token}" if lm is None else repr(lm.tokenizer.decode([token]))

@@ -99,7 +99,7 @@ def evaluate(
         terminal.note(f"written to {shown(out)}")
 
 
-def check_file(out: Path, overwrite: bool) -> None:
+def check_file(out: Path, overwrite: bool, option: str = "--out") -> None:
     """See whether a file can be written, before the work is done.
 
     Raises:
@@ -108,9 +108,9 @@ def check_file(out: Path, overwrite: bool) -> None:
     from steer.cli.console import shown
 
     if not out.parent.is_dir() or (out.exists() and not out.is_file()):
-        raise typer.BadParameter(f"--out names a file in a folder that exists, got {shown(out)}")
+        raise typer.BadParameter(f"{option} names a file in a folder that exists, got {shown(out)}")
     if out.exists() and not overwrite:
-        raise typer.BadParameter(f"--out is there already: give another name, or --overwrite ({shown(out)})")
+        raise typer.BadParameter(f"{option} is there already: give another name, or --overwrite ({shown(out)})")
 
 
 def asked_site(asked: str | None, trained: str | None) -> Any:

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steer.errors import ModelError
-from steer.index.layout import LOGITS, NONE_ID
 from steer.models.model import LanguageModel
 
 _NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "ln_final", "norm_f")
@@ -53,14 +52,22 @@ class Lens:
         x = x - x.mean(dim=-1, keepdim=True) if self.centred else x
         return x @ self.unembedding.T
 
-    def extremes(self, directions: Float[Tensor, "n d_model"]) -> tuple[Tensor, Tensor]:
-        """Ids and logits, [n, 2 LOGITS]: the largest first, then the smallest first."""
-        most = min(LOGITS, len(self.unembedding))
-        ids = torch.full((len(directions), 2 * LOGITS), NONE_ID, dtype=torch.int64)
-        values = torch.zeros(len(directions), 2 * LOGITS)
+    def raising(self, token: int) -> Float[Tensor, " d_model"]:
+        """The direction along which a token's logit rises most above the average of all tokens.
+
+        A direction's dot product with it is the change of the token's logit less the mean change.
+        """
+        found = self.unembedding[token] - self.unembedding.mean(0)
+        return found - found.mean() if self.centred else found
+
+    def extremes(self, directions: Float[Tensor, "n d_model"], count: int, none: int) -> tuple[Tensor, Tensor]:
+        """Ids and logits, [n, 2 count]: the largest first, then the smallest first; of fewer tokens, ids ``none``."""
+        most = min(count, len(self.unembedding))
+        ids = torch.full((len(directions), 2 * count), none, dtype=torch.int64)
+        values = torch.zeros(len(directions), 2 * count)
         for rows in torch.arange(len(directions)).split(max(1, _MOST // len(self.unembedding))):
             logits = self.logits(directions[rows.to(directions.device)])
-            for first, found in ((0, logits.topk(most)), (LOGITS, (-logits).topk(most))):
+            for first, found in ((0, logits.topk(most)), (count, (-logits).topk(most))):
                 ids[rows, first : first + most] = found.indices.cpu()
                 values[rows, first : first + most] = found.values.cpu() * (-1 if first else 1)
         return ids, values
