@@ -132,6 +132,8 @@ def _converse(bench: "Bench", out: "Console", err: "Console", kept: Path | None,
         loop = Loop(bench, opened(kept, bench), out, err, kept, interactive)
         draw(out, told_of(bench, loop.session))
         if not interactive:
+            if isinstance(sys.stdin, TextIOWrapper):
+                sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused line by line
             loop.converse(_piped, terminated)
             return 2 if loop.failed else 0
         loop.converse(reader(loop, _history()), terminated)
@@ -158,8 +160,6 @@ def _piped() -> str:
     Raises:
         EOFError: there is none.
     """
-    if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is refused line by line
     line = sys.stdin.readline()
     if not line:
         raise EOFError

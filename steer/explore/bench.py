@@ -12,7 +12,6 @@ from saes import SAE
 from steer.activations.identity import tokenizer_digest, weights_digest
 from steer.errors import DataError
 from steer.explore.kept_files import KeptFiles, sha256
-from steer.index.lens import Lens
 from steer.index.read import FeatureIndex
 from steer.index.render import Renderer
 from steer.models.model import LanguageModel
@@ -72,18 +71,9 @@ class Bench:
         return SaeSpec(source=self.source, site=str(self.site), digest=self.sae_digest)
 
     @cached_property
-    def lens(self) -> Lens:
-        """The model's logit lens.
-
-        Raises:
-            ModelError: it has none.
-        """
-        return Lens.of(self.lm)
-
-    @cached_property
     def renderer(self) -> Renderer:
         """Token ids as text: of several tokens together, since a character may lie in several."""
-        return Renderer(self.lm.tokenizer)
+        return Renderer.of(self.lm.tokenizer)
 
     @cached_property
     def identity(self) -> dict[str, dict[str, Any] | None]:

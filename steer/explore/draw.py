@@ -28,7 +28,7 @@ def drawn(one: Shown, coloured: bool) -> RenderableType:
     if isinstance(one, Line):
         return Text(visible(one.text, breaks=True))
     if isinstance(one, Said):
-        told = Text.assemble((f"{one.who}: ", "bold"), visible(one.text, breaks=True))
+        told = Text.assemble((f"{visible(one.who)}: ", "bold"), visible(one.text, breaks=True))
         return told.append(f"  [{visible(one.note)}]", "dim") if one.note else told
     if isinstance(one, Table):
         return _table(one, coloured)
@@ -66,7 +66,8 @@ def _strip_in_words(strip: Strip) -> Text:
     lines = [f"{visible(strip.title)}"]
     for place, (token, mark, note) in enumerate(zip(strip.tokens, strip.marks, strip.notes, strict=True)):
         if mark is not None or note:
-            lines.append(f"  {place:>4}  {visible(token)!r:<20} {note}")
+            quoted = f"'{visible(token)}'"
+            lines.append(f"  {place:>4}  {quoted:<20} {visible(note)}")
     return Text("\n".join(lines))
 
 

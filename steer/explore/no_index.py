@@ -1,19 +1,21 @@
 """What a search has where there is no index: latents of which nothing is known but their number."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
 
 from steer.errors import DataError
+from steer.index.render import Renderer
 from steer.search.indexed import Labelled
 
 
 class NoIndex:
     """An ``Indexed`` without figures, words and labels: searches that look into the SAE and the model alone work."""
 
-    def __init__(self, d_sae: int) -> None:
+    def __init__(self, d_sae: int, renderer: Renderer) -> None:
         self.d_sae = d_sae
+        self.renderer = renderer
         self.columns: Mapping[str, np.ndarray] = {}
 
     def words(self, query: str, limit: int) -> NoReturn:
@@ -23,6 +25,10 @@ class NoIndex:
     def labelled(self) -> np.ndarray:
         """For each latent, whether it has a label: none has."""
         return np.zeros(self.d_sae, dtype=bool)
+
+    def labels(self, latent: int) -> Sequence[Labelled]:
+        """No labels."""
+        return ()
 
     def all_labels(self) -> Iterable[Labelled]:
         """No labels."""

@@ -297,7 +297,7 @@ def test_a_plan_that_sets_a_latent_and_a_clamp_of_it(typed, sae, tmp_path):
 
 def test_show_without_an_index(typed, llama, sae):
     typed(PROMPT, "/show 5")
-    lens, near = typed.tables
+    _, lens, near = typed.tables
     row = sae.W_dec[5]
     logits = (row * llama.model.model.norm.weight) @ llama.model.get_output_embeddings().weight.T
     assert [float(one[1]) for one in lens.rows] == pytest.approx(logits.topk(10).values.tolist(), abs=1e-3)

@@ -100,7 +100,7 @@ def _parts(arguments: str, names: tuple[str, ...], words: bool) -> tuple[list[st
 
 def _found(query: Query, bench: Bench) -> tuple[Shown, ...]:
     """The hits, and what the user should know of them."""
-    index = NoIndex(bench.sae.config.d_sae) if bench.index is None else bench.index
+    index = NoIndex(bench.sae.config.d_sae, bench.renderer) if bench.index is None else bench.index
     result = searched(index, query, bench.lm, bench.sae)
     rows = [
         [

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from steer.errors import DataError, ModelError
+from steer.errors import DataError
 from steer.explore.bench import Bench
 from steer.explore.command import Command, Outcome, words_of
 from steer.explore.firing import fires
@@ -13,7 +12,7 @@ from steer.explore.replies import prompt_ids
 from steer.explore.shown import Line, Shown, Strip, Table
 from steer.explore.state import State
 from steer.index.card import Card, Window
-from steer.index.direction import along
+from steer.index.from_weights import card_of_weights
 
 WINDOWS, AROUND = 5, 12  # windows of a card that are shown, and tokens before and behind the strongest
 TOKENS = 10  # promoted, suppressed
@@ -33,49 +32,36 @@ def show(state: State, arguments: str, bench: Bench) -> Outcome:
     if len(words) != 1:
         raise DataError(f"/show needs one latent, got {len(words)}.")
     latent = bench.latent(words[0])
-    shown = _card(bench, bench.index.card(latent)) if bench.index is not None else _without_index(bench, latent)
+    if bench.index is not None:
+        shown = [Line(f"Latent {latent}"), *_told(bench.index.card(latent)), *_card(bench, bench.index.card(latent))]
+    else:
+        card, _ = card_of_weights(bench.sae, bench.lm, latent)
+        shown = [
+            Line(f"Latent {latent}, of which there is no index: this is what its weights tell."),
+            *_card(bench, card),
+        ]
     if state.prompt is not None:
         shown.append(_on_prompt(bench, state, state.prompt, latent))
     return Outcome(state, tuple(shown))
 
 
+def _told(card: Card) -> list[Shown]:
+    """What people and models say of it, and whether it fires at all."""
+    shown = [f"label: {label.text} (by {label.made_by})" for label in card.labels]
+    shown += [f"note: {note.text}" for note in card.notes]
+    shown += [f"tags: {', '.join(card.tags)}"] if card.tags else []
+    return [Line(line) for line in [*shown, *([] if card.fires else ["It never fired in the index's text."])]]
+
+
 def _card(bench: Bench, card: Card) -> list[Shown]:
-    """A card of the index."""
-    shown: list[Shown] = [Line(f"Latent {card.latent}")]
-    shown += [Line(f"label: {label.text} (by {label.made_by})") for label in card.labels]
-    shown += [Line(f"note: {note.text}") for note in card.notes]
-    shown += [Line(f"tags: {', '.join(card.tags)}")] if card.tags else []
-    if not card.fires:
-        shown.append(Line("It never fired in the index's text."))
-    shown += [_window(bench, window) for window in card.windows[:WINDOWS]]
-    if card.fires:
-        shown.append(Line(_histogram(card)))
+    """The figures of a card."""
+    shown: list[Shown] = [_window(bench, window) for window in card.windows[:WINDOWS]]
+    shown += [Line(_histogram(card))] if card.fires else []
     figures = [[name, f"{value:.4g}"] for name, value in card.columns.items() if np.isfinite(value)]
     shown.append(Table("Figures", ["name", "value"], figures))
     shown += _tokens(bench, card.promoted[:TOKENS], card.suppressed[:TOKENS])
-    shown.append(_others(bench, SIMILAR, list(card.similar[:NEIGHBOURS])))
-    if card.coactive:
-        shown.append(_others(bench, "Fires together with", list(card.coactive[:NEIGHBOURS])))
-    return shown
-
-
-def _without_index(bench: Bench, latent: int) -> list[Shown]:
-    """What SAE and model tell by themselves: the logit lens and the nearest decoder rows."""
-    row = bench.sae.W_dec.detach()[latent]
-    shown: list[Shown] = [Line(f"Latent {latent}, without an index: what SAE and model tell by themselves.")]
-    try:
-        logits = bench.lens.logits(row.unsqueeze(0))[0].cpu()
-    except ModelError as error:
-        shown.append(Line(f"note: {error}"))
-    else:
-        most = min(TOKENS, len(logits))
-        both = [one.topk(most).indices.tolist() for one in (logits, -logits)]
-        promoted, suppressed = ([(token, logits[token].item()) for token in ids] for ids in both)
-        shown += _tokens(bench, promoted, suppressed)
-    cosines = along(bench.sae.W_dec, row).cpu()
-    cosines[latent] = -torch.inf
-    nearest = cosines.topk(min(NEIGHBOURS, len(cosines) - 1))
-    shown.append(_others(bench, SIMILAR, list(zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True))))
+    for title, others in ((SIMILAR, card.similar), ("Fires together with", card.coactive)):
+        shown += [_others(bench, title, others[:NEIGHBOURS])] if others else []
     return shown
 
 
@@ -125,7 +111,7 @@ def _tokens(
     return [Table("By the logit lens", ["promotes", "logit", "suppresses", "logit"], rows)]
 
 
-def _others(bench: Bench, title: str, near: list[tuple[int, float]]) -> Table:
+def _others(bench: Bench, title: str, near: Sequence[tuple[int, float]]) -> Table:
     """Other latents, with a cosine to this one."""
     labelled = bench.index is not None
     rows = [[str(one), f"{cosine:.3f}", *([bench.label(one)] if labelled else [])] for one, cosine in near]
