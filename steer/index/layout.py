@@ -112,7 +112,7 @@ _ITEM = {"uint8": 1, "float16": 2, "uint32": 4, "float32": 4}
 
 
 def bytes_per_latent(sizes: Sizes) -> int:
-    """Bytes of a latent in the arrays: ``N (W + 11) + 973`` at N examples of W tokens."""
+    """Bytes of a latent in the arrays: ``N (W + 11) + 968`` at N examples of W tokens."""
     total = 0
     for array in arrays(sizes).values():
         count = 1

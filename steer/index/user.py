@@ -1,21 +1,23 @@
 """``user.sqlite``: notes, tags and lists of whoever uses an index. Several processes may read and write it at once."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steer.checks import require_whole
 from steer.errors import DataError, OutputError
+from steer.files import writing
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL,
-                                  at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS tags (latent INTEGER NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (latent, tag));
-CREATE TABLE IF NOT EXISTS lists (name TEXT NOT NULL, place INTEGER NOT NULL, latent INTEGER NOT NULL,
+CREATE TABLE notes (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL,
+                    at REAL NOT NULL);
+CREATE TABLE tags (latent INTEGER NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (latent, tag));
+CREATE TABLE lists (name TEXT NOT NULL, place INTEGER NOT NULL, latent INTEGER NOT NULL,
                                   PRIMARY KEY (name, latent));
 """
 _PATIENCE_S = 10.0  # that a writer waits for another
@@ -130,31 +132,45 @@ class UserNotes:
         if not self.path.exists():
             return []
         try:
-            with closing(self._connected("ro")) as connection:
+            with closing(self._connected()) as connection:
                 return connection.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:
             raise DataError(f"{self.path} cannot be read: {error}. Move it away to begin a new one.") from error
 
-    def _connected(self, mode: str) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+    def _connected(self) -> sqlite3.Connection:
+        """A connection to the database that is there; who reads, too, may have to make the files that WAL needs."""
+        uri = f"{self.path.absolute().as_uri()}?mode="
         try:
-            connection = sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S)
+            connection = sqlite3.connect(f"{uri}rw", uri=True, timeout=_PATIENCE_S)
             connection.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.OperationalError:
-            if mode != "ro":
+            if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
                 raise
-            connection = sqlite3.connect(f"{uri}&immutable=1", uri=True)  # on a disk that cannot be written to
+            connection = sqlite3.connect(f"{uri}ro&immutable=1", uri=True)  # on a disk that cannot be written to
         return connection
+
+    def _make(self) -> None:
+        """Make the database with its tables, so that whoever sees it sees all of them."""
+        if self.path.exists():
+            return
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with writing(self.path):
+            try:
+                with closing(sqlite3.connect(temporary)) as connection:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.executescript(_TABLES)
+                with suppress(FileExistsError):  # another process was faster
+                    os.link(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(self._connected("rwc")) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                with connection:
-                    connection.executescript(_TABLES)
-                    connection.execute("BEGIN IMMEDIATE")
-                    yield connection
+            self._make()
+            with closing(self._connected()) as connection, connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
         except sqlite3.Error as error:
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another place for the notes.") from error
 

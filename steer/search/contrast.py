@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError
 from steer.search.auc import auc_interval, length_strata, ranks_within, stratified_auc
-from steer.search.permutation import false_discovery, least_p, permutation_ps, prompts_needed, weighted_ranks
+from steer.search.permutation import Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
 from steer.search.pooled import Pooled
 from steer.search.ranked import rarity
 
@@ -126,11 +126,10 @@ def contrast(
     latents = _tested(pooled, found.used, min(_FIRING, *n))
     if not len(latents):
         raise DataError("No latent fires on enough of these prompts to be tested. Give more, or look at another part.")
-    parts = [
-        _block(pooled, first, found, latents[start : start + _BLOCK], config)
-        for start in range(0, len(latents), _BLOCK)
-    ]
-    auc, difference, rate_first, rate_second, p = (np.concatenate(one) for one in zip(*parts, strict=True))
+    permuted = Permutations(first, found.strata, config.permutations, MOST_PERMUTATIONS, config.seed)
+    parts = [_block(pooled, first, found, block, permuted) for block in _blocks(latents)]
+    auc, difference, rate_first, rate_second = (np.concatenate(one) for one in zip(*parts, strict=True))
+    p, _ = permuted.ps()
     if (needed := least_p(first, found.strata)) > config.fdr / len(latents):
         enough = prompts_needed(config.fdr, len(latents))
         notes.append(
@@ -209,17 +208,20 @@ def _tested(pooled: Pooled, used: Int[np.ndarray, " _"], least: int) -> Int[np.n
 
 
 def _block(
-    pooled: Pooled, first: np.ndarray, found: _Compared, latents: Int[np.ndarray, " latent"], config: ContrastConfig
+    pooled: Pooled,
+    first: Bool[np.ndarray, " prompt"],
+    found: _Compared,
+    latents: Int[np.ndarray, " latent"],
+    permuted: Permutations,
 ) -> tuple[np.ndarray, ...]:
-    """AUC, difference, firing in each set and p of some latents."""
+    """AUC, difference and firing in each set of some latents, which are handed on to the permutations."""
     values = pooled.dense(latents)
     ranks = ranks_within(values, found.strata)
-    auc = stratified_auc(ranks, first, found.strata)
-    weighted = weighted_ranks(ranks, found.strata)
-    p, _ = permutation_ps(weighted, first, found.strata, config.permutations, MOST_PERMUTATIONS, config.seed)
+    permuted.add(weighted_ranks(ranks, found.strata))
     ones, others = found.used[first[found.used]], found.used[~first[found.used]]
     difference = values[ones].mean(0) - values[others].mean(0)
-    return auc, difference, (values[ones] > 0).mean(0), (values[others] > 0).mean(0), p
+    auc = stratified_auc(ranks, first, found.strata)
+    return auc, difference, (values[ones] > 0).mean(0), (values[others] > 0).mean(0)
 
 
 def _held_auc(

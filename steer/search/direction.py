@@ -53,7 +53,7 @@ def along(
 
 def nearest(
     decoder: Float[Tensor, "d_sae d_model"],
-    direction: Float[Tensor, " d_model"],
+    direction: Float[Tensor, " width"],
     limit: int = 20,
     norms: Float[Tensor, " d_sae"] | None = None,
     leave_out: Sequence[int] = (),

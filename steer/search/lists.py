@@ -68,8 +68,12 @@ def by_column(index: Indexed, name: str, allowed: Allowed, depth: int) -> Rankin
     down = name.startswith("-")
     values = np.asarray(column(index.columns, name.removeprefix("-"), index.d_sae), dtype=np.float64)
     usable = np.isfinite(values) & (True if allowed is None else allowed)
-    order = np.lexsort((np.arange(index.d_sae), values if down else -values))
-    latents = order[usable[order]][:depth]
+    places = np.flatnonzero(usable)
+    keys = values[places] if down else -values[places]
+    if len(places) > depth:
+        near = keys <= np.partition(keys, depth - 1)[depth - 1]  # ties with the last are all looked at
+        places, keys = places[near], keys[near]
+    latents = places[np.lexsort((places, keys))][:depth]
     own = name.removeprefix("-")
     return Ranking(
         "by", latents, values[latents], own, lambda place: f"{own} {values[latents[place]]:.4g}", int(usable.sum())

@@ -31,7 +31,7 @@ class Fired:
 class Pooled:
     """Activations of every latent on every prompt."""
 
-    values: csr_array
+    values: csc_array
     """[prompt, d_sae], raw units; absent: 0."""
     lengths: Int[np.ndarray, " prompt"]
     """Tokens that were pooled, of each prompt."""
@@ -40,7 +40,7 @@ class Pooled:
 
     def dense(self, latents: Int[np.ndarray, " latent"]) -> Float[np.ndarray, "prompt latent"]:
         """Those of some latents."""
-        found: Float[np.ndarray, "prompt latent"] = csc_array(self.values[:, latents]).toarray()
+        found: Float[np.ndarray, "prompt latent"] = self.values[:, latents].toarray()
         return found
 
 
@@ -72,4 +72,4 @@ def pooled(prompts: Sequence[Fired], d_sae: int, pool: Pool) -> Pooled:
         tokens += one.length
         rows.append(csr_array((values, (np.zeros_like(latents), latents)), shape=(1, d_sae)))
     lengths = np.array([one.length for one in prompts], dtype=np.int64)
-    return Pooled(csr_array(vstack(rows)), lengths, firing / max(1, tokens))
+    return Pooled(csc_array(vstack(rows)), lengths, firing / max(1, tokens))

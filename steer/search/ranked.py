@@ -45,9 +45,12 @@ def best_first(
 
 
 def kept(latents: Sequence[int], allowed: Bool[np.ndarray, " d_sae"] | None, depth: int) -> list[int]:
-    """Places of the first ``depth`` latents of a list that are allowed."""
-    places = [place for place, latent in enumerate(latents) if allowed is None or allowed[latent]]
-    return places[:depth]
+    """Places of the first ``depth`` latents of a list that are allowed, each where it stands first."""
+    places: dict[int, int] = {}
+    for place, latent in enumerate(latents):
+        if allowed is None or allowed[latent]:
+            places.setdefault(latent, place)
+    return list(places.values())[:depth]
 
 
 def rarity(density: Float[np.ndarray, " d_sae"]) -> Float[np.ndarray, " d_sae"]:

@@ -209,7 +209,7 @@ def test_searches_for_tokens_with_and_without_the_model(detecting, index):
     alone = FeatureIndex.open(index.folder)
     token = alone.card(5).promoted[0][0]
     listed = alone.search(Query(promotes=token, limit=300))
-    assert [hit.latent for hit in listed.hits] == [latent for latent, _ in alone.promoting(token, 300)]
+    assert [hit.latent for hit in listed.hits] == list(dict(alone.promoting(token, 300)))
     assert f"promotes {alone.renderer.text([token])!r}, which is among its strongest" in listed.hits[0].reasons[0].text
     with pytest.raises(DataError, match="needs the model"):
         alone.search(Query(promotes="z"))

@@ -9,7 +9,7 @@ from scipy.stats import mannwhitneyu
 from steer.errors import DataError
 from steer.search.auc import auc_interval, length_strata, ranks_within, stratified_auc
 from steer.search.contrast import ContrastConfig, contrast
-from steer.search.permutation import false_discovery, least_p, permutation_ps, prompts_needed, weighted_ranks
+from steer.search.permutation import Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
 from steer.search.pooled import Fired, by_latent, pooled
 
 
@@ -29,6 +29,13 @@ def drawn(rng, lengths, density, extra=None):
             )
         )
     return found
+
+
+def ps_of(weighted, first, strata, most):
+    permuted = Permutations(first, strata, 1000, most, seed=0)
+    permuted.add(weighted[:, :1])
+    permuted.add(weighted[:, 1:])
+    return permuted.ps()
 
 
 def halves(n):
@@ -63,7 +70,7 @@ def test_permutation_p_is_that_of_all_exchanges():
     weighted = weighted_ranks(ranks_within(values, strata), strata)
     sums = np.array([weighted[list(chosen)].sum(0) for chosen in combinations(range(12), 6)])
     exact = (np.abs(sums) >= np.abs(weighted[first].sum(0)) - 1e-9).mean(0)
-    p, n = permutation_ps(weighted, first, strata, 1000, 100_000, seed=0)
+    p, n = ps_of(weighted, first, strata, 100_000)
     assert np.all(np.abs(p - exact) < 4 * np.sqrt(exact * (1 - exact) / n) + 2 / n)
     assert n[exact.argmin()] == 10_000  # looked at again
     assert n[exact.argmax()] == 1000
@@ -76,10 +83,10 @@ def test_exchanges_stay_within_strata():
     first = np.array([True, False, False, False, True, True, True, False])
     strata = [np.arange(4), np.arange(4, 8)]
     weighted = weighted_ranks(ranks_within(values, strata), strata)
-    p, _ = permutation_ps(weighted, first, strata, 1000, 1000, seed=0)
+    p, _ = ps_of(weighted, first, strata, 1000)
     assert p.tolist() == [1.0]
-    assert permutation_ps(weighted_ranks(ranks_within(values, everything(8)), everything(8)), first, everything(8),
-                          1000, 1000, seed=0)[0][0] < 1  # fmt: skip
+    whole = everything(8)
+    assert ps_of(weighted_ranks(ranks_within(values, whole), whole), first, whole, 1000)[0][0] < 1
 
 
 def test_false_discovery_rates_are_those_of_benjamini_and_hochberg():

@@ -3,6 +3,7 @@
 import typer
 
 from steer.cli.index.build import build
+from steer.cli.index.explain import explain
 from steer.cli.index.info import info
 from steer.cli.index.labels import export_labels, import_labels
 from steer.cli.index.verify import verify
@@ -15,7 +16,7 @@ index = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (build, verify, info):
+for verb in (build, verify, info, explain):
     index.command(cls=NothingEmpty)(verb)
 index.command("import-labels", cls=NothingEmpty)(import_labels)
 index.command("export-labels", cls=NothingEmpty)(export_labels)

@@ -1,0 +1,176 @@
+"""How fast a feature index is: cards, sorts, words and directions at full size, and what a build costs.
+
+    python -m experiments.benchmarks.index --json
+
+A synthetic index of 131,072 latents is written, then read cold (its files dropped from the system's cache before each
+query, where the system allows it) and warm. Times are milliseconds, ``{"p50", "p99"}``. ``build_overhead`` is the time
+of a build over that of reading the same text and running the plain model on it.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import saes
+from experiments.benchmarks.search import prompt_extra_ms
+from steer.activations.reading import by_length
+from steer.activations.rows import Rules, token_rows
+from steer.activations.sources.opened import open_source
+from steer.activations.text import embedded_corpus
+from steer.index.build import build_index
+from steer.index.config import IndexConfig
+from steer.index.layout import bytes_per_latent, index_bytes
+from steer.index.read import FeatureIndex
+from steer.index.synthetic import synthetic_index
+from steer.models.load import load_model
+from steer.models.model import LanguageModel
+from steer.search.direction import nearest, row_norms
+
+WORDS = ("bababa", "shantor limdu", "zovemi", "kelo", "granapo tasu", "limlim", "duvezo", "torshan ba")
+
+
+def measured(work: Callable[[int], object], repeats: int, before: Callable[[], None] | None = None) -> dict[str, float]:
+    """Milliseconds of ``work(number)``, the middle and the 99th of 100."""
+    times = []
+    for number in range(repeats):
+        if before is not None:
+            before()
+        started = time.perf_counter()
+        work(number)
+        times.append(1000 * (time.perf_counter() - started))
+    return {"p50": round(statistics.median(times), 3), "p99": round(float(np.percentile(times, 99)), 3)}
+
+
+def dropped(folder: Path) -> None:
+    """Drop an index's files from the system's cache; mapped pages go when the map is opened anew."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            number = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(number)
+
+
+def queries(index: FeatureIndex, decoder: torch.Tensor, norms: torch.Tensor) -> dict[str, Callable[[int], object]]:
+    """What is timed, by name."""
+    rng = np.random.default_rng(0)
+    latents = rng.integers(0, index.d_sae, 10_000)
+    directions = torch.randn(64, decoder.shape[1], generator=torch.Generator().manual_seed(0))
+
+    def facet(number: int) -> np.ndarray:
+        density, largest = index.columns["density"], index.columns["max"]
+        kept = np.flatnonzero((density < 10.0 ** -(1 + number % 3)) & (density > 0))
+        best = np.argpartition(-largest[kept], min(50, len(kept) - 1))[:50]
+        return kept[best[np.argsort(-largest[kept][best])]]
+
+    return {
+        "card_ms": lambda number: index.card(int(latents[number])),
+        "facet_ms": facet,
+        "words_ms": lambda number: index.words(WORDS[number % len(WORDS)], 20),
+        "direction_ms": lambda number: nearest(decoder, directions[number % 64], 20, norms),
+    }
+
+
+def plain_forward(lm: LanguageModel, config: IndexConfig) -> float:
+    """Seconds to read the text of a build and run the model on it, whole, with its logits."""
+    started, left = time.perf_counter(), config.tokens
+    rows: list[list[int]] = []
+    for row, _ in token_rows(lm, open_source(embedded_corpus()), Rules.of(config.policy, lm)):
+        if left is not None and left <= 0:
+            break
+        rows.append(row.ids if left is None else row.ids[:left])
+        left = None if left is None else left - len(row.ids)
+    for first in range(0, len(rows), config.window_rows):
+        window = rows[first : first + config.window_rows]
+        for batch in by_length([len(ids) for ids in window], config.forward_tokens):
+            lm.forward(lm.pad([window[i] for i in batch]))
+    return time.perf_counter() - started
+
+
+def build_overhead(folder: Path, tokens: int, repeats: int) -> dict[str, float]:
+    """A build against the plain forward, in turns; the middle of the ratios."""
+    lm = load_model("embedded")
+    sae = saes.SAE(saes.SAEConfig(lm.d_model, 1024, 16, model="embedded", site="1.resid_post")).requires_grad_(False)
+    config, ratios, seconds = IndexConfig(tokens=tokens), [], []
+    for number in range(repeats):
+        plain = plain_forward(lm, config)
+        started = time.perf_counter()
+        build_index(lm, sae, open_source(embedded_corpus()), folder / f"built-{number}", config)
+        seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[-1] / plain)
+    return {"ratio": round(statistics.median(ratios), 3), "seconds": round(min(seconds), 2)}
+
+
+@contextmanager
+def working_folder(given: Path | None) -> Iterator[Path]:
+    """The folder given, or one that is removed at the end."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def benchmark(folder: Path, d_sae: int, tokens: int, d_model: int, repeats: int, build_tokens: int) -> dict[str, Any]:
+    """All figures."""
+    path = folder / f"synthetic-{d_sae}"
+    started = time.perf_counter()
+    if not (path / "index.json").exists():
+        synthetic_index(path, d_sae, tokens=tokens)
+    written = time.perf_counter() - started
+    index = FeatureIndex.open(path)
+    decoder = torch.randn(d_sae, d_model, generator=torch.Generator().manual_seed(1)).half()
+    norms = row_norms(decoder)
+    found: dict[str, Any] = {"d_sae": d_sae, "tokens": tokens, "d_model": d_model, "repeats": repeats}
+    cold = {}
+    for name, query in queries(index, decoder, norms).items():
+        if hasattr(os, "posix_fadvise") and name != "direction_ms":  # a decoder is in memory
+            again = queries(FeatureIndex.open(path), decoder, norms)[name]
+            cold[name] = measured(again, min(repeats, 20), lambda: dropped(path))
+        query(0)
+        found[name] = measured(query, repeats)
+    found["prompt_extra_ms"] = prompt_extra_ms(index)
+    found["cold"] = cold
+    found["write_seconds"] = round(written, 1)
+    found["bytes"] = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    found["bytes_per_latent"] = bytes_per_latent(index.info.sizes)
+    found["bytes_by_formula"] = index_bytes(index.info.sizes, tokens, index.info.vocabulary)
+    overhead = build_overhead(folder, build_tokens, 3)
+    found["build_overhead"], found["build_seconds"] = overhead["ratio"], overhead["seconds"]
+    return found
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--d-sae", type=int, default=131_072)
+    parser.add_argument("--tokens", type=int, default=10_000_000, help="of the synthetic corpus")
+    parser.add_argument("--d-model", type=int, default=2304, help="width of the decoder that directions are sought in")
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--build-tokens", type=int, default=50_000)
+    parser.add_argument("--folder", type=Path, help="keep the indexes here; else in a folder that is removed")
+    asked = parser.parse_args()
+    with working_folder(asked.folder) as folder:
+        found = benchmark(folder, asked.d_sae, asked.tokens, asked.d_model, asked.repeats, asked.build_tokens)
+    if asked.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:18} {value}")
+
+
+if __name__ == "__main__":
+    main()
