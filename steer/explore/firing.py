@@ -9,13 +9,14 @@ from torch import Tensor
 
 from saes import SAE
 from steer.explore.bench import Bench
+from steer.index.config import SINK_RATIO
 from steer.search.firing import fired_tokens
 from steer.search.pooled import Fired
 
 
 @dataclass(frozen=True)
 class Firing:
-    """What fires on the tokens of a row but the first, whose activations are unlike all others."""
+    """What fires on the tokens of a row that count: not on the first, and not on sinks (tokens of very large norm)."""
 
     ids: tuple[int, ...]
     """Token ids of the row."""
@@ -23,6 +24,9 @@ class Firing:
     shares: Float[np.ndarray, " fired"]
     """What latents are compared by, since they live on different scales: the activation as a fraction of the latent's
     largest in the index; without an index, the norm of what it contributes as a fraction of the token's."""
+
+    sinks: tuple[int, ...] = ()
+    """Places of the tokens that do not count for their norm."""
 
     def strongest(self, count: int) -> list[int]:
         """The latents with the largest share on any token, the largest first."""
@@ -63,14 +67,26 @@ def fires(bench: Bench, ids: list[int]) -> Firing:
         DataError: the row is longer than the model's context.
     """
     x = bench.lm.activations(bench.lm.pad([ids]), [bench.site])[bench.site][0].float()
-    tokens, latents, values = fired_tokens(bench.sae, x[1:])
-    fired = Fired(latents, values, tokens + 1, len(ids) - 1)
-    tops = bench.columns.get("max")
+    norms = x.norm(dim=-1).cpu()
+    sink = norms > _largest_norm(bench, norms[1:])
+    sink[0] = False
+    counts = (~sink & (torch.arange(len(ids)) > 0)).nonzero()[:, 0]
+    tokens, latents, values = fired_tokens(bench.sae, x[counts.to(x.device)])
+    fired = Fired(latents, values, counts.numpy()[tokens], len(counts))
+    tops, sinks = bench.columns.get("max"), tuple(sink.nonzero()[:, 0].tolist())
     if tops is None:
-        return Firing(tuple(ids), fired, _of_norm(bench.sae, x, fired))
+        return Firing(tuple(ids), fired, _of_norm(bench.sae, x, fired), sinks)
     largest = np.asarray(tops[latents], dtype=np.float64)
     unseen = ~(largest > 0)  # it never fired in the index's text: this is the largest activation that is known of it
-    return Firing(tuple(ids), fired, np.where(unseen, 1.0, values / np.where(unseen, 1.0, largest)))
+    return Firing(tuple(ids), fired, np.where(unseen, 1.0, values / np.where(unseen, 1.0, largest)), sinks)
+
+
+def _largest_norm(bench: Bench, norms: Float[Tensor, " token"]) -> float:
+    """The norm above which a token is a sink, by the index's own rule; without an index, by that of the row's norms."""
+    made = {} if bench.index is None else bench.index.provenance
+    ratio = made.get("policy", {}).get("max_norm_ratio", SINK_RATIO)
+    median = made.get("median_norm") or (norms.median().item() if len(norms) else 0.0)
+    return float("inf") if ratio is None else ratio * median
 
 
 def _of_norm(sae: SAE, x: Float[Tensor, "token d_model"], fired: Fired) -> Float[np.ndarray, " fired"]:

@@ -20,6 +20,9 @@ def prompt(state: State, arguments: str, bench: Bench) -> Outcome:
     text = asked(state, arguments)
     firing = fires(bench, prompt_ids(bench, state, text))
     shown: list[Shown] = [strip(bench, firing, firing.strongest(state.top)), table(bench, firing, state.top)]
+    if firing.sinks:
+        places = ", ".join(map(str, firing.sinks))
+        shown.append(Line(f"Not counted, for norms of more than ten times the usual: the tokens at {places}."))
     if state.plan.edits:
         shown.append(Line("This is the model without what is done to it. /ask and /diff steer."))
     return Outcome(replace(state, prompt=text), tuple(shown))
@@ -56,14 +59,15 @@ def table(bench: Bench, firing: Firing, top: int) -> Table:
     pieces, with_max = bench.renderer.pieces(firing.ids), "max" in bench.columns
     density = bench.columns.get("density")
     latents, rows = firing.strongest(top), []
-    for latent in latents:
+    labels = [bench.label(latent) for latent in latents]
+    for latent, label in zip(latents, labels, strict=True):
         place, value, share, count = firing.peak(latent)
         row = [str(latent), f"{value:.3g}", f"{share:.0%}", str(place), pieces[place], str(count)]
         if bench.index is not None:
-            row += ["" if density is None else f"{density[latent]:.2%}", bench.label(latent)]
+            row += ["" if density is None else f"{density[latent]:.2%}", *([label] if any(labels) else [])]
         rows.append(row)
     columns = ["latent", "activation", "of max" if with_max else "of norm", "at", "token", "tokens"]
-    columns += [] if bench.index is None else ["density", "label"]
+    columns += [] if bench.index is None else ["density", *(["label"] if any(labels) else [])]
     scale = "their largest activation in the index" if with_max else "the token's norm"
     title = f"Latents by share of {scale}, at their strongest token"
     return Table(title, columns, rows, list(range(len(latents))))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from steer.checks import hint
 from steer.errors import DataError
@@ -102,26 +102,27 @@ def _found(query: Query, bench: Bench) -> tuple[Shown, ...]:
     """The hits, and what the user should know of them."""
     index = NoIndex(bench.sae.config.d_sae, bench.renderer) if bench.index is None else bench.index
     result = searched(index, query, bench.lm, bench.sae)
+    labels = [bench.label(hit.latent) for hit in result.hits]
     rows = [
         [
             str(hit.latent),
             f"{hit.score:.4f}",
-            *([] if bench.index is None else [bench.label(hit.latent)]),
+            *([label] if any(labels) else []),
             "; ".join(reason.text for reason in hit.reasons),
         ]
-        for hit in result.hits
+        for hit, label in zip(result.hits, labels, strict=True)
     ]
-    columns = ["latent", "score", *([] if bench.index is None else ["label"]), "why"]
+    columns = ["latent", "score", *(["label"] if any(labels) else []), "why"]
     found: list[Shown] = [Table("Latents found", columns, rows)] if rows else [Line("No latent was found.")]
     return (*found, *(Line(f"note: {note}") for note in result.notes))
 
 
 def _counted(given: Mapping[str, list[str]]) -> tuple[str, Pool]:
     """Which tokens count, and how their activations become one."""
-    pool = given.get("pool", ["max"])[0]
-    if pool != "max" and pool != "mean":
-        raise DataError(f"pool must be max or mean, got {pool!r}.")
-    return given.get("part", ["whole"])[0], pool
+    part, pool = (given.get(name, [default])[0] for name, default in (("part", "whole"), ("pool", "max")))
+    if pool not in get_args(Pool):
+        raise DataError(f"pool must be {' or '.join(get_args(Pool))}, got {pool!r}.")
+    return part, cast(Pool, pool)
 
 
 def _token(text: str) -> str | int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from steer.checks import hint, require_whole
 from steer.errors import DataError
-from steer.explore.bench import Bench
+from steer.explore.bench import Bench, absolute
 from steer.explore.clamps import changed
 from steer.explore.command import Command, Outcome, words_of
 from steer.explore.commands.clamp import described
@@ -87,7 +87,7 @@ def system(state: State, arguments: str, bench: Bench) -> Outcome:
 
 def show_state(state: State, arguments: str, bench: Bench) -> Outcome:
     """What the session is at."""
-    index = "none" if bench.index is None else f"{bench.index.folder}, {bench.index.info.tokens:,} tokens"
+    index = "none" if bench.index is None else f"{absolute(str(bench.index.folder))}, {bench.index.info.tokens:,} tokens"
     config = bench.sae.config
     rows = [
         ["model", f"{bench.lm.name}, {bench.lm.n_layers} layers of width {bench.lm.d_model}"],

@@ -113,9 +113,12 @@ def _tokens(
 
 def _others(bench: Bench, title: str, near: Sequence[tuple[int, float]]) -> Table:
     """Other latents, with a cosine to this one."""
-    labelled = bench.index is not None
-    rows = [[str(one), f"{cosine:.3f}", *([bench.label(one)] if labelled else [])] for one, cosine in near]
-    return Table(title, ["latent", "cosine", *(["label"] if labelled else [])], rows)
+    labels = [bench.label(one) for one, _ in near]
+    rows = [
+        [str(one), f"{cosine:.3f}", *([label] if any(labels) else [])]
+        for (one, cosine), label in zip(near, labels, strict=True)
+    ]
+    return Table(title, ["latent", "cosine", *(["label"] if any(labels) else [])], rows)
 
 
 SHOW = Command("show", "LATENT", "what is known of a latent", show, "latent")
