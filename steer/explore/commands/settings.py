@@ -87,7 +87,9 @@ def system(state: State, arguments: str, bench: Bench) -> Outcome:
 
 def show_state(state: State, arguments: str, bench: Bench) -> Outcome:
     """What the session is at."""
-    index = "none" if bench.index is None else f"{absolute(str(bench.index.folder))}, {bench.index.info.tokens:,} tokens"
+    index = "none"
+    if bench.index is not None:
+        index = f"{absolute(str(bench.index.folder))}, {bench.index.info.tokens:,} tokens"
     config = bench.sae.config
     rows = [
         ["model", f"{bench.lm.name}, {bench.lm.n_layers} layers of width {bench.lm.d_model}"],
