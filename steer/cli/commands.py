@@ -5,6 +5,7 @@ import typer
 from steer.cli.compare import compare
 from steer.cli.demo import demo
 from steer.cli.evaluate import evaluate
+from steer.cli.explore import explore
 from steer.cli.find.verbs import find
 from steer.cli.generate import generate
 from steer.cli.index.verbs import index
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command(cls=NothingEmpty)(compare)
 app.command()(demo)
 app.command("eval", cls=NothingEmpty)(evaluate)
+app.command(cls=NothingEmpty)(explore)
 app.add_typer(find)
 app.command(cls=NoEmptyOption)(generate)
 app.add_typer(index)

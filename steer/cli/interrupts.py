@@ -40,6 +40,12 @@ class TermSignals:
         raise KeyboardInterrupt
 
 
+def terminated() -> bool:
+    """Whether SIGTERM has come in a block of ``TermSignals``: what goes on after Ctrl-C then must end."""
+    signals = getattr(_now(signal.SIGTERM), "__self__", None)
+    return isinstance(signals, TermSignals) and signals.came
+
+
 @contextmanager
 def importing() -> Iterator[None]:
     """While the block imports, Ctrl-C ends the process at once, and so does SIGTERM.

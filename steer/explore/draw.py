@@ -1,0 +1,78 @@
+"""What commands show, drawn with rich: coloured on a terminal, plain elsewhere. No text steers the terminal."""
+
+import re
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from steer.explore.shown import Line, Said, Shown, Strip, Table
+from steer.explore.text import visible
+
+_COLOURS = ((255, 135, 95), (95, 175, 255), (135, 215, 95), (215, 135, 255), (255, 215, 95), (95, 215, 215))
+"""Red, green and blue of marks, in turn."""
+_FAINTEST = 0.25
+_NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?%?|nan|", re.ASCII)
+
+
+def draw(console: Console, shown: Iterable[Shown]) -> None:
+    """Print what a command shows."""
+    for one in shown:
+        console.print(drawn(one, console.color_system is not None), soft_wrap=not isinstance(one, Table))
+
+
+def drawn(one: Shown, coloured: bool) -> RenderableType:
+    """One thing as rich draws it."""
+    if isinstance(one, Line):
+        return Text(visible(one.text, breaks=True))
+    if isinstance(one, Said):
+        told = Text.assemble((f"{visible(one.who)}: ", "bold"), visible(one.text, breaks=True))
+        return told.append(f"  [{visible(one.note)}]", "dim") if one.note else told
+    if isinstance(one, Table):
+        return _table(one, coloured)
+    return _strip(one) if coloured or not one.notes else _strip_in_words(one)
+
+
+def _table(table: Table, coloured: bool) -> RenderableType:
+    head = any(table.columns)
+    found = RichTable(box=box.SIMPLE_HEAD if head else None, show_header=head, title_justify="left", pad_edge=False)
+    for place, name in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        numbers = head and all(_NUMBER.fullmatch(cell) for cell in cells)
+        found.add_column(Text(visible(name)), justify="right" if numbers else "left", overflow="fold")
+    for place, row in enumerate(table.rows):
+        mark = table.marks[place] if table.marks else None
+        cells_ = [Text(visible(cell)) for cell in row]
+        if mark is not None and coloured:
+            cells_[0].stylize(f"bold {_colour(mark, 1.0)}")
+        found.add_row(*cells_)
+    return Group(Text(visible(table.title), "bold"), found) if table.title else found
+
+
+def _strip(strip: Strip) -> Text:
+    """The tokens one after another, each on the colour of its mark."""
+    text = Text(f"{visible(strip.title)}\n", "bold")
+    for token, mark, strength in zip(strip.tokens, strip.marks, strip.strengths, strict=True):
+        style = "" if mark is None else f"black on {_colour(mark, strength)}"
+        for part in re.split(r"(\n)", token):  # a line break as a sign, and as a break
+            text.append("\\n\n" if part == "\n" else visible(part), style)
+    return text
+
+
+def _strip_in_words(strip: Strip) -> Text:
+    """The marked tokens with what their marks mean, a line each: there are no colours to tell them by."""
+    lines = [f"{visible(strip.title)}"]
+    for place, (token, mark, note) in enumerate(zip(strip.tokens, strip.marks, strip.notes, strict=True)):
+        if mark is not None or note:
+            quoted = f"'{visible(token)}'"
+            lines.append(f"  {place:>4}  {quoted:<20} {visible(note)}")
+    return Text("\n".join(lines))
+
+
+def _colour(mark: int, strength: float) -> str:
+    """The colour of a mark, nearer to white the weaker it is."""
+    share = _FAINTEST + (1 - _FAINTEST) * min(max(strength, 0.0), 1.0)
+    parts = [round(255 - share * (255 - part)) for part in _COLOURS[mark % len(_COLOURS)]]
+    return f"rgb({parts[0]},{parts[1]},{parts[2]})"

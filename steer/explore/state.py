@@ -1,0 +1,26 @@
+"""What a session is at: the plan that steers, how replies are sampled, the last prompt. Commands make a new one."""
+
+from dataclasses import dataclass, field
+
+from steer.models.chat import Message
+from steer.models.decode import Sampling
+from steer.plans.plan import SteeringPlan
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that decides what the next command shows, besides model, SAE and index."""
+
+    plan: SteeringPlan = field(default_factory=SteeringPlan)
+    """What is done to the model: edits and the system prompt."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How replies are generated."""
+    prompt: str | None = None
+    """The last prompt; None: there was none."""
+    top: int = 10
+    """Latents that a table shows, at most."""
+
+    def conversation(self, prompt: str) -> list[Message]:
+        """A prompt after the system prompt, if there is one."""
+        said = [Message(role="user", content=prompt)]
+        return said if self.plan.system is None else [Message(role="system", content=self.plan.system), *said]
