@@ -86,7 +86,7 @@ def prompt_extra() -> Callable[[FeatureIndex], dict[str, float]] | None:
         from steer.search.benchmark import prompt_extra_ms
     except ImportError:
         return None
-    return prompt_extra_ms  # type: ignore[no-any-return]
+    return prompt_extra_ms
 
 
 def plain_forward(lm: LanguageModel, config: IndexConfig) -> float:

@@ -153,7 +153,7 @@ class Chunks:
     @property
     def totals(self) -> Int64[np.ndarray, " d_sae"]:
         """Hits of each latent."""
-        found: np.ndarray = np.sum([np.diff(offsets) for offsets in self._offsets], axis=0, dtype=np.int64)
+        found: np.ndarray = np.stack([np.diff(offsets) for offsets in self._offsets]).sum(axis=0, dtype=np.int64)
         return found
 
     @property
