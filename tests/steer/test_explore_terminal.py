@@ -67,7 +67,7 @@ def test_a_session_from_start_to_end_and_on(sae_folder, tmp_path):
     child.expect_exact(READY)
     child.send("half typed\x03")  # Ctrl-C gives the line up
     child.expect_exact(READY)
-    child.send("/set max_new_tokens=200 use_cache=false\r")
+    child.send("/set max_new_tokens=480 use_cache=false\r")  # a reply of some seconds
     child.expect_exact("top=10")
     child.expect_exact(READY)
     child.send("/ask\r")
@@ -85,7 +85,7 @@ def test_a_session_from_start_to_end_and_on(sae_folder, tmp_path):
     assert child.exitstatus == 0
     folder = tmp_path / ".config" / "steer" / "explore"
     (kept,) = (folder / "sessions").iterdir()
-    typed = ["How do I bake bread?", "/clamp 262=60", *["/set max_new_tokens=200 use_cache=false"] * 2]
+    typed = ["How do I bake bread?", "/clamp 262=60", *["/set max_new_tokens=480 use_cache=false"] * 2]
     assert [step.line for step in read_recipe(kept).steps] == typed
     assert (folder / "history").stat().st_mode & 0o777 == 0o600
 
