@@ -45,6 +45,8 @@ def started(tmp_path, *arguments, code="from steer.cli.app import main; main()")
     return pexpect.spawn(
         sys.executable, ["-c", code, "explore", *arguments], env=env, cwd=str(tmp_path), encoding="utf-8",
         timeout=LIMIT_S, dimensions=(50, 140),
+        # tests that are started behind `&` have SIGINT ignored, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
