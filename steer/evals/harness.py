@@ -1,10 +1,10 @@
 """Steered models inside lm-evaluation-harness 0.4.13: its model ``steer``, and its command line with that model known.
 
-    steer-lm-eval --model steer --model_args pretrained=embedded,plan=plan.toml --tasks truthfulqa_mc1
+    lm_eval --model steer --model_args pretrained=embedded,plan=plan.toml --tasks truthfulqa_mc1
 
-lm-eval 0.4.13 looks for models in its own list alone and reads no entry points, so the plain ``lm_eval`` command does
-not find the name: importing this module, or ``steer-lm-eval``, registers it. Its own model ``hf`` gives no attention
-mask to log-likelihoods, pads on the right, and does not tell prompt from reply; here all is as when we score ourselves.
+``steer.evals.harness_plugin`` is how ``lm_eval`` knows the name; importing this module, or ``steer-lm-eval``, tells it
+too. lm-eval's own model ``hf`` gives no attention mask to log-likelihoods, pads on the right, and does not tell prompt
+from reply; here all is as when we score ourselves.
 """
 
 import hashlib

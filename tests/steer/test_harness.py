@@ -245,7 +245,8 @@ def plan(embedded, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_steered_model_through_their_command_line_gives_our_items(embedded, tmp_path, plan):
+@pytest.mark.parametrize("command_line", ["lm_eval", "steer.evals.harness"])
+def test_a_steered_model_through_their_command_line_gives_our_items(embedded, tmp_path, plan, command_line):
     source = folder_or_skip("truthfulqa") / "mc_task.json"
     task = truthfulqa_mc1(source, limit=3)
     rows = [
@@ -256,7 +257,7 @@ def test_a_steered_model_through_their_command_line_gives_our_items(embedded, tm
     tasks.mkdir()
     files = {"validation": write_jsonl(tmp_path / "rows.jsonl", rows)}
     write_task(tasks, "their_mc1", "truthfulqa/truthfulqa_mc1.yaml", files)
-    command = [sys.executable, "-m", "steer.evals.harness", "--model", "steer", "--include_path", str(tasks)]
+    command = [sys.executable, "-m", command_line, "--model", "steer", "--include_path", str(tasks)]
     command += ["--model_args", f"pretrained=embedded,plan={plan}", "--tasks", "their_mc1", "--log_samples"]
     command += ["--output_path", str(tmp_path / "out"), "--batch_size", "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -382,16 +383,30 @@ def test_what_cannot_be_is_refused(embedded, tmp_path, plan):
         model.loglikelihood(asked("loglikelihood", "a", " b"))
 
 
-def test_the_registry_of_lm_eval_knows_the_model_once_it_is_imported():
-    """Its own command does not, since it reads no entry points: that is what ``steer-lm-eval`` is for."""
+def test_lm_eval_knows_the_model_by_name_before_it_is_imported():
+    """0.4.13 reads no entry points; torch's tell it (``steer.evals.harness_plugin``), and it loses no name."""
     code = """
+import lm_eval.models
+theirs = set(lm_eval.models.MODEL_MAPPING)
+import lm_eval, sys
+import torch
+print("steer.evals.harness" in sys.modules)
+from lm_eval.api.registry import get_model, model_registry
+print({*model_registry} == {*theirs, "steer"})
+model = get_model("steer")
+import steer.evals.harness
+print(model is steer.evals.harness.SteerLM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]
+
+
+def test_where_torch_came_first_importing_our_module_tells_the_name():
+    code = """
+import torch
 from lm_eval.api.registry import get_model
-try:
-    get_model("steer")
-except ValueError as error:
-    print("no model for this name found" in str(error))
 import steer.evals.harness
 print(get_model("steer") is steer.evals.harness.SteerLM)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.split() == ["True", "True"]
+    assert done.stdout.split() == ["True"]
