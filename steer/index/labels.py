@@ -219,7 +219,9 @@ class Labels:
     def _checked(self, label: Label) -> Label:
         require_whole("A label's latent", label.latent, DataError, least=0)
         if label.latent >= self._d_sae:
-            raise DataError(f"A label is of latent {label.latent}, but the index has {self._d_sae} latents.")
+            raise DataError(
+                f"A label is of latent {label.latent}, but the index has {self._d_sae} latents. Give labels of its SAE."
+            )
         for name, value in (("text", label.text), ("made_by", label.made_by)):
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"A label of latent {label.latent} needs a {name}, got {value!r}.")
@@ -228,7 +230,12 @@ class Labels:
 
 def _row(label: Label) -> tuple[Any, ...]:
     scores, more = (json.dumps(dict(one), ensure_ascii=False) for one in (label.scores, label.more))
-    return (label.latent, label.text, label.made_by, label.kind, label.raw, scores, more)
+    return (label.latent, *map(_storable, (label.text, label.made_by, label.kind, label.raw, scores, more)))
+
+
+def _storable(text: str | None) -> str | None:
+    """A text that SQLite can hold: half of a surrogate pair, which is no text, stands as JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(text, str) else text
 
 
 def _by_bm25(connection: sqlite3.Connection, terms: list[str], limit: int) -> dict[int, float]:

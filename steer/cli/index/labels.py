@@ -59,5 +59,5 @@ def export_labels(
         from steer.index.read import FeatureIndex
     if out.exists() and not overwrite:
         raise typer.BadParameter(f"it is there already: give another name, or --overwrite ({shown(out)})")
-    count = write_labels(FeatureIndex.open(folder), out, model, layer)
+    count = write_labels(FeatureIndex.open(folder), out.resolve(), model, layer)
     typer.echo(f"{shown(out)}: {count:,} labels")
