@@ -34,6 +34,7 @@ CREATE VIRTUAL TABLE token_words USING fts5(words, content='tokens', content_row
 """
 _LABEL_WEIGHT = 2.0  # a word in a label says more of a latent than one among its tokens
 _CONTENT = {"label_words": "labels", "token_words": "tokens"}
+_LONGEST_QUERY = 10_000  # characters; SQLite's own limit of a pattern is 50,000 bytes
 _COMMON, _COMMON_ROWS = 0.02, 100  # of the rows: a word in more of them says little
 NO_FTS5 = "SQLite has no FTS5 here: words are looked for as parts of texts, which is slower and ranks by their number."
 
@@ -173,6 +174,9 @@ class Labels:
 
     def words(self, query: str, limit: int) -> list[tuple[int, float]]:
         """Latents whose labels or tokens hold words of ``query``, best first; see ``FeatureIndex.words``."""
+        if len(query) > _LONGEST_QUERY:
+            raise DataError(f"Words of at most {_LONGEST_QUERY:,} characters can be looked for, got {len(query):,}.")
+        query = str(_storable(query)).replace("\0", " ")  # which would end the pattern
         terms = re.findall(r"\w+", query)
         with self._reading() as (connection, searched):
             found: dict[int, float] = {}

@@ -75,6 +75,20 @@ def test_columns_are_added_replaced_and_seen_by_who_reads_already(index):
     assert "other" not in index.columns
 
 
+def test_words_that_are_no_text_or_too_many_are_no_defect(index):
+    assert index.words("\ud800") == []
+    assert index.words("\0") == []
+    assert index.words("w1\0") == index.words("w1")
+    with pytest.raises(DataError, match="at most 10,000 characters"):
+        index.words("x" * 10_001)
+
+
+def test_a_column_of_no_numbers_is_refused(index):
+    np.save(index.folder / "columns" / "max.npy", np.full(D_SAE, "x"))
+    with pytest.raises(DataError, match=r"max\.npy holds <U1 of shape"):
+        index.card(0)
+
+
 def test_words_are_found_in_labels_before_tokens_with_their_stems(index):
     assert index.add_labels([Label(7, "refusal of harmful requests", "a person")]) == 1
     assert index.words("refusals")[0][0] == 7
