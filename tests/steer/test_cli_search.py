@@ -142,6 +142,8 @@ def test_a_conversation_from_a_file(made, capsys):
         (["--words", "a", "--weight", "word=1"], "Did you mean words"),
         (["--like", "96"], "out of range"),
         (["--promotes", "xyz"], "3 tokens"),
+        (["--promotes", "#" + "9" * 5000], "tokens of this model"),
+        (["--words", "a", "--html", "z" * 300], "File name too long"),
         (["--contrast", "a.txt", "absent.txt"], "cannot be read"),
         (["--contrast", "a.txt", "a.txt"], "overlap in 14 prompts"),
         (["--direction", "a.txt"], "no safetensors file"),
