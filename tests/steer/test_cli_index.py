@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -71,6 +73,14 @@ def test_another_sae_or_model_ends_with_2_and_one_message(places, capsys):
     told = said(capsys, 2, "index", "verify", places / "index", "embedded", places / "other")
     assert "was built with another SAE" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_streams_that_are_closed_from_the_start_are_no_defect(places, stream, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    monkeypatch.setattr(sys, stream, None)  # as Python has it after `steer ... >&-`
+    assert run(["index", "info", str(places / "index")]) == 0
+    assert run(["explore", "embedded", str(places / "sae")]) == 0
 
 
 def test_info_tells_what_an_index_was_made_of(places, capsys):
