@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -166,9 +166,9 @@ def _piped() -> str:
     return line
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def _is_terminal(stream: Any) -> bool:
     """Whether somebody types or reads there; of a stream that was closed before we began, nobody does."""
-    return stream is not None and stream.isatty()
+    return stream is not None and bool(stream.isatty())
 
 
 def _history() -> Path | None:
