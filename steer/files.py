@@ -41,6 +41,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     """The same for bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # root could put a file in the place of /dev/null
+            raise OutputError(f"{path} is a device or a pipe, which cannot be replaced. Choose another file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(data)

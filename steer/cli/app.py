@@ -28,7 +28,8 @@ def run(arguments: list[str] | None = None) -> int:
     with TermSignals(os.environ) as signals:
         try:
             code = _run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started us
+                sys.stdout.flush()
         except OSError as error:
             if error.errno not in _FULL:
                 raise

@@ -59,6 +59,8 @@ def _figures(card: "Card") -> Table:
 
 def _histogram(card: "Card") -> Iterator[RenderableType]:
     used = card.histogram.nonzero()[0]
+    if not len(used):
+        return  # a file that was altered: `steer index verify` tells
     first, last = int(used[0]), int(used[-1])
     counts = card.histogram[first : last + 1].astype(float)
     heights = (counts > 0) + (counts / counts.max() * 7).round()
@@ -72,7 +74,7 @@ def _windows(card: "Card", renderer: "Renderer", every: bool) -> Iterator[Render
         samples = {window.stratum: window for window in reversed(shown) if window.stratum}
         shown = [window for window in shown if not window.stratum][:_STRONGEST]
         shown += [samples[stratum] for stratum in sorted(samples)]
-    largest = card.columns["max"]
+    largest = max(window.max for window in card.windows)
     for window in shown:
         kind = "top" if not window.stratum else f"1/{2 ** (window.stratum - 1)}"
         yield Text.assemble((f"{window.max:8.3g} {kind:>5} ", "dim"), _highlighted(window, renderer, largest))

@@ -62,7 +62,7 @@ def explore(
         raise typer.BadParameter("give a model and an SAE: steer explore MODEL SAE, or a recipe: --replay FILE")
     if replay is not None and session is not None:
         raise typer.BadParameter("--replay runs a recipe and ends: leave --session out")
-    interactive = replay is None and sys.stdin.isatty() and sys.stdout.isatty()
+    interactive = replay is None and _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     if interactive:
         from steer.explore.extra import check_installed
 
@@ -149,7 +149,7 @@ def _consoles(interactive: bool) -> "tuple[Console, Console]":
     if interactive:
         console = Console(highlight=False, emoji=False, markup=False)
         return console, console
-    width = None if sys.stdout.isatty() else WIDTH
+    width = None if _is_terminal(sys.stdout) else WIDTH
     plain: dict[str, Any] = {"highlight": False, "emoji": False, "markup": False, "width": width}
     return Console(**plain), Console(stderr=True, **plain)
 
@@ -160,10 +160,15 @@ def _piped() -> str:
     Raises:
         EOFError: there is none.
     """
-    line = sys.stdin.readline()
+    line = sys.stdin.readline() if sys.stdin is not None else ""
     if not line:
         raise EOFError
     return line
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether somebody types or reads there; of a stream that was closed before we began, nobody does."""
+    return stream is not None and bool(stream.isatty())
 
 
 def _history() -> Path | None:

@@ -136,7 +136,8 @@ Overwrite = Annotated[
 
 def token(text: str) -> str | int:
     """``#123`` as the number of a token; anything else as its text."""
-    return int(text[1:]) if text[:1] == "#" and text[1:].isdecimal() and text.isascii() else text
+    number = text[:1] == "#" and text[1:].isdecimal() and text.isascii() and len(text) < 20
+    return int(text[1:]) if number else text
 
 
 def read_weight(text: str) -> tuple[str, float]:

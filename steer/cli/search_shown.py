@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steer.index.read import FeatureIndex
     from steer.search.hits import Hit, SearchResult
 
-_COLUMNS = ("density", "max", "steerability")  # those shown in the table, where the index has them
+_COLUMNS = ("density", "max", "refusal_steerability")  # those shown in the table, where the index has them
 _FORMULA = ("=", "+", "-", "@")  # what spreadsheets run
 
 

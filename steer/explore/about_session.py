@@ -10,6 +10,7 @@ from steer.explore.bench import Bench, check_identity
 from steer.explore.command import Command, words_of
 from steer.explore.commands import COMMANDS
 from steer.explore.commands.settings import show_state
+from steer.explore.kept_files import expanded
 from steer.explore.recipe import parse_recipe, read_recipe, write_recipe
 from steer.explore.session import Change, Done, Session, SessionCommand
 from steer.explore.shown import Line, Table
@@ -107,7 +108,7 @@ def _path(command: str, arguments: str) -> Path:
     words = words_of(arguments)
     if len(words) != 1:
         raise DataError(f"/{command} needs one file, got {len(words)}.")
-    return Path(words[0]).expanduser()
+    return expanded(words[0])
 
 
 def _check_replaced(path: Path, read: Callable[[], object]) -> None:

@@ -62,11 +62,11 @@ def _beginning(word: str, found: Sequence[tuple[str, str]]) -> list[Offer]:
 def _files(word: str) -> list[Offer]:
     """Files and folders whose names begin with what is typed."""
     folder, _, begun = word.rpartition("/")
-    start = Path(f"{folder}/" if folder or word.startswith("/") else ".").expanduser()
     try:
+        start = Path(f"{folder}/" if folder or word.startswith("/") else ".").expanduser()
         inside = sorted(one for one in start.iterdir() if one.name.startswith(begun) and _is_offered(one.name, begun))
         ends = ["/" if one.is_dir() else "" for one in inside]
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: ``~`` and the name of nobody
         return []
     return [Offer(f"{one.name}{end}", len(begun)) for one, end in zip(inside, ends, strict=True)][:MOST]
 

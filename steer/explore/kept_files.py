@@ -1,6 +1,7 @@
 """Files that commands read. Their contents are kept, so that a recipe runs again where they have changed."""
 
 import hashlib
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class KeptFiles:
         if name not in self.read_now:
             if self._given is not None and name not in self._given:
                 raise DataError(f"The recipe does not hold {name}, which is read here.")
-            self.read_now[name] = self._given[name] if self._given is not None else _read(Path(name).expanduser())
+            self.read_now[name] = self._given[name] if self._given is not None else _read(expanded(name))
         return self.read_now[name]
 
     @contextmanager
@@ -59,12 +60,34 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def expanded(name: str) -> Path:
+    """The path that a name stands for, ``~`` being the home folder.
+
+    Raises:
+        DataError: it begins with ``~`` and the name of nobody.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{name} cannot be found: {name.split('/')[0]} is nobody's home folder here.") from error
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise DataError where a device or a pipe is there, which may have no end; OSError where nothing is."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path} cannot be read: it is a device or a pipe. Give a file.")
+
+
 def _read(path: Path) -> bytes:
     try:
+        check_ordinary(path)
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise DataError(f"{path} has {size:,} bytes; at most {MOST_BYTES:,} are kept in a recipe. Give less.")
         return path.read_bytes()
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read: {reason}.") from error

@@ -15,9 +15,10 @@ from saes.errors import SaesError
 from steer.errors import DataError, OutputError, SteerError
 from steer.explore.about_session import ABOUT_SESSION
 from steer.explore.bench import Bench, check_identity
+from steer.explore.commands import COMMANDS
 from steer.explore.draw import draw
 from steer.explore.recipe import Recipe, read_recipe, same_replies, write_recipe
-from steer.explore.session import Session, begun, run
+from steer.explore.session import UNKEPT, Session, begun, parsed, run
 from steer.explore.shown import Line, Said, Shown, Table
 from steer.explore.text import visible
 from steer.files import is_there, remove, writing
@@ -142,6 +143,7 @@ def replay(recipe: Recipe, bench: Bench, console: Console, where: str) -> list[s
     for number, step in enumerate(recipe.steps, start=1):
         console.print(Text(MARK + visible(step.line)), soft_wrap=True)
         try:
+            _check_kept(step.line)
             session, shown = run(session, step.line, bench, ABOUT_SESSION, step.files)
         except (SteerError, SaesError) as error:
             raise DataError(f"{where}, command {number} ({step.line}): {error}") from error
@@ -151,6 +153,13 @@ def replay(recipe: Recipe, bench: Bench, console: Console, where: str) -> list[s
     if session.state != recipe.state:
         found.append("the session ends in another state than it did")
     return found
+
+
+def _check_kept(line: str) -> None:
+    """Raise DataError for a command that no session keeps, such as /save: whose recipe it is may not write here."""
+    name, _ = parsed(line.strip(), (*COMMANDS, *ABOUT_SESSION))
+    if name in UNKEPT:
+        raise DataError(f"/{name} is no command of a recipe. Take it out.")
 
 
 def opened(path: Path | None, bench: Bench) -> Session:

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_safetensors
 
 from steer.checks import require_whole
 from steer.errors import DataError, PlanError
-from steer.explore.kept_files import sha256
+from steer.explore.kept_files import check_ordinary, sha256
 from steer.explore.state import State
 from steer.files import write_json
 from steer.models.decode import Sampling
@@ -99,6 +99,7 @@ def read_recipe(path: Path) -> Recipe:
         DataError: it cannot be read, is no recipe, of another version, or damaged.
     """
     try:
+        check_ordinary(path)
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"The recipe {path} cannot be read: {error.strerror or error}.") from error

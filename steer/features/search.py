@@ -158,7 +158,7 @@ def best(latents: Sequence[tuple[float, int, str]], limit: int) -> list[Found]:
 
 def without_refusals(lm: LanguageModel, texts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Those texts in which nobody declines anything: what is neutral towards refusing."""
-    words = lm.tokenizer.batch_decode([list(text) for text in texts])
+    words = lm.tokenizer.batch_decode([list(text) for text in texts]) if texts else []  # of none it makes one
     return [list(text) for text, said in zip(texts, words, strict=True) if not DECLINES.search(normalise(said))]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from saes import SAE
 from steer.activations.identity import require_same, revision, tokenizer_digest, weights_digest
 from steer.activations.sources.source import Position, Source
-from steer.errors import DataError, OutputError, PlanError
+from steer.errors import DataError, OutputError, PlanError, SteerError
 from steer.files import LOCK, check_output, claimed, writing
 from steer.index.chunks import (
     BUILDING,
@@ -84,7 +84,12 @@ def build_index(
     sae = sae.on(lm.device)
     with claimed(folder):
         if not state.read:
-            state = _read(lm, sae, source, site, config, folder, state, show)
+            try:
+                state = _read(lm, sae, source, site, config, folder, state, show)
+            except SteerError:  # nothing is lost, and the same folder serves what was meant
+                if (left := read_state(folder)) is not None and not left.chunks:
+                    remove_building(folder)
+                raise
         chunks = Chunks(folder, state)
         tables = Tables(lm, sae, config, folder, chunks, chunks.corpus())
         state, columns = tables.written(state, show)

@@ -15,6 +15,7 @@ from steer.index.layout import COLUMNS
 from steer.index.shards import mapped
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NUMBERS = "fiub"  # kinds of numpy's types
 
 
 class Columns(Mapping[str, np.ndarray]):
@@ -44,8 +45,11 @@ class Columns(Mapping[str, np.ndarray]):
         kept = self._open.get(name)
         if kept is None or kept[0] != stamp:
             values = mapped(path)
-            if values.shape != (self._d_sae,):
-                raise DataError(f"{path} has shape {values.shape}, expected ({self._d_sae},). Write the column again.")
+            if values.shape != (self._d_sae,) or values.dtype.kind not in _NUMBERS:
+                raise DataError(
+                    f"{path} holds {values.dtype} of shape {values.shape}, expected numbers of ({self._d_sae},). Write "
+                    "the column again."
+                )
             kept = self._open[name] = (stamp, values)
         return kept[1]
 
@@ -89,7 +93,7 @@ class Columns(Mapping[str, np.ndarray]):
                 f"A column's name is of small letters, digits and _, at most 64 of them: got {name[:80]!r}."
             )
         values = np.asarray(values)
-        if values.shape != (self._d_sae,) or values.dtype.kind not in "fiub":
+        if values.shape != (self._d_sae,) or values.dtype.kind not in _NUMBERS:
             raise DataError(
                 f"The column {name} needs a number for each of the {self._d_sae} latents, got {values.dtype} of shape "
                 f"{values.shape}."

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from saes import SAE
 from steer.activations.identity import tokenizer_digest, weights_digest
 from steer.errors import DataError, IndexMismatchError
 from steer.files import write_bytes, write_json
-from steer.index.layout import INFO, Sizes
+from steer.index.layout import INFO, POSITIONS, ROLES, Sizes, arrays, shard_file
 from steer.models.model import LanguageModel
 from steer.plans.digests import of_sae
 
@@ -102,11 +103,37 @@ def read_info(folder: Path) -> IndexInfo:
         version = data.get("version") if isinstance(data, dict) else None
         raise DataError(f"{path} has version {version!r}, this release reads version {VERSION}. Build the index again.")
     try:
-        return TypeAdapter(IndexInfo).validate_python(data)
+        info = TypeAdapter(IndexInfo).validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DataError(f"{path}, {place}: {first['msg']}. Build the index again.") from error
+    if wrong := _misfit(info):
+        raise DataError(f"{path}, {wrong}. Build the index again.")
+    return info
+
+
+_PROVENANCE = {"sae": dict, "model": dict, "policy": dict, "identity": dict, "dataset": dict, "rendering": str}
+"""Types of what is read of the provenance, where it is there."""
+
+
+def _misfit(info: IndexInfo) -> str | None:
+    """What does not go with the rest, as where the file was edited by hand; None: all does."""
+    for name, names in (("position_counts", POSITIONS), ("role_counts", len(ROLES))):
+        if (got := len(getattr(info, name))) != names:
+            return f"{name}: expected {names} numbers, got {got}"
+    if not (isfinite(info.histogram_top) and info.histogram_top >= 0):
+        return f"histogram_top: expected a finite activation, got {info.histogram_top}"
+    for name, kind in _PROVENANCE.items():
+        if not isinstance(info.provenance.get(name, kind()), kind):
+            return f"provenance.{name}: expected a {kind.__name__}, got {info.provenance[name]!r:.40}"
+    sizes = info.sizes
+    if info.d_sae > info.shard_latents * len(info.files):  # before all of its files are named
+        return f"d_sae: {info.d_sae} latents do not lie in the {len(info.files)} files that it lists"
+    every = (shard_file(name, shard) for shard in sizes.shards for name in arrays(sizes))
+    if missing := next((name for name in every if name not in info.files), None):
+        return f"files: {missing} is not listed"
+    return None
 
 
 def write_array(folder: Path, name: str, values: np.ndarray) -> File:

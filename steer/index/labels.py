@@ -34,6 +34,7 @@ CREATE VIRTUAL TABLE token_words USING fts5(words, content='tokens', content_row
 """
 _LABEL_WEIGHT = 2.0  # a word in a label says more of a latent than one among its tokens
 _CONTENT = {"label_words": "labels", "token_words": "tokens"}
+_LONGEST_QUERY = 10_000  # characters; SQLite's own limit of a pattern is 50,000 bytes
 _COMMON, _COMMON_ROWS = 0.02, 100  # of the rows: a word in more of them says little
 NO_FTS5 = "SQLite has no FTS5 here: words are looked for as parts of texts, which is slower and ranks by their number."
 
@@ -173,6 +174,9 @@ class Labels:
 
     def words(self, query: str, limit: int) -> list[tuple[int, float]]:
         """Latents whose labels or tokens hold words of ``query``, best first; see ``FeatureIndex.words``."""
+        if len(query) > _LONGEST_QUERY:
+            raise DataError(f"Words of at most {_LONGEST_QUERY:,} characters can be looked for, got {len(query):,}.")
+        query = str(_storable(query)).replace("\0", " ")  # which would end the pattern
         terms = re.findall(r"\w+", query)
         with self._reading() as (connection, searched):
             found: dict[int, float] = {}
@@ -219,7 +223,9 @@ class Labels:
     def _checked(self, label: Label) -> Label:
         require_whole("A label's latent", label.latent, DataError, least=0)
         if label.latent >= self._d_sae:
-            raise DataError(f"A label is of latent {label.latent}, but the index has {self._d_sae} latents.")
+            raise DataError(
+                f"A label is of latent {label.latent}, but the index has {self._d_sae} latents. Give labels of its SAE."
+            )
         for name, value in (("text", label.text), ("made_by", label.made_by)):
             if not isinstance(value, str) or not value.strip():
                 raise DataError(f"A label of latent {label.latent} needs a {name}, got {value!r}.")
@@ -228,7 +234,12 @@ class Labels:
 
 def _row(label: Label) -> tuple[Any, ...]:
     scores, more = (json.dumps(dict(one), ensure_ascii=False) for one in (label.scores, label.more))
-    return (label.latent, label.text, label.made_by, label.kind, label.raw, scores, more)
+    return (label.latent, *map(_storable, (label.text, label.made_by, label.kind, label.raw, scores, more)))
+
+
+def _storable(text: str | None) -> str | None:
+    """A text that SQLite can hold: half of a surrogate pair, which is no text, stands as JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(text, str) else text
 
 
 def _by_bm25(connection: sqlite3.Connection, terms: list[str], limit: int) -> dict[int, float]:

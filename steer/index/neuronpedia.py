@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,11 @@ def read_labels(paths: Sequence[str | Path], layer: str | None = None) -> Import
             if label is None:
                 empty += 1
                 continue
-            sets.add((row.get("modelId"), row.get("layer")))
+            sets.add((str(row.get("modelId")), str(row.get("layer"))))
             cleaned += label.raw is not None
             labels.append(label)
     if len(sets) > 1:
-        names = ", ".join(sorted("/".join(map(str, one)) for one in sets)[:4])
+        names = ", ".join(sorted("/".join(one) for one in sets)[:4])
         raise DataError(f"The labels are of {len(sets)} SAEs: {names}. Give the files of one, or name it by --layer.")
     if not labels:
         raise DataError(f"{', '.join(map(str, paths))}: no labels there{f' of layer {layer}' if layer else ''}.")
@@ -72,7 +73,8 @@ def write_labels(index: FeatureIndex, path: str | Path, model: str | None = None
         OutputError: the file cannot be written.
     """
     path = Path(path)
-    own = (index.provenance["model"]["name"] or UNKNOWN, index.provenance["sae"].get("site") or UNKNOWN)
+    of_model, of_sae = (index.provenance.get(name, {}) for name in ("model", "sae"))
+    own = (of_model.get("name") or UNKNOWN, of_sae.get("site") or UNKNOWN)
     rows = [_row(label, model, layer, own) for label in index.all_labels()]
     if not rows:
         raise DataError(f"The index {index.folder} has no labels to export. Import some, or add them in Python.")
@@ -89,7 +91,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=lambda _: None)  # NaN and infinity are no figures
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
             if not isinstance(row, dict):
@@ -103,7 +105,7 @@ def _label(row: dict[str, Any], where: str) -> Label | None:
     if raw is None or (isinstance(raw, str) and not raw.strip()):
         return None
     latent = row.get("index")
-    if isinstance(latent, str) and latent.isascii() and latent.isdigit():
+    if isinstance(latent, str) and latent.isascii() and latent.isdigit() and len(latent) < 20:
         latent = int(latent)
     if not isinstance(raw, str) or not isinstance(latent, int) or isinstance(latent, bool):
         raise DataError(
@@ -128,8 +130,13 @@ def _scores(given: object) -> dict[str, float]:
         given = [{"explanationScoreTypeName": name, "value": value} for name, value in given.items()]
     if not isinstance(given, Iterable) or isinstance(given, str):
         return {}
-    rows = [one for one in given if isinstance(one, dict) and isinstance(one.get("value"), int | float)]
+    rows = [one for one in given if isinstance(one, dict) and _is_figure(one.get("value"))]
     return {str(one.get("explanationScoreTypeName") or UNKNOWN): float(one["value"]) for one in rows}
+
+
+def _is_figure(value: object) -> bool:
+    """Whether it is a number that JSON and a float can hold."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _row(label: Label, model: str | None, layer: str | None, own: tuple[str, str]) -> dict[str, Any]:

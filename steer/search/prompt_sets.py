@@ -31,7 +31,7 @@ def read_prompts(path: str | Path) -> list[str | Conversation]:
             found.append(value)
     else:
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # a mark of the byte order is no part of a prompt
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
         except UnicodeDecodeError as error:

@@ -1,6 +1,9 @@
 """``steer index`` and ``steer show``: what each verb says, and how mistakes end."""
 
 import json
+import shutil
+import sys
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -72,6 +75,14 @@ def test_another_sae_or_model_ends_with_2_and_one_message(places, capsys):
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_streams_that_are_closed_from_the_start_are_no_defect(places, stream, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    monkeypatch.setattr(sys, stream, None)  # as Python has it after `steer ... >&-`
+    assert run(["index", "info", str(places / "index")]) == 0
+    assert run(["explore", "embedded", str(places / "sae")]) == 0
+
+
 def test_info_tells_what_an_index_was_made_of(places, capsys):
     found = json.loads(said(capsys, 0, "index", "info", places / "index", "--json"))
     assert found["provenance"]["policy"]["max_norm_ratio"] == 10.0
@@ -105,6 +116,18 @@ def test_a_card_is_drawn_and_given_as_json(places, capsys):
     assert "never active" not in of_weights
 
 
+def test_a_card_of_a_damaged_index_is_drawn_without_what_is_lost(places, capsys, tmp_path):
+    shutil.copytree(places / "index", tmp_path / "index")
+    live = int(np.load(places / "index" / "columns" / "density.npy").argmax())
+    (tmp_path / "index" / "columns" / "max.npy").unlink()
+    assert "lacks the column max" in said(capsys, 2, "index", "verify", tmp_path / "index", "embedded", places / "sae")
+    histogram = tmp_path / "index" / "latents" / "hist.00000000.npy"
+    np.save(histogram, np.zeros_like(np.load(histogram)))
+    told = said(capsys, 0, "show", tmp_path / "index", live)
+    assert " top " in told
+    assert "activations" not in told
+
+
 def test_a_latent_that_never_fires_says_so(places, capsys):
     density = np.load(places / "index" / "columns" / "density.npy")
     dead = np.flatnonzero(density == 0)
@@ -118,6 +141,7 @@ def test_a_latent_that_never_fires_says_so(places, capsys):
         (["show", "{index}", "80"], "out of range"),
         (["show", "{sae}", "80", "--model", "embedded"], "out of range"),
         (["show", "nowhere", "1"], "No SAE at nowhere"),
+        (["index", "export-labels", "{index}", "z" * 300], "File name too long"),
         (["index", "info", "{sae}"], "No index at"),
         (["index", "build", "embedded", "{sae}", "--out", "{sae}"], "not empty"),
         (["index", "build", "embedded", "{sae}", "--out", "{file}/x"], "Not a directory"),

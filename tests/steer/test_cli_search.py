@@ -35,7 +35,7 @@ def made(tmp_path_factory):
     synthetic_index(folder / "index", 96, examples=3, window=8, tokens=3000, labels=False, sae=sae, lm=lm)
     index = FeatureIndex.open(folder / "index", sae, lm)
     index.add_labels([Label(11, HOSTILE, "a <b>model</b>"), Label(12, "=1+1", "me")])
-    index.add_column("steerability", np.linspace(-1, 1, 96), {"by": "the test"})
+    index.add_column("refusal_steerability", np.linspace(-1, 1, 96), {"by": "the test"})
     (folder / "a.txt").write_text("\n".join(f"how to bake {letter}" for letter in "abcdefghijklmn"), encoding="utf-8")
     (folder / "b.txt").write_text("\n".join(f"why not {letter} it is" for letter in "abcdefghijklmn"), encoding="utf-8")
     (folder / "c.json").write_text(json.dumps([{"role": "user", "content": "hello"}]), encoding="utf-8")
@@ -57,8 +57,9 @@ def test_a_mixture_as_json_says_why_each_latent_matched(made, capsys):
     asked = [
         "--words", "bake script", "--promotes", "a", "--suppresses", "#80", "--prompt", "hello", "--part", "user",
         "--contrast", made / "a.txt", made / "b.txt", "--fdr", "1", "--means", made / "a.txt", made / "b.txt",
-        "--like", "3", "--direction", made / "v.safetensors", "--attribute", "yes", "no", "--by", "steerability",
-        "--filter", "steerability>-2", "--weight", "words=100", "--limit", "7", "--json",
+        "--like", "3", "--direction", made / "v.safetensors", "--attribute", "yes", "no",
+        "--by", "refusal_steerability", "--filter", "refusal_steerability>-2", "--weight", "words=100",
+        "--limit", "7", "--json",
     ]  # fmt: skip
     assert search(made, *asked) == 0
     told = found(capsys)
@@ -75,7 +76,7 @@ def test_a_mixture_as_json_says_why_each_latent_matched(made, capsys):
 def test_an_index_alone_answers_what_it_can(made, capsys):
     assert search(made, "--words", "script", "--filter", "label", "--json", model=False) == 0
     assert [hit["latent"] for hit in found(capsys)["hits"]] == [11]
-    assert search(made, "--by", "-steerability", "--limit", "2", "--json", model=False) == 0
+    assert search(made, "--by", "-refusal_steerability", "--limit", "2", "--json", model=False) == 0
     assert [hit["latent"] for hit in found(capsys)["hits"]] == [0, 1]
 
 
@@ -84,6 +85,7 @@ def test_the_table_shows_what_models_say_as_it_is(made, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "<script>alert(1)</script> [bold]=1+1 [U+202E]evil" in shown
     assert "words #1 of 96" in shown
+    assert "refusal_steerability" in shown  # what `steer find refusal` has stored
     assert search(made, "--words", "qqqq", model=False) == 0
     out, err = capsys.readouterr()
     assert "No latent matches" in out
@@ -91,11 +93,11 @@ def test_the_table_shows_what_models_say_as_it_is(made, capsys):
 
 
 def test_csv_has_every_column_and_runs_nothing(made, capsys):
-    assert search(made, "--by", "steerability", "--words", "1", "--filter", "label", "--csv", model=False) == 0
+    assert search(made, "--by", "refusal_steerability", "--words", "1", "--filter", "label", "--csv", model=False) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["latent"] for row in rows] == ["12", "11"]
     assert rows[0]["label"] == "'=1+1"
-    assert float(rows[0]["steerability"]) == pytest.approx(np.linspace(-1, 1, 96)[12])
+    assert float(rows[0]["refusal_steerability"]) == pytest.approx(np.linspace(-1, 1, 96)[12])
     assert {"by_rank", "by_score", "by_why", "words_rank", "density"} <= set(rows[0])
 
 
@@ -142,6 +144,8 @@ def test_a_conversation_from_a_file(made, capsys):
         (["--words", "a", "--weight", "word=1"], "Did you mean words"),
         (["--like", "96"], "out of range"),
         (["--promotes", "xyz"], "3 tokens"),
+        (["--promotes", "#" + "9" * 5000], "tokens of this model"),
+        (["--words", "a", "--html", "z" * 300], "File name too long"),
         (["--contrast", "a.txt", "absent.txt"], "cannot be read"),
         (["--contrast", "a.txt", "a.txt"], "overlap in 14 prompts"),
         (["--direction", "a.txt"], "no safetensors file"),

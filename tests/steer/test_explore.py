@@ -218,6 +218,10 @@ def test_multiples_of_the_largest_activation(llama, sae, index):
         ("/plan no.toml", "no.toml cannot be read"),
         ("/plan no.txt", "ends in .json or .toml"),
         ("/load no.json", "no.json cannot be read"),
+        ("/load ~nobody-of-this-name/a.json", "nobody's home"),
+        ("/save ~nobody-of-this-name/a.json", "nobody's home"),
+        ("/plan ~nobody-of-this-name/a.toml", "nobody's home"),
+        ("/load /dev/zero", "device or a pipe"),  # which has no end
         ("/set nope=1", "No setting"),
         ("/set seed=1.5", "seed needs a whole number"),
         ("/set temperature=-1", "not be negative"),

@@ -63,6 +63,17 @@ def test_another_reply_and_another_end_are_told(bench, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("command", ["save", "quit", "help", "state"])
+def test_a_replay_runs_no_command_that_no_session_keeps(bench, tmp_path, command):
+    typed = Typed(bench)
+    typed("/set top=3")
+    data = recipe_data(typed.session.recipe(bench))
+    data["steps"].insert(0, {"line": f" /{command} {tmp_path / 'theirs.json'}"})
+    with pytest.raises(DataError, match=f"command 1 .*/{command} is no command of a recipe"):
+        replay(parse_recipe(json.dumps(data).encode(), "r.json"), bench, plain(), "r.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_are_kept_and_read_from_the_recipe(bench, llama, tmp_path):
     direction = torch.randn(32, generator=torch.Generator().manual_seed(1))
     folder = tmp_path / "made"

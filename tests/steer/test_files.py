@@ -160,6 +160,15 @@ def test_a_full_disk_is_an_output_error_and_the_old_file_stays(tmp_path, monkeyp
     assert not list(tmp_path.glob(".*"))
 
 
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="device or a pipe"):
+        write_bytes(pipe, b"data")
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_removing_a_folder_is_refused(tmp_path):
     with pytest.raises(OutputError):
         remove(tmp_path)

@@ -89,12 +89,14 @@ def test_methods_alone_give_a_table_and_the_referee_gives_another(capsys, plante
         (["--dev", "missing.jsonl"], "there is no such file"),
         (["--index", "missing"], "missing"),
         (["--text", "missing.txt"], "missing.txt"),
+        (["--text", "empty.txt"], "neutral texts of at least two tokens"),
         (["--site", "99.resid_post"], "out of range"),
         (["--out", "no/such/folder/file.json"], "--out names a file in a folder that exists"),
     ],
 )
 def test_mistakes_end_with_a_message(capsys, planted, arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").touch()
     message = " ".join(refused(capsys, "find", "refusal", "embedded", planted, *arguments).replace("│", " ").split())
     assert words in message
 

@@ -299,6 +299,13 @@ def test_bad_input_is_refused_and_leaves_nothing_half_written(built, text, tmp_p
     with pytest.raises(DataError, match="no token that counts"):
         build_index(lm, sae, open_source(empty), tmp_path / "b", SMALL)
     assert not (tmp_path / "b" / BUILDING).exists()
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="UTF-8"):
+        build_index(lm, sae, open_source(tmp_path / "latin.txt"), tmp_path / "b", SMALL)
+    too_long = replace(SMALL, policy=replace(SMALL.policy, context_size=10**6))
+    with pytest.raises(DataError, match="context"):
+        build_index(lm, sae, source, tmp_path / "b", too_long)
+    assert list((tmp_path / "b").iterdir()) == []  # so that the same folder serves what was meant
     with pytest.raises(PlanError, match="width"):
         build_index(lm, random_sae(d_in=16), source, tmp_path / "c", SMALL)
     with pytest.raises(PlanError, match="site"):

@@ -89,6 +89,21 @@ def test_other_files_are_refused_with_the_line(tmp_path, rows, said):
         read_labels([tmp_path / "none.jsonl"])
 
 
+def test_odd_values_in_a_file_cost_nothing_but_themselves(index, tmp_path):
+    scores = [{"value": float("nan")}, {"value": 10**400}, {"value": 0.5, "explanationScoreTypeName": "fuzz"}]
+    odd = row(
+        3, "half \ud83d", explanationModelName="x\udc00", modelId=["a"], layer={}, scores=scores, more=float("nan")
+    )
+    assert index.add_labels(read_labels([write(tmp_path / "odd.jsonl", [odd])]).labels) == 1
+    label = index.labels(3)[0]
+    assert (label.text, label.made_by) == ("half \\ud83d", "x\\udc00")
+    assert (dict(label.scores), "more" in label.more) == ({"fuzz": 0.5}, False)
+    assert write_labels(index, tmp_path / "out.jsonl") == 1
+    json.loads((tmp_path / "out.jsonl").read_text(), parse_constant=pytest.fail)
+    with pytest.raises(DataError, match="line 1: expected a number as index"):
+        read_labels([write(tmp_path / "long.jsonl", [row("9" * 5000, "x")])])
+
+
 def test_one_of_several_layers_is_taken_by_its_name(tmp_path):
     path = write(tmp_path / "a.jsonl", [row(1, "a"), row(2, "b", layer="7-res-jb")])
     assert [label.latent for label in read_labels([path], layer="7-res-jb").labels] == [2]

@@ -1,5 +1,6 @@
 """``FeatureIndex``: cards, columns, words, notes; what is damaged; several processes at once."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -72,6 +73,20 @@ def test_columns_are_added_replaced_and_seen_by_who_reads_already(index):
     with pytest.raises(KeyError):
         index.columns["../../corpus/tokens"]
     assert "other" not in index.columns
+
+
+def test_words_that_are_no_text_or_too_many_are_no_defect(index):
+    assert index.words("\ud800") == []
+    assert index.words("\0") == []
+    assert index.words("w1\0") == index.words("w1")
+    with pytest.raises(DataError, match="at most 10,000 characters"):
+        index.words("x" * 10_001)
+
+
+def test_a_column_of_no_numbers_is_refused(index):
+    np.save(index.folder / "columns" / "max.npy", np.full(D_SAE, "x"))
+    with pytest.raises(DataError, match=r"max\.npy holds <U1 of shape"):
+        index.card(0)
 
 
 def test_words_are_found_in_labels_before_tokens_with_their_stems(index):
@@ -216,6 +231,28 @@ def test_a_folder_of_something_else_or_of_another_version_is_refused(index, tmp_
     (index.folder / "index.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         FeatureIndex.open(index.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("d_sae", 10**12),  # its files alone would fill the memory
+        ("d_sae", 1000),
+        ("position_counts", []),
+        ("role_counts", [1, 2, 3]),
+        ("histogram_top", float("nan")),
+        ("files", {}),
+        ("provenance", {"rendering": 5}),
+        ("provenance", {"sae": "x"}),
+        ("provenance", {"model": None}),
+    ],
+)
+def test_an_edited_index_json_is_refused_with_the_field(index, name, value):
+    path = index.folder / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(DataError, match=r"index\.json, [a-z_.]+: ") as told:
+        FeatureIndex.open(index.folder)
+    assert "Build the index again" in str(told.value)
 
 
 def test_digests_are_compared_where_model_or_sae_are_given(tmp_path, llama, tiny):

@@ -449,6 +449,8 @@ def test_labels_are_found_by_meaning(index, tmp_path):
 def test_prompts_and_conversations_from_files(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\n two \n", encoding="utf-8")
     assert read_prompts(tmp_path / "a.txt") == ["one", "two"]
+    (tmp_path / "a.txt").write_text("one\ntwo", encoding="utf-8-sig")  # as editors on Windows write it
+    assert read_prompts(tmp_path / "a.txt") == ["one", "two"]
     rows = [{"messages": CHAT}, {"prompt": "p"}, {"text": "t"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert read_prompts(tmp_path / "a.jsonl") == [CHAT, "p", "t"]

@@ -55,9 +55,10 @@ def export_labels(
     """Write all labels in the form of Neuronpedia's export files."""
     with importing():
         from steer.cli.console import shown
+        from steer.files import is_there
         from steer.index.neuronpedia import write_labels
         from steer.index.read import FeatureIndex
-    if out.exists() and not overwrite:
+    if is_there(out) and not overwrite:
         raise typer.BadParameter(f"it is there already: give another name, or --overwrite ({shown(out)})")
-    count = write_labels(FeatureIndex.open(folder), out, model, layer)
+    count = write_labels(FeatureIndex.open(folder), out.resolve(), model, layer)
     typer.echo(f"{shown(out)}: {count:,} labels")

@@ -107,9 +107,13 @@ def check_file(out: Path, overwrite: bool, option: str = "--out") -> None:
     """
     from steer.cli.console import shown
 
-    if not out.parent.is_dir() or (out.exists() and not out.is_file()):
+    try:
+        folder, there, ordinary = out.parent.is_dir(), out.exists(), out.is_file()
+    except OSError as error:  # a name that is too long
+        raise typer.BadParameter(f"{option} cannot be written: {error.strerror} ({shown(out)})") from error
+    if not folder or (there and not ordinary):
         raise typer.BadParameter(f"{option} names a file in a folder that exists, got {shown(out)}")
-    if out.exists() and not overwrite:
+    if there and not overwrite:
         raise typer.BadParameter(f"{option} is there already: give another name, or --overwrite ({shown(out)})")
 
 

@@ -7,6 +7,7 @@ from steer.errors import DataError, PlanError
 from steer.explore.bench import Bench
 from steer.explore.clamps import FORM, clamped, parse, sae_name, without
 from steer.explore.command import Command, Outcome, words_of
+from steer.explore.kept_files import expanded
 from steer.explore.shown import Line, Shown
 from steer.explore.state import State
 from steer.plans.edits import EditSpec, LatentEditSpec
@@ -72,7 +73,7 @@ def plan(state: State, arguments: str, bench: Bench) -> Outcome:
 
 def _read(name: str, bench: Bench) -> SteeringPlan:
     """A plan and its vectors; what its relative paths start from stays the folder of the file."""
-    path, copy = Path(name).expanduser(), f"plan{Path(name).suffix}"
+    path, copy = expanded(name), f"plan{Path(name).suffix}"
     if path.suffix not in SUFFIXES:
         raise PlanError(f"A plan is a file that ends in {' or '.join(SUFFIXES)}, got {name}.")
     copies = {name: copy}
