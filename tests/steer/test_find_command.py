@@ -54,7 +54,8 @@ def test_latents_are_compared_and_stored_in_an_index(capsys, planted, dev, tmp_p
     assert REFUSES in found["latents"]
     assert len(found["latents"]) == 2
     assert found["prompts"]["unsafe"]["n"] == 12
-    assert "method causal" in told
+    assert "causal: damage on neutral text" in told
+    assert [path.name for path in tmp_path.iterdir() if "found" in path.name] == ["found.json"]
     opened = FeatureIndex.open(index)
     column = opened.columns["refusal_steerability"]
     assert np.flatnonzero(~np.isnan(column)).tolist() == sorted(found["latents"])
