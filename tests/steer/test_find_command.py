@@ -100,7 +100,7 @@ def test_mistakes_end_with_a_message(capsys, planted, arguments, words, tmp_path
     assert words in message
 
 
-def test_prompts_and_saes_that_do_not_fit_are_refused(capsys, planted, dev, tmp_path):
+def test_what_does_not_fit_is_refused(capsys, planted, dev, tmp_path, embedded):
     short = ["--dev", dev, *SHORT]
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
@@ -108,6 +108,10 @@ def test_prompts_and_saes_that_do_not_fit_are_refused(capsys, planted, dev, tmp_
     other = tmp_path / "other"
     saes.save(random_sae(), other)
     assert "activations of width 32" in refused(capsys, "find", "refusal", "embedded", str(other), *short)
+    index = synthetic_index(tmp_path / "index", 48, tokens=500, examples=2, window=8, lm=embedded)
+    out = ["--index", str(index), "--out", str(tmp_path / "found.json")]
+    assert "built with another SAE" in refused(capsys, "find", "refusal", "embedded", planted, *short, *out)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("found.json")]
     transcoder = tmp_path / "transcoder"
     config = SAEConfig(128, 16, 4, site="1.resid_post", d_out=128, site_out="2.resid_post", subtract_b_dec=False)
     saes.save(SAE(config), transcoder)
