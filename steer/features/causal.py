@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steer.errors import DataError
-from steer.evals.sample import Sample, by_set
+from steer.evals.sample import by_set
 from steer.features import contrast, correlation, cosine_attribution, output_score, paper
 from steer.features.damage import Damage, damage
-from steer.features.halving import FIRST, halve, rounds
+from steer.features.halving import FIRST, halve, replies_of
 from steer.features.outcomes import Known, Outcomes, Tally
 from steer.features.search import Finder, Found, Search
 from steer.features.trial import Arm
@@ -161,29 +161,26 @@ def referee(
     raw = [search.raw(value) for value in sorted(search.strengths)]
     arms = [Arm(latent, values[latent]) for latent in latents for values in raw]
     known = known or Known()
-    missing = [arm for arm in arms if arm not in known.damage]
-    known.damage.update(zip(missing, damage(search.trial, search.texts, missing), strict=True))
-    breaks, outcomes = known.damage, Outcomes(search.trial, seed, known)
+    stage = search.progress.stage
+    with stage("causal: unsteered replies", len(search.trial.samples)):
+        outcomes = Outcomes(search.trial, seed, known)
+    breaks, missing = known.damage, [arm for arm in arms if arm not in known.damage]
+    with stage("causal: damage on neutral text", len(missing) * len(search.texts)):
+        breaks.update(zip(missing, damage(search.trial, search.texts, missing, search.progress.advance), strict=True))
 
     def effect(arm: Arm) -> float:
         return effect_of(outcomes.tally(arm), outcomes.plain(outcomes.measured(arm)), breaks[arm])
 
-    ranked = halve(outcomes, arms, effect, first, len(by_set(outcomes.samples)))
+    prompts, least = len(outcomes.samples), len(by_set(outcomes.samples))
+    with stage("causal: halving", replies_of(len(arms), prompts, first, least)):
+        ranked = halve(outcomes, arms, effect, first, least)
     chosen = list(dict.fromkeys(arm.latent for arm in ranked))[:finalists]
-    outcomes.measure([arm for arm in arms if arm.latent in chosen], len(outcomes.samples))
+    whole = [arm for arm in arms if arm.latent in chosen]
+    with stage("causal: whole curves of the best", sum(prompts - outcomes.measured(arm) for arm in whole)):
+        outcomes.measure(whole, prompts)
     curves = _curves(search, latents, arms, outcomes, breaks, limits or Limits())
     curves.sort(key=lambda one: (-one.best.tally.prompts, -one.best.effect, one.latent))
     return Refereed(tuple(curves), outcomes.plain(), outcomes.generations)
-
-
-def replies_of(candidates: int, strengths: int, samples: Sequence[Sample], first: float = FIRST) -> int:
-    """How many replies ``referee`` makes, at most, those of the unsteered model included."""
-    sizes = rounds(len(samples), first, len(by_set(samples)))
-    left, before, total = candidates * strengths, 0, len(samples)
-    for size in sizes:
-        total += left * (size - before)
-        left, before = (left + 1) // 2, size
-    return total + min(FINALISTS, candidates) * strengths * len(samples)
 
 
 def effect_of(tally: Tally, plain: Tally, broken: Damage) -> float:

@@ -26,13 +26,15 @@ def find(search: Search) -> list[Found]:
     n = len(search.harmful)
     replies = search.replies
     spoken = [one for one in replies if one.reply_ids]
-    places = {"the last prompt tokens": _at_prompts(search)}
     bad = sum(bool(one.reply_ids) for one in replies[:n])
-    if 0 < bad < len(spoken):
-        rows = [[*one.prompt_ids, *one.reply_ids] for one in spoken]
-        lengths = [len(one.reply_ids) for one in spoken]
-        found = largest(search.lm, search.sae, search.site, rows, lengths)
-        places["the reply"] = found[:bad], found[bad:]
+    both = 0 < bad < len(spoken)
+    with search.progress.stage("contrast: activations", len(replies) + len(spoken) * both):
+        places = {"the last prompt tokens": _at_prompts(search)}
+        if both:
+            rows = [[*one.prompt_ids, *one.reply_ids] for one in spoken]
+            lengths = [len(one.reply_ids) for one in spoken]
+            found = largest(search.lm, search.sae, search.site, rows, lengths, search.progress.advance)
+            places["the reply"] = found[:bad], found[bad:]
     ranked = []
     for where, (harmful, harmless) in places.items():
         d, q = separation(harmful, harmless)
@@ -69,5 +71,6 @@ def separation(
 def _at_prompts(search: Search) -> tuple[Tensor, Tensor]:
     count = template_tokens(search.lm)
     rows = search.lm.prompt_ids([one.messages for one in (*search.harmful, *search.harmless)])
-    found = largest(search.lm, search.sae, search.site, rows, [min(count, len(row) - 1) for row in rows])
+    lengths = [min(count, len(row) - 1) for row in rows]
+    found = largest(search.lm, search.sae, search.site, rows, lengths, search.progress.advance)
     return found[: len(search.harmful)], found[len(search.harmful) :]

@@ -30,17 +30,19 @@ def find(search: Search) -> list[Found]:
     """
     replies, stream = search.replies, Correlation(search.sae.config.d_sae)
     sae = search.sae.on(search.lm.device)
-    for batch in batches_of([len(one.prompt_ids) + len(one.reply_ids) for one in replies], READ_ROWS):
-        some = [replies[i] for i in batch]
-        add_replies(
-            [stream],
-            search.lm,
-            [sae],
-            [search.site],
-            [one.prompt_ids for one in some],
-            [one.reply_ids for one in some],
-            [one.refused for one in some],
-        )
+    with search.progress.stage("correlation: activations", len(replies)):
+        for batch in batches_of([len(one.prompt_ids) + len(one.reply_ids) for one in replies], READ_ROWS):
+            some = [replies[i] for i in batch]
+            add_replies(
+                [stream],
+                search.lm,
+                [sae],
+                [search.site],
+                [one.prompt_ids for one in some],
+                [one.reply_ids for one in some],
+                [one.refused for one in some],
+            )
+            search.progress.advance(len(some))
     if stream.right in (0, stream.n):
         raise DataError(
             f"{stream.right} of {stream.n} replies are refusals, so nothing can go with it. Give prompts of which the "

@@ -45,7 +45,10 @@ def find(search: Search) -> list[Found]:
     cosine = sae.W_dec.detach() @ direction / sae.W_dec.detach().norm(dim=-1).clamp_min(1e-12)
     pool = cosine.topk(min(max(POOL, search.limit), len(cosine))).indices
     prompts = search.lm.prompt_ids([one.messages for one in search.harmful])
-    effects, n = attributed(search.lm, sae, search.site, prompts, search.direction, pool)
+    with search.progress.stage("cosine_attribution: gradients", len(prompts)):
+        effects, n = attributed(
+            search.lm, sae, search.site, prompts, search.direction, pool, done=search.progress.advance
+        )
     rows = zip(effects.tolist(), pool.tolist(), strict=True)
     told = f"on {n} prompts whose reply begins otherwise without the direction"
     return best(
@@ -61,8 +64,11 @@ def attributed(
     direction: Float[Tensor, " d_model"],
     latents: Int[Tensor, " n"],
     steps: int = STEPS,
+    done: Callable[[int], None] | None = None,
 ) -> tuple[Float[Tensor, " n"], int]:
     """The mean effect of each latent over the prompts whose reply begins otherwise once ablated; how many those are.
+
+    ``done`` is called with a number of prompts whenever so many more are read.
 
     Raises:
         DataError: there is no such prompt.
@@ -75,13 +81,14 @@ def attributed(
         with steered(lm, *ablation(lm, direction)):
             moved, ablated = _run(lm, tokens, site)
         differ = (plain != ablated).nonzero().flatten()
-        if not len(differ):
-            continue
-        part = Tokens(tokens.ids[differ], tokens.mask[differ])
-        metric = logit_difference(lm, part, site, ablated[differ], plain[differ])
-        gradient = integrated(metric, x[differ], moved[differ], steps)
-        total += effects_of(sae, x[differ], moved[differ], gradient, part, latents).sum(0).cpu()
-        count += len(differ)
+        if len(differ):
+            part = Tokens(tokens.ids[differ], tokens.mask[differ])
+            metric = logit_difference(lm, part, site, ablated[differ], plain[differ])
+            gradient = integrated(metric, x[differ], moved[differ], steps)
+            total += effects_of(sae, x[differ], moved[differ], gradient, part, latents).sum(0).cpu()
+            count += len(differ)
+        if done:
+            done(len(batch))
     if not count:
         raise DataError(
             f"Ablating the refusal direction at {site} changes how none of {len(prompts)} replies begins, so nothing "

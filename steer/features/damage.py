@@ -1,12 +1,13 @@
 """What clamping a latent breaks on neutral text: how far the model's predictions move, and how much worse they are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steer.features.kept import of_tokens
 from steer.features.states import CUT_TOKENS
 from steer.features.trial import Arm, Trial
 from steer.forks import forked
@@ -16,6 +17,9 @@ from steer.steering.each_row import clamp_each_row
 from steer.steering.steered import steered
 
 ROWS = 8  # texts of one forward pass
+TOGETHER = (
+    16  # arms that are done before others begin: the unsteered pass beside them counts little, a kill loses little
+)
 LOGITS = 2**25  # numbers held at once: 128 MiB in float32
 
 
@@ -29,20 +33,44 @@ class Damage:
     """Negative log-likelihood of the text, steered less unsteered, in nats per token."""
 
 
-def damage(trial: Trial, texts: Sequence[Sequence[int]], arms: Sequence[Arm]) -> list[Damage]:
-    """The damage that each arm does. Texts are cut at ``CUT_TOKENS``; many arms share a forward pass."""
-    if not arms:
-        return []
-    cut = [list(text[:CUT_TOKENS]) for text in texts]
-    batches = batches_of([len(text) for text in cut], ROWS)
+def damage(
+    trial: Trial, texts: Sequence[Sequence[int]], arms: Sequence[Arm], done: Callable[[int], None] | None = None
+) -> list[Damage]:
+    """The damage that each arm does. Texts are cut at ``CUT_TOKENS``; many arms share a forward pass.
 
-    def summed(batch: Sequence[int]) -> tuple[list[list[float]], int]:
-        sums, count = _batch(trial, [cut[i] for i in batch], arms)
+    ``done`` is called with the number of texts read under clamps (arms times texts in all) whenever some are.
+    """
+    cut = [list(text[:CUT_TOKENS]) for text in texts]
+    of, known = of_tokens(cut), trial.kept.damage if trial.kept else {}
+    found = {arm: Damage(*known[_key(arm), of]) for arm in arms if (_key(arm), of) in known}
+    missing = [arm for arm in arms if arm not in found]
+    tell = done or (lambda count: None)
+    tell(len(found) * len(cut))
+    batches = batches_of([len(text) for text in cut], ROWS)
+    shares = [missing[start : start + TOGETHER] for start in range(0, len(missing), TOGETHER)]
+    items = [(some, batch) for some in shares for batch in batches]
+
+    def summed(item: tuple[Sequence[Arm], Sequence[int]]) -> tuple[list[list[float]], int]:
+        sums, count = _batch(trial, [cut[i] for i in item[1]], item[0])
         return sums.tolist(), count
 
-    done = list(forked(summed, batches, trial.processes))
-    sums = torch.tensor([sums for sums, _ in done], dtype=torch.float64).sum(0)
-    return [Damage(*row) for row in (sums / sum(count for _, count in done)).tolist()]
+    part: list[tuple[list[list[float]], int]] = []
+    for (some, batch), one in zip(items, forked(summed, items, trial.processes), strict=True):
+        tell(len(some) * len(batch))
+        part.append(one)
+        if len(part) < len(batches):
+            continue
+        sums = torch.tensor([sums for sums, _ in part], dtype=torch.float64).sum(0)
+        means = (sums / sum(count for _, count in part)).tolist()
+        if trial.kept:
+            trial.kept.add_damage([(_key(arm), of) for arm in some], [(kl, loss) for kl, loss in means])
+        found.update((arm, Damage(*row)) for arm, row in zip(some, means, strict=True))
+        part = []
+    return [found[arm] for arm in arms]
+
+
+def _key(arm: Arm) -> tuple[int, float]:
+    return arm.latent, arm.strength
 
 
 def _batch(trial: Trial, texts: Sequence[Sequence[int]], arms: Sequence[Arm]) -> tuple[Float[Tensor, "arm 2"], int]:

@@ -29,6 +29,27 @@ def embedded_dev() -> list[Sample]:
     return [sample for name in DEV_SETS for sample in load_prompts(name, "dev")]
 
 
+def told_apart(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
+    """Samples each of whose prompts stands once and is of one kind; and what was left out, in words.
+
+    A prompt that stood twice could be read and clamped on, whatever its ids. One of both kinds says nothing.
+
+    Raises:
+        DataError: a set does not say whether its prompts should be refused.
+    """
+    first: dict[str, Sample] = {}
+    kinds: dict[str, set[bool]] = {}
+    for one in samples:
+        said = str(list(one.messages))
+        first.setdefault(said, one)
+        kinds.setdefault(said, set()).add(is_unsafe(one.set))
+    both = sum(len(kind) == 2 for kind in kinds.values())
+    notes = [f"{both} prompts stand among the harmful and the harmless ones, and were left out."] if both else []
+    if twice := len(samples) - len(first) - both:
+        notes.append(f"{twice} prompts stand among the others in the same words, and were left out.")
+    return [one for said, one in first.items() if len(kinds[said]) == 1], notes
+
+
 def divided(samples: Sequence[Sample], clamped: int = 24, read: int = 76, seed: int = 0) -> Dev:
     """Prompts by kind and part: of each set at most ``clamped`` to clamp on, but half of it at most, and of the others
     at most ``read`` to read. ``seed`` says which.

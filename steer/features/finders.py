@@ -7,9 +7,8 @@ from time import perf_counter
 from steer.checks import hint
 from steer.errors import DataError
 from steer.features import causal
-from steer.features.paper import active_in_refusal
 from steer.features.search import Finder, Found, Search
-from steer.progress import Progress, Silent
+from steer.progress import Progress
 
 FINDERS: Mapping[str, Finder] = {**causal.NAMING, "causal": causal.find}
 """Every method; ``causal`` compares what the others name."""
@@ -20,11 +19,14 @@ class Ranking:
     """What one method says, and what that took."""
 
     method: str
+    """Its name in ``FINDERS``."""
     found: tuple[Found, ...]
+    """The latents that it names, the best first."""
     generations: int
-    """Replies that were made for it; those of the unsteered model are made once for all methods, and counted where they
-    are first needed."""
+    """Replies that were made for it, or found again in ``Trial.kept``; those of the unsteered model are made once for
+    all methods, and counted where they are first needed."""
     seconds: float
+    """Wall-clock time, of this run alone."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def methods(names: str) -> list[str]:
     asked = list(FINDERS) if names == "all" else [one.strip() for one in names.split(",")]
     for one in asked:
         if one not in FINDERS:
-            raise DataError(f"Unknown method {one!r}. {hint(one, [*FINDERS, 'all'], 'Known are all and')}")
+            raise DataError(f"Unknown method {one!r}. {hint(one, [*FINDERS, 'all'], 'Known are')}")
     if len(set(asked)) < len(asked):
         raise DataError(f"A method stands twice in {names!r}: name each once.")
     return sorted(asked, key=lambda one: one == "causal")
@@ -71,13 +73,13 @@ def run(search: Search, asked: Sequence[str], seed: int = 0, progress: Progress 
     Raises:
         DataError: a method cannot say anything with these prompts; the message names it.
     """
-    progress, done = progress or Silent(), [0]
+    progress, done = progress or search.progress, [0]
 
     def count(replies: int) -> None:
         done[0] += replies
         progress.advance(replies)
 
-    search = replace(search, trial=replace(search.trial, on_done=count))
+    search = replace(search, trial=replace(search.trial, on_done=count), progress=progress)
     naming = [one for one in asked if one != "causal"]
     if "causal" in asked and not naming and not search.candidates:
         naming = list(causal.NAMING)
@@ -88,26 +90,12 @@ def run(search: Search, asked: Sequence[str], seed: int = 0, progress: Progress 
         candidates = tuple(dict.fromkeys([*search.candidates, *named]))
         before, started = done[0], perf_counter()
         try:
-            with progress.stage(f"method {name}", replies_of(name, search, len(candidates)) or None):
-                if name == "causal":
-                    refereed = causal.referee(search, candidates, seed=seed)
-                    found = causal.found(refereed, search.limit)
-                else:
-                    found = FINDERS[name](search)
+            if name == "causal":
+                refereed = causal.referee(search, candidates, seed=seed)
+                found = causal.found(refereed, search.limit)
+            else:
+                found = FINDERS[name](search)
         except DataError as error:
             raise type(error)(f"Method {name}: {error}") from error
         rankings.append(Ranking(name, tuple(found), done[0] - before, perf_counter() - started))
     return Report(tuple(rankings), refereed)
-
-
-def replies_of(name: str, search: Search, candidates: int) -> int:
-    """How many replies a method makes, at most."""
-    prompts, strengths = len(search.trial.samples), len(search.strengths)
-    if name == "paper":
-        active = len(active_in_refusal(search))
-        return (active + min(active, search.limit) * strengths) * prompts
-    if name == "causal":
-        return causal.replies_of(candidates, strengths, search.trial.samples)
-    if name not in ("contrast", "correlation") or "replies" in vars(search):  # which are made once for both
-        return 0
-    return len(search.harmful) + len(search.harmless)

@@ -33,6 +33,19 @@ def rounds(prompts: int, first: float = FIRST, least: int = 1) -> list[int]:
     return found
 
 
+def replies_of(arms: int, prompts: int, first: float = FIRST, least: int = 1) -> int:
+    """How many replies ``halve`` asks for: those of so many arms on so many prompts.
+
+    Raises:
+        DataError: see ``rounds``.
+    """
+    left, before, total = arms, 0, 0
+    for size in rounds(prompts, first, least):
+        total += left * (size - before)
+        left, before = (left + 1) // 2, size
+    return total
+
+
 def halve(
     outcomes: Outcomes,
     arms: Sequence[Arm],

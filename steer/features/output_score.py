@@ -40,8 +40,11 @@ def find(search: Search) -> list[Found]:
         DataError: see ``active_in_refusal``.
     """
     latents = [one.latent for one in active_in_refusal(search)]
-    promoted = promoted_tokens(search.lm, search.sae, latents)
-    scores = output_scores(search.lm, search.sae, search.site, latents, promoted)
+    with search.progress.stage("output_score: next tokens", 2 * len(latents)):
+        promoted = promoted_tokens(search.lm, search.sae, latents)
+        search.progress.advance(len(latents))
+        scores = output_scores(search.lm, search.sae, search.site, latents, promoted)
+        search.progress.advance(len(latents))
     rows = []
     for score, latent, tokens in zip(scores.tolist(), latents, promoted.tolist(), strict=True):
         words = " ".join(repr(search.lm.tokenizer.decode([one])) for one in tokens[:4])

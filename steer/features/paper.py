@@ -18,10 +18,12 @@ def find(search: Search) -> list[Found]:
         DataError: the model does not refuse the archetype, or no latent is active on two tokens of that.
     """
     active = active_in_refusal(search)
-    strengths = sorted(search.strengths)
-    first = measure_candidates(search.trial, active, search.raw(strengths[len(strengths) // 2]))
-    first = sorted(first, key=_by_unsafe)[: search.limit]
-    measured = best_strengths(search.trial, first, [search.raw(value) for value in strengths])
+    raw = [search.raw(value) for value in sorted(search.strengths)]
+    clamps = len(active) + min(len(active), search.limit) * len(raw)
+    with search.progress.stage("paper: clamped replies", clamps * len(search.trial.samples)):
+        first = measure_candidates(search.trial, active, raw[len(raw) // 2])
+        first = sorted(first, key=_by_unsafe)[: search.limit]
+        measured = best_strengths(search.trial, first, raw)
     return [Found(one.latent, one.refusal_dev, _why(one)) for one in sorted(measured, key=_by_unsafe)]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steer.evals.sample import Sample
+from steer.features.kept import of_tokens
 from steer.features.trial import Trial
 from steer.judges.rules import is_incoherent, is_refusal
 from steer.models.batches import batches_of
@@ -32,13 +33,20 @@ def refuses(reply: str) -> bool:
 
 def answer(trial: Trial, samples: Sequence[Sample]) -> list[PlainReply]:
     """Replies of the model as it is, in the order of the samples."""
-    lm = trial.lm
+    lm, kept = trial.lm, trial.kept
     prompts = lm.prompt_ids([sample.messages for sample in samples])
-    found: dict[int, PlainReply] = {}
-    for batch in batches_of([len(prompt) for prompt in prompts], trial.batch_size):
-        replies = lm.generate_ids([prompts[i] for i in batch], trial.sampling)
-        for i, ids in zip(batch, replies, strict=True):
-            text = lm.tokenizer.decode(ids, skip_special_tokens=True).strip()
-            found[i] = PlainReply(samples[i], prompts[i], list(ids), text)
+    keys = [(None, of_tokens([prompt])) for prompt in prompts] if kept else []
+    found: dict[int, list[int]] = {}
+    if kept:
+        found = {i: kept.replies[key] for i, key in enumerate(keys) if key in kept.replies}
+        trial.done(len(found))
+    missing = [i for i in range(len(prompts)) if i not in found]
+    for batch in batches_of([len(prompts[i]) for i in missing], trial.batch_size):
+        places = [missing[i] for i in batch]
+        replies = lm.generate_ids([prompts[i] for i in places], trial.sampling)
+        if kept:
+            kept.add_replies([keys[i] for i in places], replies)
+        found.update((i, list(ids)) for i, ids in zip(places, replies, strict=True))
         trial.done(len(batch))
-    return [found[i] for i in range(len(samples))]
+    texts = [lm.tokenizer.decode(found[i], skip_special_tokens=True).strip() for i in range(len(samples))]
+    return [PlainReply(samples[i], prompts[i], found[i], text) for i, text in enumerate(texts)]

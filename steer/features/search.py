@@ -5,7 +5,7 @@ such as the model's own replies, is made once for all that are given the same ``
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from steer.judges.phrases import DECLINES
 from steer.judges.text import normalise
 from steer.models.model import LanguageModel
 from steer.models.site import Site
+from steer.progress import Progress, Silent
 from steer.steering.directions import refusal_direction
 from steer.steering.latents import check_sae, check_width
 
@@ -68,6 +69,8 @@ class Search:
     """Latents that each method names, at most."""
     candidates: tuple[int, ...] = ()
     """Latents that the causal method compares; none: all that the other methods name."""
+    progress: Progress = field(default_factory=Silent, compare=False)
+    """Is told how far each part of the work is."""
 
     def __post_init__(self) -> None:
         check_sae(self.sae)
@@ -106,31 +109,37 @@ class Search:
         Raises:
             DataError: it does not refuse it.
         """
-        refusal = refuse_archetype(self.lm, self.archetype, self.trial.max_new_tokens)
-        self.trial.done(1)
+        with self.progress.stage("refusal of the archetype", 1):
+            refusal = refuse_archetype(self.lm, self.archetype, self.trial.max_new_tokens)
+            self.trial.done(1)
         return refusal
 
     @cached_property
     def replies(self) -> list[PlainReply]:
         """The unsteered model's replies to the harmful prompts, then to the harmless ones."""
-        return answer(self.trial, [*self.harmful, *self.harmless])
+        prompts = [*self.harmful, *self.harmless]
+        with self.progress.stage("replies of the unsteered model", len(prompts)):
+            return answer(self.trial, prompts)
 
     @cached_property
     def direction(self) -> Float[Tensor, " d_model"]:
         """The refusal direction at the SAE's site, of length 1: difference in means at the last prompt token."""
         harmful, harmless = ([one.messages for one in kind] for kind in (self.harmful, self.harmless))
-        return refusal_direction(self.lm, self.site, harmful, harmless)
+        with self.progress.stage("refusal direction"):
+            return refusal_direction(self.lm, self.site, harmful, harmless)
 
     @cached_property
     def norm(self) -> float:
         """Mean norm of the residual stream at the site, over the tokens of the neutral texts but each one's first."""
-        return mean_norm(self.lm, self.site, self.texts)
+        with self.progress.stage("norm of the residual stream", len(self.texts)):
+            return mean_norm(self.lm, self.site, self.texts, self.progress.advance)
 
     @cached_property
     def maxima(self) -> Float[Tensor, " d_sae"]:
         """Each latent's largest activation on neutral texts, prompts and unsteered replies, in raw units."""
         rows = [*self.texts, *([*one.prompt_ids, *one.reply_ids] for one in self.replies)]
-        return maxima(self.lm, self.sae, self.site, rows)
+        with self.progress.stage("largest activations", len(rows)):
+            return maxima(self.lm, self.sae, self.site, rows, self.progress.advance)
 
     def raw(self, strength: float) -> dict[int, float]:
         """What each latent is clamped to for a strength in mean norms of the residual stream, in raw units."""

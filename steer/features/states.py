@@ -1,6 +1,7 @@
 """Reading activations and latents of rows of tokens, in batches of similar length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from steer.models.model import LanguageModel
 from steer.models.site import Site
 
 READ_ROWS = 32  # rows of one forward pass
+Read = TypeVar("Read")
 CUT_TOKENS = 256  # of a neutral text: the rest is not read
 
 
@@ -31,23 +33,46 @@ def latents_of(sae: SAE, x: Float[Tensor, "seq d_model"]) -> Float[Tensor, "seq 
 
 
 def largest(
-    lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Sequence[int]], last: Sequence[int]
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    rows: Sequence[Sequence[int]],
+    last: Sequence[int],
+    done: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "row d_sae"]:
-    """Each latent's largest activation over the ``last`` tokens of each row, in raw units, on the CPU."""
+    """Each latent's largest activation over the ``last`` tokens of each row, in raw units, on the CPU.
+
+    ``done`` is called with 1 for each row, here and below.
+    """
     held = sae.on(lm.device)
     found = torch.zeros(len(rows), sae.config.d_sae)
-    for i, x in states_of(lm, site, rows):
+    for i, x in _counted(states_of(lm, site, rows), done):
         found[i] = latents_of(held, x[-last[i] :]).amax(0).float().cpu()
     return found
 
 
-def maxima(lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Sequence[int]]) -> Float[Tensor, " d_sae"]:
+def maxima(
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    rows: Sequence[Sequence[int]],
+    done: Callable[[int], None] | None = None,
+) -> Float[Tensor, " d_sae"]:
     """Each latent's largest activation over all tokens of the rows but each one's first, in raw units."""
-    return largest(lm, sae, site, rows, [len(row) - 1 for row in rows]).amax(0)
+    return largest(lm, sae, site, rows, [len(row) - 1 for row in rows], done).amax(0)
 
 
-def mean_norm(lm: LanguageModel, site: Site, rows: Sequence[Sequence[int]]) -> float:
+def mean_norm(
+    lm: LanguageModel, site: Site, rows: Sequence[Sequence[int]], done: Callable[[int], None] | None = None
+) -> float:
     """Mean norm of the activations over the tokens of the rows but each one's first (which is unlike all others)."""
     cut = [row[:CUT_TOKENS] for row in rows]
-    norms = [x[1:].double().norm(dim=-1).cpu() for _, x in states_of(lm, site, cut)]
+    norms = [x[1:].double().norm(dim=-1).cpu() for _, x in _counted(states_of(lm, site, cut), done)]
     return torch.cat(norms).mean().item()
+
+
+def _counted(states: Iterator[Read], done: Callable[[int], None] | None) -> Iterator[Read]:
+    for one in states:
+        yield one
+        if done:
+            done(1)

@@ -8,6 +8,7 @@ from saes import SAE
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.evals.sample import Sample
+from steer.features.kept import Kept, of_tokens
 from steer.forks import forked
 from steer.models.batches import batches_of
 from steer.models.decode import Sampling
@@ -41,7 +42,9 @@ class Trial:
     processes: int = 1
     """Processes that share the work (``forked``); the result does not depend on it."""
     on_done: Callable[[int], None] | None = None
-    """Called with the number of replies whenever some are made."""
+    """Called with the number of replies whenever some are made, or found in ``kept``."""
+    kept: Kept | None = None
+    """Replies and damage that are not measured again, and to which those that are made are added."""
 
     def __post_init__(self) -> None:
         require_whole("batch_size", self.batch_size, DataError)
@@ -61,7 +64,7 @@ class Trial:
         return Sampling(max_new_tokens=self.max_new_tokens)
 
     def done(self, replies: int) -> None:
-        """Tell that so many more replies are made."""
+        """Tell that so many more replies are there."""
         if self.on_done:
             self.on_done(replies)
 
@@ -82,19 +85,33 @@ def replies_under(
 
     All jobs share batches: every row of a batch has its own latent clamped to its own value.
     """
-    lm = trial.lm
+    lm, kept = trial.lm, trial.kept
     prompts = lm.prompt_ids([list(sample.messages) for sample in samples])
-    batches = batches_of([len(prompts[place]) for _, place in jobs], trial.batch_size)
+    prompt_digests = [of_tokens([prompt]) for prompt in prompts] if kept else []
 
-    def answered(batch: Sequence[int]) -> list[Read]:
+    def key(job: tuple[Arm, int]) -> tuple[tuple[int, float], str]:
+        return (job[0].latent, job[0].strength), prompt_digests[job[1]]
+
+    def said(reply: Sequence[int]) -> Read:
+        return read(lm.tokenizer.decode(list(reply), skip_special_tokens=True))
+
+    def answered(batch: Sequence[int]) -> list[tuple[list[int], Read]]:
         arms, places = zip(*(jobs[i] for i in batch), strict=True)
         latents, values = [arm.latent for arm in arms], [arm.strength for arm in arms]
         with steered(lm, clamp_each_row(trial.sae, latents, values, trial.site)):
             replies = lm.generate_ids([prompts[place] for place in places], trial.sampling)
-        return [read(lm.tokenizer.decode(reply, skip_special_tokens=True)) for reply in replies]
+        return [(list(reply), said(reply)) for reply in replies]
 
     found: dict[int, Read] = {}
+    if kept:
+        found = {i: said(kept.replies[key(job)]) for i, job in enumerate(jobs) if key(job) in kept.replies}
+        trial.done(len(found))
+    missing = [i for i in range(len(jobs)) if i not in found]
+    lengths = [len(prompts[jobs[i][1]]) for i in missing]
+    batches = [[missing[i] for i in batch] for batch in batches_of(lengths, trial.batch_size)]
     for batch, done in zip(batches, forked(answered, batches, trial.processes), strict=True):
-        found.update(zip(batch, done, strict=True))
+        if kept:
+            kept.add_replies([key(jobs[i]) for i in batch], [ids for ids, _ in done])
+        found.update(zip(batch, (reading for _, reading in done), strict=True))
         trial.done(len(batch))
     return [found[i] for i in range(len(jobs))]

@@ -54,7 +54,8 @@ def test_latents_are_compared_and_stored_in_an_index(capsys, planted, dev, tmp_p
     assert REFUSES in found["latents"]
     assert len(found["latents"]) == 2
     assert found["prompts"]["unsafe"]["n"] == 12
-    assert "method causal" in told
+    assert "causal: damage on neutral text" in told
+    assert [path.name for path in tmp_path.iterdir() if "found" in path.name] == ["found.json"]
     opened = FeatureIndex.open(index)
     column = opened.columns["refusal_steerability"]
     assert np.flatnonzero(~np.isnan(column)).tolist() == sorted(found["latents"])
@@ -101,7 +102,7 @@ def test_mistakes_end_with_a_message(capsys, planted, arguments, words, tmp_path
     assert words in message
 
 
-def test_prompts_and_saes_that_do_not_fit_are_refused(capsys, planted, dev, tmp_path):
+def test_what_does_not_fit_is_refused(capsys, planted, dev, tmp_path, embedded):
     short = ["--dev", dev, *SHORT]
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
@@ -109,6 +110,10 @@ def test_prompts_and_saes_that_do_not_fit_are_refused(capsys, planted, dev, tmp_
     other = tmp_path / "other"
     saes.save(random_sae(), other)
     assert "activations of width 32" in refused(capsys, "find", "refusal", "embedded", str(other), *short)
+    index = synthetic_index(tmp_path / "index", 48, tokens=500, examples=2, window=8, lm=embedded)
+    out = ["--index", str(index), "--out", str(tmp_path / "found.json")]
+    assert "built with another SAE" in refused(capsys, "find", "refusal", "embedded", planted, *short, *out)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("found.json")]
     transcoder = tmp_path / "transcoder"
     config = SAEConfig(128, 16, 4, site="1.resid_post", d_out=128, site_out="2.resid_post", subtract_b_dec=False)
     saes.save(SAE(config), transcoder)

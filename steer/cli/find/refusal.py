@@ -1,6 +1,8 @@
 """``steer find refusal``: the latents that make a model refuse."""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,10 +25,13 @@ from steer.cli.sae.evaluate import asked_site, check_file
 
 if TYPE_CHECKING:
     from saes import SAE
-    from steer.evals.sample import Sample
+    from steer.cli.console import Terminal
+    from steer.features.dev import Dev
     from steer.features.finders import Report
+    from steer.features.kept import Kept
     from steer.index.read import FeatureIndex
     from steer.models.model import LanguageModel
+    from steer.models.site import Site
 
 TEXTS = 24  # neutral texts
 CANDIDATE_TEXTS = 256  # of which those that refuse nothing are taken
@@ -73,7 +78,14 @@ def refusal(
     index: Annotated[
         Path | None, typer.Option(help="Feature index to store what causal measured in.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the JSON to.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write the JSON to; until then what is measured is kept beside it, and the same command goes "
+            "on with that if it is stopped or killed.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace that file if it is there.")] = False,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
@@ -92,7 +104,6 @@ def refusal(
         from steer.checkpoints.load import load_sae
         from steer.cli.console import Terminal, import_transformers, shown
         from steer.cli.find.shown import recorded, tables
-        from steer.features.dev import divided, embedded_dev
         from steer.features.finders import methods, run
         from steer.features.search import Search
         from steer.features.trial import Trial
@@ -109,7 +120,9 @@ def refusal(
         check_file(out, overwrite)
     if index is not None and "causal" not in asked:
         raise typer.BadParameter("--index stores what causal measures: ask for it, --method all or ...,causal")
-    own = divided(_samples(dev) if dev else embedded_dev(), prompts, seed=seed)
+    own, doubts = _divided(dev, prompts, seed)
+    for note in doubts:
+        terminal.note(note)
     loaded = load_sae(sae, note=terminal.note)
     place = asked_site(site, loaded.config.site)
     lm = load_model(model, device, dtype.value, note=terminal.note)
@@ -117,40 +130,86 @@ def refusal(
         terminal.note(note)
     if not lm.has_chat_template:
         terminal.note(NO_TEMPLATE_NOTE)
-    with torch_threads(lm.model, asked_threads(threads)):
+    with ExitStack() as stack:
+        stack.enter_context(torch_threads(lm.model, asked_threads(threads)))
+        store = _opened(index, loaded, lm) if index is not None else None
+        kept = None
+        if out is not None:
+            kept = stack.enter_context(_kept(out, lm, loaded, place, max_new_tokens, terminal))
         trial = Trial(
-            lm, loaded, place, own.unsafe, own.safe, max_new_tokens, batch_size, processes_for(lm.model, processes)
+            lm,
+            loaded,
+            place,
+            own.unsafe,
+            own.safe,
+            max_new_tokens,
+            batch_size,
+            processes_for(lm.model, processes),
+            kept=kept,
         )
         search = Search(
             trial, own.harmful, own.harmless, _neutral(lm, text), archetype, clamped_to, min(limit, loaded.config.d_sae)
         )
-        store = _opened(index, loaded, lm) if index is not None else None
         found = run(search, asked, seed, terminal)
-    data = recorded(found, search, sae, seed)
-    if index is not None and store is not None:
-        _store(store, found, data)
-        terminal.note(f"stored as columns of {shown(index)}")
-    if as_json:
-        typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
-    else:
-        from rich.console import Console
+        data = recorded(found, search, sae, seed)
+        if index is not None and store is not None:
+            _store(store, found, data)
+            terminal.note(f"stored as columns of {shown(index)}")
+        if as_json:
+            typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        else:
+            from rich.console import Console
 
-        for table in tables(found):
-            Console().print(table)
-    if out is not None:  # last: if it fails, what was measured has been told
-        write_json(out.resolve(), data)
-        terminal.note(f"written to {shown(out)}")
+            for table in tables(found):
+                Console().print(table)
+        if out is not None:  # last: if it fails, what was measured has been told
+            write_json(out.resolve(), data)
+            terminal.note(f"written to {shown(out)}")
 
 
-def _samples(files: "list[Path]") -> "list[Sample]":
-    """The prompts of all files.
+def _divided(files: "list[Path] | None", prompts: int, seed: int) -> "tuple[Dev, list[str]]":
+    """The prompts of all files, or those of the embedded model, by kind and part; and what was left out.
 
     Raises:
-        DataError: see ``read_samples``.
+        DataError: see ``read_samples`` and ``divided``.
     """
     from steer.evals.sample import read_samples
+    from steer.features.dev import divided, embedded_dev, told_apart
 
-    return [sample for file in files for sample in read_samples(file)]
+    given = [sample for file in files for sample in read_samples(file)] if files else embedded_dev()
+    samples, notes = told_apart(given)
+    return divided(samples, prompts, seed=seed), notes
+
+
+@contextmanager
+def _kept(
+    out: Path, lm: "LanguageModel", sae: "SAE", site: "Site", max_new_tokens: int, terminal: "Terminal"
+) -> "Iterator[Kept]":
+    """What is measured until ``out`` is written, kept beside it; and what a run that was killed has left there.
+
+    Raises:
+        OutputError: it cannot be written, or another run writes there.
+    """
+    from steer.cli.console import shown
+    from steer.features.kept import beside
+    from steer.plans.digests import of_sae
+    from steer.sweeps.digests import of_model
+
+    with terminal.stage("digest of the model"):
+        decides = {
+            "model": of_model(lm),
+            "dtype": str(next(lm.model.parameters()).dtype),
+            "sae": of_sae(sae),
+            "site": str(site),
+            "max_new_tokens": max_new_tokens,
+        }
+    with beside(out.resolve(), decides) as kept:
+        if kept.replies or kept.damage:
+            terminal.note(
+                f"going on with {len(kept.replies):,} replies and the damage of {len(kept.damage):,} clamps "
+                f"in {shown(kept.path.parent)}"
+            )
+        yield kept
 
 
 def _neutral(lm: "LanguageModel", text: str | None) -> list[list[int]]:
