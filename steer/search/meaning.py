@@ -1,5 +1,6 @@
 """Labels by meaning: a local model of sentence embeddings, mean-pooled, and cosines with a question."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from steer.activations.identity import module_digest
+from steer.digest import of_json
 from steer.errors import ModelError
 
 _BATCH = 64  # texts
@@ -24,6 +27,16 @@ class Embedder:
 
     model: nn.Module
     tokenizer: Any
+
+    @property
+    def digest(self) -> str:
+        """By which it is known again: hash of its weights (a sample of each), its tokenizer's rules and its limit."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = sorted(self.tokenizer.get_vocab().items()) if fast is None else json.loads(fast.to_str())
+        if isinstance(rules, dict):  # as the last call left them
+            rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
+        limit = min(int(self.tokenizer.model_max_length), 2**53)
+        return of_json([module_digest(self.model), rules, limit])[:32]
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text width"]:
