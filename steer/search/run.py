@@ -15,7 +15,8 @@ from steer.models.site import Site
 from steer.search.attribution import attributions
 from steer.search.by_contrast import by_contrast
 from steer.search.counted import Counted
-from steer.search.direction import along, read_direction, row_of
+from steer.search.decoders import cosines
+from steer.search.direction import read_direction, row_of
 from steer.search.filters import allowed as allowed_by
 from steer.search.fuse import fused
 from steer.search.hits import SearchResult
@@ -161,10 +162,8 @@ class _Search:
     def like(self) -> Ranking:
         latent = self.query.like
         assert latent is not None
-        scores = _numbers(along(self.sae.W_dec, row_of(self.sae, latent)))
-        scores[latent] = 0.0
         self.about["like"] = {"latent": latent}
-        return self._dense("like", scores, "cosine", lambda score: f"writes like latent {latent}: cosine {score:.3f}")
+        return self._along("like", row_of(self.sae, latent), f"writes like latent {latent}", latent)
 
     def direction(self) -> Ranking:
         given = self.query.direction
@@ -174,9 +173,8 @@ class _Search:
         else:
             name = "the direction"
         assert given is not None
-        scores = _numbers(along(self.sae.W_dec, given))
         self.about["direction"] = {"of": name}
-        return self._dense("direction", scores, "cosine", lambda score: f"writes along {name}: cosine {score:.3f}")
+        return self._along("direction", given, f"writes along {name}")
 
     def means(self) -> Ranking:
         asked = self.query.means
@@ -186,10 +184,8 @@ class _Search:
         site = self.site if not self.sae.config.is_transcoder else Site.parse(str(self.sae.config.site_out))
         direction = refusal_direction(self.lm, site, first, second)
         self.about["means"] = {"prompts": [len(first), len(second)], "site": str(site), "token": "last of the prompt"}
-        text = f"writes along the difference in means of {len(first)} and {len(second)} prompts: cosine"
-        return self._dense(
-            "means", _numbers(along(self.sae.W_dec, direction)), "cosine", lambda score: f"{text} {score:.3f}"
-        )
+        text = f"writes along the difference in means of {len(first)} and {len(second)} prompts"
+        return self._along("means", direction, text)
 
     def attribution(self) -> Ranking:
         asked = self.query.attribution
@@ -209,6 +205,12 @@ class _Search:
     def by(self) -> Ranking:
         self.about["by"] = {"column": self.query.by}
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
+
+    def _along(self, kind: str, direction: Float[Tensor, " width"], text: str, leave_out: int | None = None) -> Ranking:
+        scores = cosines(self.sae, direction)
+        if leave_out is not None:
+            scores[leave_out] = 0.0
+        return self._dense(kind, scores, "cosine", lambda score: f"{text}: cosine {score:.3f}")
 
     def _dense(
         self, kind: str, scores: Float[np.ndarray, " d_sae"], figure: str, says: Callable[[float], str]

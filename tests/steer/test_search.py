@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from saes import SAE, SAEConfig
-from steer.errors import DataError, ModelError, SiteError
+from steer.errors import DataError, IndexMismatchError, ModelError, SiteError
 from steer.files import claimed
 from steer.index.labels import Label
 from steer.index.read import FeatureIndex
@@ -23,6 +23,7 @@ from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.search.attribution import attributions
 from steer.search.counted import Counted
+from steer.search.decoders import cosines
 from steer.search.direction import along, read_direction
 from steer.search.filters import allowed, parse_filter
 from steer.search.firing import firing
@@ -267,7 +268,7 @@ def test_tokens_that_did_not_count_in_the_index_do_not_count_in_a_search(detecti
     asked = Query(prompt=PromptQuery("hello", "user"))
 
     def found(**policy):
-        result = with_policy(index, **policy).search(asked, lm, sae)
+        result = search(with_policy(index, **policy), asked, lm, sae)
         return {hit.latent for hit in result.hits}, dict(result.about)["prompt"]
 
     everything, about = found(policy={"max_norm_ratio": None})
@@ -279,9 +280,9 @@ def test_tokens_that_did_not_count_in_the_index_do_not_count_in_a_search(detecti
     assert about["tokens_left_out"] == 3
     none = with_policy(index, excluded_ids=tokens_of(lm, "helo"))
     with pytest.raises(DataError, match=r"Prompt 1 has no token that counts: .* all 5 of this part"):
-        none.search(asked, lm, sae)
+        search(none, asked, lm, sae)
     last = Query(prompt=PromptQuery(raw_text("hel"), "last"))  # asked for by its place
-    assert sink in {hit.latent for hit in with_policy(index).search(last, lm, sae).hits}
+    assert sink in {hit.latent for hit in search(with_policy(index), last, lm, sae).hits}
     row = lm.prompt_ids(["hello"])[0]
     ones = torch.ones(len(row), 2)
     ones[3] = 100
@@ -349,6 +350,33 @@ def test_like_direction_and_means_agree(detecting, index, tmp_path):
     assert dict(means.about)["means"]["site"] == "0.resid_pre"
     with pytest.raises(DataError, match="out of range"):
         index.search(Query(like=10**6))
+
+
+def test_a_decoder_that_is_asked_again_gives_the_same_until_it_changes(detecting):
+    sae = copy.deepcopy(detecting[1])
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
+    for _ in range(2):
+        expected = torch.nn.functional.cosine_similarity(sae.W_dec.double(), direction.double(), dim=1)
+        for _ in range(2):
+            assert np.allclose(cosines(sae, direction), expected.numpy(), atol=1e-6)
+        with torch.no_grad():
+            sae.W_dec[3] = -5 * direction
+
+
+def test_a_search_takes_the_sae_and_model_of_the_index_alone(detecting, index):
+    lm, sae = detecting
+    alone = FeatureIndex.open(index.folder)
+    assert alone.search(Query(like=1), lm, sae).hits == index.search(Query(like=1)).hits
+    other = copy.deepcopy(sae)
+    with torch.no_grad():
+        other.W_dec[0] += 1
+    with pytest.raises(IndexMismatchError, match="another SAE"):
+        alone.search(Query(like=1), lm, other)
+    changed = copy.deepcopy(lm)
+    with torch.no_grad():
+        changed.model.get_input_embeddings().weight.mul_(2)
+    with pytest.raises(IndexMismatchError, match="another model"):
+        alone.search(Query(prompt=PromptQuery("a")), changed, sae)
 
 
 def metric(lm, rows, change=None):
