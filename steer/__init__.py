@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from steer.features.archetype import latents_active, refuse_archetype
     from steer.features.candidates import best_strengths, measure_candidates, settle_strength
     from steer.features.trial import Trial
+    from steer.index.build import build_index
+    from steer.index.config import IndexConfig
+    from steer.index.labels import Label
     from steer.index.read import FeatureIndex
     from steer.models.chat import raw_text
     from steer.models.classifier import load_classifier
@@ -60,8 +63,9 @@ if TYPE_CHECKING:
     from steer.responders.steered import Steered
     from steer.responders.tuned import Tuned
     from steer.search.contrast import ContrastConfig
-    from steer.search.hits import Hit, SearchResult
-    from steer.search.meaning import load_embedder
+    from steer.search.hits import Hit, Reason, SearchResult
+    from steer.search.meaning import Embedder, load_embedder
+    from steer.search.prompt_sets import read_prompts
     from steer.search.query import AttributionQuery, ContrastQuery, MeansQuery, PromptQuery, Query
     from steer.steering.direction_edits import AddDirection, DirectionEdit
     from steer.steering.directions import refusal_direction
@@ -105,12 +109,15 @@ _WHERE = {
     "DataError": "steer.errors",
     "DemoConfig": "steer.studies.config",
     "DirectionEdit": "steer.steering.direction_edits",
+    "Embedder": "steer.search.meaning",
     "FeatureIndex": "steer.index.read",
     "Gate": "steer.steering.gates",
     "Gated": "steer.steering.gates",
     "Hit": "steer.search.hits",
     "HubSource": "steer.activations.sources.hub",
+    "IndexConfig": "steer.index.config",
     "IndexMismatchError": "steer.errors",
+    "Label": "steer.index.labels",
     "LanguageModel": "steer.models.model",
     "LatentEdit": "steer.steering.latents",
     "LatentScore": "steer.steering.scores",
@@ -131,6 +138,7 @@ _WHERE = {
     "Query": "steer.search.query",
     "Rate": "steer.evals.stats",
     "Reading": "steer.activations.reading",
+    "Reason": "steer.search.hits",
     "Responder": "steer.responders.responder",
     "Result": "steer.evals.runner",
     "SAE": "saes.sae",
@@ -164,6 +172,7 @@ _WHERE = {
     "activation_batches": "steer.activations.stream",
     "activation_rows": "steer.activations.stream",
     "best_strengths": "steer.features.candidates",
+    "build_index": "steer.index.build",
     "embedded_corpus": "steer.activations.text",
     "estimate": "steer.training.estimate",
     "evaluate": "steer.evals.runner",
@@ -184,6 +193,7 @@ _WHERE = {
     "rate": "steer.evals.runner",
     "raw_text": "steer.models.chat",
     "read_plan": "steer.plans.files",
+    "read_prompts": "steer.search.prompt_sets",
     "read_study": "steer.sweeps.read",
     "read_texts": "steer.activations.text",
     "refusal_direction": "steer.steering.directions",
@@ -217,12 +227,15 @@ __all__ = [
     "DataError",
     "DemoConfig",
     "DirectionEdit",
+    "Embedder",
     "FeatureIndex",
     "Gate",
     "Gated",
     "Hit",
     "HubSource",
+    "IndexConfig",
     "IndexMismatchError",
+    "Label",
     "LanguageModel",
     "LatentEdit",
     "LatentScore",
@@ -243,6 +256,7 @@ __all__ = [
     "Query",
     "Rate",
     "Reading",
+    "Reason",
     "Responder",
     "Result",
     "SaeSpec",
@@ -275,6 +289,7 @@ __all__ = [
     "activation_batches",
     "activation_rows",
     "best_strengths",
+    "build_index",
     "embedded_corpus",
     "estimate",
     "evaluate",
@@ -295,6 +310,7 @@ __all__ = [
     "rate",
     "raw_text",
     "read_plan",
+    "read_prompts",
     "read_study",
     "read_texts",
     "refusal_direction",

@@ -3,9 +3,12 @@
     python -m experiments.benchmarks.search --json
 
 ``prompt_extra_ms`` is what a search by prompt costs once the SAE's codes of its tokens are known: pooling, ranking,
-fusing and writing the reasons, at 64 tokens of 64 active latents each; with a filter on a column besides. ``by_ms``
-sorts by a column. ``contrast_s`` are the statistics of 2 x 100 prompts of 200 tokens. The index is written anew in a
-temporary folder unless ``--index`` names one.
+fusing and writing the reasons, at 64 tokens of 64 active latents each; with a filter on a column besides.
+``prompt_encode_ms`` is what comes before that and after the model's forward: a real encode of 64 tokens by a top-k SAE
+of as many latents, which reads activations of width 768 and holds random weights, on one thread; its ``floor_ms`` is
+the one matrix product in it, and ``processor_ms`` the time of the encode without waiting for others on the machine.
+``by_ms`` sorts by a column. ``contrast_s`` are the statistics of 2 x 100 prompts of 200 tokens. The index is written
+anew in a temporary folder unless ``--index`` names one.
 """
 
 import argparse
@@ -16,17 +19,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from saes import SAE, SAEConfig
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.search.contrast import contrast
 from steer.search.filters import allowed
+from steer.search.firing import fired_tokens
 from steer.search.fuse import fused
 from steer.search.pooled import Fired, pooled
 from steer.search.prompt import rank_fired
 from steer.search.query import Query
 
 LATENTS = 131_072
+WIDTH = 768  # of the activations that the SAE reads
 TOKENS = 64  # of the prompt
 ACTIVE = 64  # latents on each token
 
@@ -51,6 +58,26 @@ def prompt_extra_ms(index: FeatureIndex, repeats: int = 50, filters: tuple[str, 
         fused([ranking], {}, 20)
 
     return timed(once, repeats)
+
+
+@torch.no_grad()
+def prompt_encode_ms(d_sae: int, repeats: int = 10) -> dict[str, float]:
+    """Milliseconds of a real encode of a prompt, in all, of the processor, and of its matrix product alone."""
+    sae = SAE(SAEConfig(WIDTH, d_sae, ACTIVE, activation="topk")).requires_grad_(False)
+    x = torch.randn(TOKENS, WIDTH, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fired_tokens(sae, x)
+        found = timed(lambda: fired_tokens(sae, x), repeats)
+        product = timed(lambda: x @ sae.W_enc, repeats)
+        start = time.process_time()
+        for _ in range(repeats):
+            fired_tokens(sae, x)
+        processor = 1e3 * (time.process_time() - start) / repeats
+    finally:
+        torch.set_num_threads(threads)
+    return {**found, "floor_ms": product["p50"], "processor_ms": round(processor, 1)}
 
 
 def timed(call: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -78,6 +105,7 @@ def measure(index: FeatureIndex) -> dict[str, object]:
     return {
         "d_sae": index.d_sae,
         "prompt_extra_ms": prompt_extra_ms(index),
+        "prompt_encode_ms": prompt_encode_ms(index.d_sae),
         "prompt_filtered_ms": prompt_extra_ms(index, filters=("density<0.01",)),
         "by_ms": timed(lambda: index.search(by), 50),
         "contrast_s": contrast_s(index.d_sae),

@@ -46,6 +46,7 @@ def search(
     fdr: asked.Fdr = 0.05,
     permutations: asked.Permutations = 1000,
     held_out_frac: asked.HeldOut = 1 / 3,
+    resplits: asked.Resplits = 50,
     by_rarity: asked.ByRarity = True,
     embedder: asked.EmbedderFolder = None,
     seed: asked.SplitSeed = 0,
@@ -85,7 +86,7 @@ def search(
     if said is not None:
         parts["prompt"] = PromptQuery(said, part, pool.value, reply_tokens)
     if contrast is not None:
-        config = ContrastConfig(permutations, fdr, held_out_frac, by_rarity, seed)
+        config = ContrastConfig(permutations, fdr, held_out_frac, by_rarity, resplits, seed)
         first, second = map(read_prompts, contrast)
         parts["contrast"] = ContrastQuery(first, second, part, pool.value, reply_tokens, config)
     if means is not None:

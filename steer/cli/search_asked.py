@@ -41,7 +41,11 @@ Meaning = Annotated[
     str | None, typer.Option(help="Labels that mean something like this; needs --embedder.", rich_help_panel=WHAT)
 ]
 Promotes = Annotated[
-    str | None, typer.Option(help="Token that it pushes towards: its text, or #NUMBER.", rich_help_panel=WHAT)
+    str | None,
+    typer.Option(
+        help="Token that it pushes towards: its text (a space before it is tried too), or #NUMBER.",
+        rich_help_panel=WHAT,
+    ),
 ]
 Suppresses = Annotated[str | None, typer.Option(help="Token that it pushes away from.", rich_help_panel=WHAT)]
 Prompt = Annotated[str | None, typer.Option(help="What fires on this user turn.", rich_help_panel=WHAT)]
@@ -120,6 +124,10 @@ Permutations = Annotated[
     typer.Option(min=1000, help="Of --contrast; up to 100,000 where few are as extreme.", rich_help_panel=HOW),
 ]
 HeldOut = Annotated[float, typer.Option(help="Share of prompts kept for the AUC of --contrast.", rich_help_panel=HOW)]
+Resplits = Annotated[
+    int,
+    typer.Option(min=0, help="Other splits on which --contrast ranks again, to see what recurs.", rich_help_panel=HOW),
+]
 ByRarity = Annotated[
     bool, typer.Option("--by-rarity/--by-effect", help="Rank --contrast by effect times rarity.", rich_help_panel=HOW)
 ]

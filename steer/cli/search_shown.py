@@ -32,7 +32,7 @@ def print_hits(index: "FeatureIndex", found: "SearchResult") -> None:
     for number, hit in enumerate(found.hits, start=1):
         figures = [f"{float(index.columns[name][hit.latent]):.3g}" for name in names]
         table.add_row(str(number), str(hit.latent), *figures, _why(index, hit))
-    console = Console()
+    console = Console(emoji=False, highlight=False)  # texts of models and data are shown as they are
     if found.hits:
         console.print(table)
     else:

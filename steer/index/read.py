@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import numpy as np
 from jaxtyping import Shaped
@@ -63,6 +64,8 @@ class FeatureIndex:
     _arrays: dict[str, ShardedArray] = field(repr=False, kw_only=True)
     _tokens: np.ndarray = field(repr=False, kw_only=True)
     _documents: np.ndarray = field(repr=False, kw_only=True)
+    _checked: "list[ref[SAE | LanguageModel]]" = field(default_factory=list, repr=False, compare=False, kw_only=True)
+    """SAEs and models that were found to be those of the index."""
 
     @classmethod
     def open(
@@ -223,13 +226,24 @@ class FeatureIndex:
     ) -> SearchResult:
         """The latents that match a query best, and why; see ``steer.search.run.search``.
 
-        ``lm`` and ``sae``: None: those that the index was opened with. ``embedder`` is needed for ``meaning`` alone.
+        ``lm`` and ``sae``: None: those that the index was opened with; others are compared with the index the first
+        time. ``embedder`` is needed for ``meaning`` alone.
 
         Raises:
+            IndexMismatchError: the index was built with another SAE, model or tokenizer.
             DataError: something that a part of the query needs is missing, malformed or too little.
             PlanError: the SAE does not fit the model, or does not say where it reads.
         """
+        if sae is not None and self._unknown(sae, self.sae):
+            check_sae(self.info, sae, self.folder)
+            self._checked.append(ref(sae))
+        if lm is not None and self._unknown(lm, self.lm):
+            check_model(self.info, lm, self.folder)
+            self._checked.append(ref(lm))
         return search(self, query, lm or self.lm, sae or self.sae, embedder)
+
+    def _unknown(self, given: object, opened: object) -> bool:
+        return given is not opened and all(one() is not given for one in self._checked)
 
     def _by_logit(self, token_id: int, limit: int, part: slice, sign: float) -> list[tuple[int, float]]:
         require_whole("token_id", token_id, DataError, least=0)

@@ -22,6 +22,7 @@ from steer.models.model import LanguageModel
 from steer.models.passes import Pass, positions_of
 from steer.models.site import Site
 from steer.models.tokens import Tokens
+from steer.search.counted import Counted
 
 BATCH = 16  # rows whose pass is held for the gradient
 
@@ -34,13 +35,14 @@ def attributions(
     toward: int,
     against: int,
     steps: int | None = None,
+    policy: Counted | None = None,
 ) -> Float[np.ndarray, " d_sae"]:
     """Mean over prompts of what each latent adds to ``logit(toward) - logit(against)`` where the reply begins.
 
-    Activations of all tokens but the first of each row count. With ``steps`` None the gradient is taken where the model
-    is; else it is the mean of those at so many points on the way from all latents off to all as they are, at the
-    middles of equal steps (integrated gradients, arXiv 1703.01365), whose sum over latents is, up to the steps'
-    coarseness, what switching them all on adds.
+    Activations of all tokens but the first of each row count, without those that the ``policy`` leaves out. With
+    ``steps`` None the gradient is taken where the model is; else it is the mean of those at so many points on the way
+    from all latents off to all as they are, at the middles of equal steps (integrated gradients, arXiv 1703.01365),
+    whose sum over latents is, up to the steps' coarseness, what switching them all on adds.
 
     Raises:
         DataError: there is no prompt, the tokens are one, ``steps`` is below 1, or this is a transcoder.
@@ -56,16 +58,25 @@ def attributions(
     held, rows = sae.on(lm.device), lm.prompt_ids(prompts)
     total = np.zeros(sae.config.d_sae)
     for batch in batches_of([len(row) for row in rows], BATCH):
-        total += _of_batch(lm, held, site, lm.pad([rows[i] for i in batch]), (toward, against), steps)
+        total += _of_batch(lm, held, site, lm.pad([rows[i] for i in batch]), (toward, against), steps, policy)
     return total / len(rows)
 
 
 def _of_batch(
-    lm: LanguageModel, sae: SAE, site: Site, tokens: Tokens, pair: tuple[int, int], steps: int | None
+    lm: LanguageModel,
+    sae: SAE,
+    site: Site,
+    tokens: Tokens,
+    pair: tuple[int, int],
+    steps: int | None,
+    policy: Counted | None,
 ) -> Float[np.ndarray, " d_sae"]:
     """The sum over the rows of a batch."""
     x = lm.activations(tokens, [site])[site].float()
     counted = (tokens.mask > 0) & (positions_of(tokens.mask) > 0)
+    if policy is not None:
+        for row, length in enumerate(tokens.mask.sum(1).tolist()):
+            counted[row, -length:] &= policy.mask(tokens.ids[row, -length:].tolist(), x[row, -length:])
     with torch.no_grad():
         codes = sae.encode(x)
         written = _written(sae, codes) * counted.unsqueeze(-1)

@@ -8,13 +8,14 @@ from jaxtyping import Bool, Float, Int
 
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError
-from steer.search.auc import auc_interval, length_strata, ranks_within, stratified_auc
+from steer.search.auc import auc_interval, ranks_within, stratified_auc
 from steer.search.permutation import Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
 from steer.search.pooled import Pooled
 from steer.search.ranked import rarity
+from steer.search.splits import HELD_FROM, Grouped, auc_on, grouped, held_out
+from steer.search.stability import found_again
 
 MOST_PERMUTATIONS = 100_000
-HELD_FROM = 12  # prompts of each set from which on some are held out
 LEVEL = 0.05  # that the smallest possible p must be below
 _BLOCK = 4096  # latents in memory as a dense matrix at a time
 _FIRING = 5  # prompts that a latent must fire on to be tested
@@ -32,12 +33,15 @@ class ContrastConfig:
     """Share of each set that ranks and p-values do not see, for the AUC; not of sets of fewer than ``HELD_FROM``."""
     by_rarity: bool = True
     """Rank by effect times rarity, which is the correction for firing frequency; False: by effect."""
+    resplits: int = 50
+    """Other splits of the same size on which latents are ranked again, to see which would come first there too."""
     seed: int = 0
-    """Of the split and of the exchanges."""
+    """Of the split, the exchanges and the re-splits."""
 
     def __post_init__(self) -> None:
         require_whole("permutations", self.permutations, DataError, least=1_000)
-        require_whole("seed", self.seed, DataError, least=0)
+        for name in ("resplits", "seed"):
+            require_whole(name, getattr(self, name), DataError, least=0)
         for name in ("fdr", "held_out_frac"):
             require_finite(name, getattr(self, name), DataError)
         if not 0 < self.fdr <= 1 or not 0 <= self.held_out_frac <= 0.5:
@@ -72,6 +76,8 @@ class Contrasted:
     held_low: Float[np.ndarray, " latent"]
     held_high: Float[np.ndarray, " latent"]
     """95 % interval of it (Newcombe 2006), for each latent on its own."""
+    stable: Float[np.ndarray, " latent"]
+    """Share of re-splits in which it is among the first (``steer.search.stability``); NaN where that is not known."""
     n: tuple[int, int]
     """Prompts of each set that latents were tested on."""
     n_held: tuple[int, int]
@@ -110,8 +116,8 @@ def contrast(
     """
     config = config or ContrastConfig()
     _check_sizes(int(first.sum()), int((~first).sum()))
-    held = _held_out(pooled.lengths, first, config)
-    found = _on(~held, pooled, first, 2)
+    held = held_out(pooled.lengths, first, config.held_out_frac, config.seed)
+    found = grouped(~held, pooled.lengths, first, 2)
     notes = []
     if not held.any() and config.held_out_frac:
         notes.append(f"no held-out AUC: with fewer than {HELD_FROM} prompts in a set, the test needs them all.")
@@ -139,31 +145,20 @@ def contrast(
             "length."
         )
     effect = 2 * auc - 1
-    weight = rarity(pooled.density if density is None else density)[latents] if config.by_rarity else 1.0
+    weight = (
+        rarity(pooled.density if density is None else density)[latents] if config.by_rarity else np.ones(len(latents))
+    )
+    score = effect * weight
     held_auc, low, high, n_held = _held_auc(pooled, first, held, latents)
     return Contrasted(
         latents=latents, auc=auc, effect=effect, difference=difference, firing_first=rate_first,
-        firing_second=rate_second, p=p, q=false_discovery(p), score=effect * weight,
+        firing_second=rate_second, p=p, q=false_discovery(p), score=score,
         held_auc=held_auc, held_low=low, held_high=high,
+        stable=found_again(
+            pooled, first, latents, score, weight, config.held_out_frac, config.resplits, config.seed
+        ),
         n=n, n_held=n_held, unmatched=unmatched, strata=len(found.strata), notes=tuple(notes),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Compared:
-    strata: list[Int[np.ndarray, " _"]]
-    used: Int[np.ndarray, " _"]
-    """Prompts in some stratum."""
-    left: Int[np.ndarray, " _"]
-    """Prompts in none."""
-
-
-def _on(part: Bool[np.ndarray, " prompt"], pooled: Pooled, first: Bool[np.ndarray, " prompt"], least: int) -> _Compared:
-    """The strata of some of the prompts."""
-    own = np.flatnonzero(part)
-    strata = [own[group] for group in length_strata(pooled.lengths[own], first[own], least)]
-    used = np.sort(np.concatenate(strata)) if strata else np.zeros(0, dtype=np.int64)
-    return _Compared(strata, used, np.setdiff1d(own, used))
 
 
 def _check_sizes(n_first: int, n_second: int) -> None:
@@ -176,7 +171,7 @@ def _check_sizes(n_first: int, n_second: int) -> None:
         )
 
 
-def _check_strata(found: _Compared, first: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> None:
+def _check_strata(found: Grouped, first: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> None:
     if least_p(first, found.strata) <= LEVEL:
         return
     ends = [f"{lengths[part & one].min()} to {lengths[part & one].max()}" for one in (first, ~first)]
@@ -187,21 +182,6 @@ def _check_strata(found: _Compared, first: np.ndarray, lengths: np.ndarray, part
     )
 
 
-def _held_out(
-    lengths: Int[np.ndarray, " prompt"], first: Bool[np.ndarray, " prompt"], config: ContrastConfig
-) -> Bool[np.ndarray, " prompt"]:
-    """Which prompts are held out: of each set the same share of every length."""
-    held = np.zeros(len(first), dtype=bool)
-    if not config.held_out_frac or min(int(first.sum()), int((~first).sum())) < HELD_FROM:
-        return held
-    generator = np.random.default_rng(config.seed)
-    for own in (np.flatnonzero(first), np.flatnonzero(~first)):
-        order = own[np.lexsort((generator.random(len(own)), lengths[own]))]
-        places = (np.arange(round(len(own) * config.held_out_frac)) + generator.random()) / config.held_out_frac
-        held[order[np.minimum(places.astype(int), len(own) - 1)]] = True
-    return held
-
-
 def _tested(pooled: Pooled, used: Int[np.ndarray, " _"], least: int) -> Int[np.ndarray, " latent"]:
     firing = np.asarray((pooled.values[used] > 0).sum(0)).ravel()
     return np.flatnonzero(firing >= least)
@@ -210,7 +190,7 @@ def _tested(pooled: Pooled, used: Int[np.ndarray, " _"], least: int) -> Int[np.n
 def _block(
     pooled: Pooled,
     first: Bool[np.ndarray, " prompt"],
-    found: _Compared,
+    found: Grouped,
     latents: Int[np.ndarray, " latent"],
     permuted: Permutations,
 ) -> tuple[np.ndarray, ...]:
@@ -227,16 +207,12 @@ def _block(
 def _held_auc(
     pooled: Pooled, first: np.ndarray, held: Bool[np.ndarray, " prompt"], latents: Int[np.ndarray, " latent"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-    found = _on(held, pooled, first, 1)
+    found = grouped(held, pooled.lengths, first, 1)
     nothing = np.full(len(latents), np.nan)
     if not found.strata:
         return nothing, nothing, nothing, (0, 0)
     n = _counts(found.used, first)
-    parts = [
-        stratified_auc(ranks_within(pooled.dense(block), found.strata), first, found.strata)
-        for block in _blocks(latents)
-    ]
-    auc = np.concatenate(parts)
+    auc = np.concatenate([auc_on(pooled.dense(block), first, found) for block in _blocks(latents)])
     return auc, *auc_interval(auc, *n), n
 
 

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saes import SAE, SparseCodes
+from steer.errors import DataError
 from steer.models.batches import batches_of
 from steer.models.model import LanguageModel
 from steer.models.site import Site
+from steer.search.counted import Counted
 from steer.search.parts import Row
 from steer.search.pooled import Fired
 
@@ -18,28 +20,39 @@ BATCH = 64  # rows
 PRE_ACTIVATIONS = 2**26  # in memory at a time: 256 MiB in float32
 
 
-def firing(lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Row]) -> list[Fired]:
-    """For each row, what fires on the tokens that count.
+def firing(lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Row], policy: Counted | None = None) -> list[Fired]:
+    """For each row, what fires on the tokens that count: those of its part that the ``policy`` leaves (None: all).
 
     Raises:
         SiteError: the model lacks the site.
-        DataError: a row is longer than the model's context.
+        DataError: a row is longer than the model's context, or none of its tokens counts.
         ShapeError: the SAE reads another width.
     """
     found: dict[int, Fired] = {}
     held = sae.on(lm.device)
     for batch in batches_of([len(row.ids) for row in rows], BATCH):
         states = lm.activations(lm.pad([list(rows[i].ids) for i in batch]), [site])[site]
-        own = [states[place, -len(rows[i].ids) :][_mask(rows[i], states.device)] for place, i in enumerate(batch)]
-        fired = fired_tokens(held, torch.cat(own))
-        ends = np.cumsum([len(one) for one in own])
-        for i, end, one in zip(batch, ends, own, strict=True):
-            found[i] = _of_row(*fired, int(end) - len(one), int(end), np.flatnonzero(rows[i].counted))
+        own = [states[place, -len(rows[i].ids) :] for place, i in enumerate(batch)]
+        masks = [_mask(rows[i], x, policy, i) for i, x in zip(batch, own, strict=True)]
+        fired = fired_tokens(held, torch.cat([x[mask] for x, mask in zip(own, masks, strict=True)]))
+        places = [mask.nonzero()[:, 0].cpu().numpy() for mask in masks]
+        ends = np.cumsum([len(one) for one in places])
+        for i, end, one in zip(batch, ends, places, strict=True):
+            found[i] = _of_row(*fired, int(end) - len(one), int(end), one)
     return [found[i] for i in range(len(rows))]
 
 
-def _mask(row: Row, device: torch.device) -> Tensor:
-    return torch.from_numpy(row.counted).to(device)
+def _mask(row: Row, x: Float[Tensor, "token d_in"], policy: Counted | None, number: int) -> Bool[Tensor, " token"]:
+    asked = torch.from_numpy(row.counted).to(x.device)
+    if policy is None:
+        return asked
+    left = asked & policy.mask(row.ids, x)
+    if not left.any():
+        raise DataError(
+            f"Prompt {number + 1} has no token that counts: the policy of the index leaves out all {int(asked.sum())} "
+            "of this part, for their ids or their norms. Look at another part, or at the last token (last)."
+        )
+    return left
 
 
 @torch.no_grad()

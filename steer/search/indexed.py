@@ -1,7 +1,8 @@
-"""What a search needs of an index of latents. ``FeatureIndex`` has it."""
+"""What a search needs of an index of latents, and what it uses of one on disk. ``FeatureIndex`` has both."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class Rendering(Protocol):
 
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as text."""
+        ...
+
+    @property
+    def token_bytes(self) -> Callable[[int], bytes]:
+        """The bytes that a token stands for."""
         ...
 
 
@@ -71,4 +77,24 @@ class Indexed(Protocol):
 
     def suppressing(self, token_id: int, limit: int) -> list[tuple[int, float]]:
         """The same for those they suppress most."""
+        ...
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """What an index on disk has besides."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What it was made of, and by which policy tokens count."""
+        ...
+
+    @property
+    def info(self) -> Any:
+        """Among others ``vocabulary``: how many tokens it holds the bytes of."""
         ...

@@ -8,12 +8,12 @@ from jaxtyping import Bool
 
 from steer.errors import DataError
 from steer.search.filters import column
-from steer.search.indexed import Indexed
+from steer.search.indexed import Indexed, Stored
+from steer.search.label_vectors import LabelVectors, label_vectors
 from steer.search.meaning import Embedder, similarities
 from steer.search.ranked import Ranking, best_first, kept
 
 Allowed = Bool[np.ndarray, " d_sae"] | None
-_MORE = 10  # times as many of a list are asked for where filters will take some away
 
 
 def by_words(index: Indexed, words: str, allowed: Allowed, depth: int) -> Ranking:
@@ -24,17 +24,22 @@ def by_words(index: Indexed, words: str, allowed: Allowed, depth: int) -> Rankin
     """
     if not words.strip():
         raise DataError("A search for words needs one.")
-    found = index.words(words, depth if allowed is None else _MORE * depth)
+    found = index.words(words, depth if allowed is None else index.d_sae)  # filters may leave the last of them
+    what = "tokens hold" if len(words.split()) == 1 else "tokens hold words of"
 
     def says(latent: int, score: float) -> str:
         labels = index.labels(latent)
-        return f"labels or tokens hold {words!r} (score {score:.3g})" + (f": {labels[0].text!r}" if labels else "")
+        if not labels:
+            return f"{what} {words!r} (score {score:.3g})"
+        return f"labels or {what} {words!r} (score {score:.3g}): {labels[0].text!r}"
 
     return _listed(index, "words", found, allowed, depth, "score of words", says)
 
 
-def by_meaning(index: Indexed, question: str, embed: Embedder, allowed: Allowed, depth: int) -> Ranking:
-    """Latents by the cosine of the nearest of their labels with a question.
+def by_meaning(
+    index: Indexed, question: str, embed: Embedder, allowed: Allowed, depth: int
+) -> tuple[Ranking, LabelVectors]:
+    """Latents by the cosine of the nearest of their labels with a question, and the vectors of these labels.
 
     Raises:
         DataError: the index has no label.
@@ -45,7 +50,8 @@ def by_meaning(index: Indexed, question: str, embed: Embedder, allowed: Allowed,
             "No latent that the filters leave has a label, so none can be found by its meaning. Import labels."
         )
     texts = list(dict.fromkeys(label.text for label in labels))
-    cosines = dict(zip(texts, similarities(embed, question, texts).tolist(), strict=True))
+    found = label_vectors(embed, texts, index.folder if isinstance(index, Stored) else None)
+    cosines = dict(zip(texts, similarities(embed, question, texts, found.vectors).tolist(), strict=True))
     scores, nearest = np.full(index.d_sae, -np.inf), {}
     for label in labels:
         if cosines[label.text] > scores[label.latent]:
@@ -56,7 +62,7 @@ def by_meaning(index: Indexed, question: str, embed: Embedder, allowed: Allowed,
         latent = int(latents[place])
         return f"its label means much the same: {nearest[latent]!r}, cosine {scores[latent]:.2f}"
 
-    return Ranking("meaning", latents, scores[latents], "cosine of a label", says, len(labels))
+    return Ranking("meaning", latents, scores[latents], "cosine of a label", says, len(nearest)), found
 
 
 def by_column(index: Indexed, name: str, allowed: Allowed, depth: int) -> Ranking:
@@ -85,7 +91,7 @@ def by_listed_token(
 ) -> Ranking:
     """Latents that have a token in their lists of those promoted or suppressed most."""
     listed = index.promoting if kind == "promotes" else index.suppressing
-    found = listed(token, depth if allowed is None else _MORE * depth)
+    found = listed(token, depth if allowed is None else index.d_sae)
 
     def says(latent: int, logit: float) -> str:
         return f"{kind} {shown}, which is among its strongest tokens: logit {logit:+.3g}"

@@ -1,5 +1,7 @@
 """Labels by meaning: a local model of sentence embeddings, mean-pooled, and cosines with a question."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from steer.digest import of_json
 from steer.errors import ModelError
 
 _BATCH = 64  # texts
@@ -25,6 +28,16 @@ class Embedder:
     model: nn.Module
     tokenizer: Any
 
+    @property
+    def digest(self) -> str:
+        """By which it is known again: hash of its weights, its tokenizer's rules and its limit of length."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = sorted(self.tokenizer.get_vocab().items()) if fast is None else json.loads(fast.to_str())
+        if isinstance(rules, dict):  # as the last call left them
+            rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
+        limit = min(int(self.tokenizer.model_max_length), 2**53)
+        return of_json([_weights_digest(self.model), rules, limit])[:32]
+
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "text width"]:
         """One row a text."""
@@ -39,6 +52,14 @@ class Embedder:
             means = (states.float() * mask).sum(1) / mask.sum(1).clamp_min(1)
             found.append(torch.nn.functional.normalize(means, dim=-1).cpu())
         return torch.cat(found).numpy() if found else np.zeros((0, 1), dtype=np.float32)
+
+
+def _weights_digest(model: nn.Module) -> str:
+    found = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        found.update(f"{name} {list(weight.shape)} {weight.dtype}".encode())
+        found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def load_embedder(folder: str | Path) -> Embedder:

@@ -1,13 +1,16 @@
 """Latents by their activation on one prompt or conversation."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saes import SAE
+from steer.models.chat import as_conversation
 from steer.models.model import LanguageModel
 from steer.models.site import Site
+from steer.search.counted import policy_of
 from steer.search.firing import firing
 from steer.search.indexed import Indexed
 from steer.search.parts import rows_of
@@ -24,13 +27,25 @@ def by_prompt(
     index: Indexed,
     allowed: Bool[np.ndarray, " d_sae"] | None,
     depth: int,
-) -> Ranking:
-    """One forward pass up to the SAE's site, then ``rank_fired``. Errors as ``rows_of`` and ``firing``."""
+) -> tuple[Ranking, dict[str, Any]]:
+    """One forward pass up to the SAE's site, then ``rank_fired``; and how it was computed.
+
+    Errors as ``rows_of`` and ``firing``.
+    """
     row = rows_of(lm, [query.prompt], query.part, query.reply_tokens)[0]
-    fired = firing(lm, sae, site, [row])[0]
+    fired = firing(lm, sae, site, [row], policy_of(index, query.part))[0]
     ids = list(row.ids)
     token = index.renderer.text
-    return rank_fired(fired, query.pool, index.columns, allowed, depth, lambda place: token([ids[place]]))
+    ranking = rank_fired(fired, query.pool, index.columns, allowed, depth, lambda place: token([ids[place]]))
+    left_out = int(row.counted.sum()) - fired.length
+    said = as_conversation(query.prompt)[-1]["content"]
+    return ranking, {
+        "asked": said,
+        "part": query.part,
+        "pool": query.pool,
+        "tokens": fired.length,
+        "tokens_left_out": left_out,
+    }
 
 
 def rank_fired(
@@ -45,14 +60,15 @@ def rank_fired(
 
     Latents live on different scales, and those that fire on everything fire here too: raw activations would rank them
     first. ``columns`` gives ``max`` and ``density`` where the index has them; without, activations count as they are,
-    or every latent as equally rare. ``token`` is the text at a place in the row.
+    or every latent as equally rare. Of a latent that never fired in the index's text the maximum is not known: the
+    median of the others' stands for it. ``token`` is the text at a place in the row.
     """
     latents, values, counts = by_latent(fired, pool)
     if allowed is not None:
         places = np.flatnonzero(allowed[latents])
         latents, values, counts = latents[places], values[places], counts[places]
     tops = _of(columns, "max", latents)
-    share = values if tops is None else values / np.where(tops > 0, tops, np.inf)
+    share = values if tops is None else values / np.where(tops > 0, tops, _usual_top(columns, tops))
     density = _of(columns, "density", latents)
     scores = share if density is None else share * rarity(density)
     order = np.lexsort((latents, -scores))[:depth]
@@ -61,10 +77,12 @@ def rank_fired(
         at = order[place]
         parts = [f"fires on {counts[at]} of {fired.length} tokens, {pool} {values[at]:.3g}"]
         if tops is not None:
-            parts.append(f" ({share[at]:.0%} of its maximum)")
+            parts.append(
+                f" ({share[at]:.0%} of its maximum)" if tops[at] > 0 else f" ({share[at]:.0%} of a usual maximum)"
+            )
         parts.append(f", most on {token(peak_of(fired, int(latents[at])))!r}")
         if density is not None:
-            parts.append(f"; elsewhere on {density[at]:.2%} of tokens")
+            parts.append(f"; elsewhere on {density[at]:.2%} of tokens" if density[at] != 0 else "; elsewhere on none")
         return "".join(parts)
 
     figure = "activation" + (" / maximum" if tops is not None else "") + (" x rarity" if density is not None else "")
@@ -75,6 +93,14 @@ def peak_of(fired: Fired, latent: int) -> int:
     """The token on which a latent fires most, as its place in the row."""
     own = np.flatnonzero(fired.latents == latent)
     return int(fired.tokens[own[np.argmax(fired.values[own])]])
+
+
+def _usual_top(columns: Mapping[str, np.ndarray], tops: Float[np.ndarray, " n"]) -> float:
+    """The median of the maxima of latents that ever fired; read where it is needed alone."""
+    if (tops > 0).all():
+        return 1.0
+    every = np.asarray(columns["max"])
+    return float(np.median(every[every > 0])) if (every > 0).any() else 1.0
 
 
 def _of(

@@ -1,7 +1,6 @@
 """``search``: every part of a query ranks the latents, and the rankings are fused."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,22 @@ from steer.errors import DataError
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.search.attribution import attributions
-from steer.search.contrast import Contrasted, contrast
-from steer.search.direction import along, read_direction, row_of
+from steer.search.by_contrast import by_contrast
+from steer.search.counted import Counted
+from steer.search.decoders import cosines
+from steer.search.direction import read_direction, row_of
 from steer.search.filters import allowed as allowed_by
-from steer.search.firing import firing
 from steer.search.fuse import fused
 from steer.search.hits import SearchResult
 from steer.search.indexed import Indexed
 from steer.search.lists import by_column, by_listed_token, by_meaning, by_words
-from steer.search.logits import first_token, promotes, token_id
+from steer.search.logits import first_token, promotes
 from steer.search.meaning import Embedder
-from steer.search.parts import rows_of
-from steer.search.pooled import pooled
 from steer.search.prompt import by_prompt
 from steer.search.prompt_sets import distinct
-from steer.search.query import AttributionQuery, ContrastQuery, Query
+from steer.search.query import AttributionQuery, Query
 from steer.search.ranked import Ranking, best_first
+from steer.search.token_text import listed_token, token_meant
 from steer.steering.directions import refusal_direction
 from steer.steering.latents import check_width, site_of
 
@@ -83,8 +82,9 @@ class _Search:
             return SearchResult((), tuple(self.notes))
         rankings = [_RANK[part](self) for part in self.query.asked]
         for ranking in rankings:
-            if not len(ranking.latents):
-                self.notes.append(f"{ranking.kind}: no latent matches.")
+            said = f"{ranking.kind}: no latent "
+            if not len(ranking.latents) and not any(note.startswith(said) for note in self.notes):
+                self.notes.append(f"{said}matches.")
         hits = fused(rankings, self.query.weights, self.query.limit, self.query.k)
         return SearchResult(tuple(hits), tuple(self.notes), tuple(self.about.items()))
 
@@ -106,12 +106,21 @@ class _Search:
         return site_of(self.sae, None)
 
     def words(self) -> Ranking:
+        self.about["words"] = {"asked": self.query.words}
         return by_words(self.index, str(self.query.words), self.allowed, self.query.depth)
 
     def meaning(self) -> Ranking:
         if self._embedder is None:
             raise DataError("A search by meaning needs an embedder: give the folder of a local one.")
-        return by_meaning(self.index, str(self.query.meaning), self._embedder, self.allowed, self.query.depth)
+        ranking, labels = by_meaning(
+            self.index, str(self.query.meaning), self._embedder, self.allowed, self.query.depth
+        )
+        self.about["meaning"] = {
+            "asked": self.query.meaning, "labels": len(labels.vectors), "labels_read_now": labels.computed
+        }  # fmt: skip
+        if labels.note:
+            self.notes.append(f"meaning: {labels.note}")
+        return ranking
 
     def promotes(self) -> Ranking:
         return self._token("promotes", self.query.promotes, 1.0)
@@ -122,11 +131,14 @@ class _Search:
     def _token(self, kind: Any, token: str | int | None, sign: float) -> Ranking:
         """By the logit lens over all latents; without a model and SAE, by the lists that the index keeps."""
         assert token is not None
-        if self._lm is None or self._sae is None:
-            number = token if self._lm is None and isinstance(token, int) else token_id(self.lm, token)
-            return by_listed_token(self.index, kind, number, self._shown(number), self.allowed, self.query.depth)
-        number = token_id(self.lm, token)
+        alone = self._lm is None or self._sae is None
+        number, note = listed_token(self.index, token) if self._lm is None else token_meant(self._lm, token)
+        if note:
+            self.notes.append(f"{kind}: {note}")
         shown = self._shown(number)
+        self.about[kind] = {"token": number, "text": self.index.renderer.text([number]), "of_all_latents": not alone}
+        if alone:
+            return by_listed_token(self.index, kind, number, shown, self.allowed, self.query.depth)
         scores = sign * _numbers(promotes(self.lm, self.sae, number))
         return self._dense(
             kind, scores, "cosine", lambda score: f"{kind} {shown}: cosine {score:.3f} by the logit lens"
@@ -134,37 +146,24 @@ class _Search:
 
     def prompt(self) -> Ranking:
         assert self.query.prompt is not None
-        return by_prompt(self.lm, self.sae, self.site, self.query.prompt, self.index, self.allowed, self.query.depth)
+        ranking, self.about["prompt"] = by_prompt(
+            self.lm, self.sae, self.site, self.query.prompt, self.index, self.allowed, self.query.depth
+        )
+        return ranking
 
     def contrast(self) -> Ranking:
         asked = self.query.contrast
         assert asked is not None
-        density = self.index.columns.get("density")
-        found, notes = contrasted(self.lm, self.sae, self.site, asked, density)
-        self.notes += [f"contrast: {note}" for note in (*notes, *found.notes)]
-        self.about["contrast"] = _told(asked, found)
-        order = found.order(asked.config.fdr)
-        if not len(order):
-            self.notes.append(
-                f"contrast: no latent tells the sets apart at a false discovery rate of {asked.config.fdr:g} (the "
-                f"least is "
-                f"{found.q.min():.2g}, of {len(found.latents):,} tested)."
-            )
-        if self.allowed is not None:
-            order = order[self.allowed[found.latents[order]]]
-        order = order[: self.query.depth]
-        figure = "AUC effect x rarity" if asked.config.by_rarity else "AUC effect"
-        return Ranking(
-            "contrast", found.latents[order], found.score[order], figure,
-            lambda place: says_contrast(found, int(order[place])), len(found.latents),
-        )  # fmt: skip
+        found = by_contrast(self.lm, self.sae, self.site, asked, self.index, self.allowed, self.query.depth)
+        self.notes += found.notes
+        self.about["contrast"] = found.about
+        return found.ranking
 
     def like(self) -> Ranking:
         latent = self.query.like
         assert latent is not None
-        scores = _numbers(along(self.sae.W_dec, row_of(self.sae, latent)))
-        scores[latent] = 0.0
-        return self._dense("like", scores, "cosine", lambda score: f"writes like latent {latent}: cosine {score:.3f}")
+        self.about["like"] = {"latent": latent}
+        return self._along("like", row_of(self.sae, latent), f"writes like latent {latent}", latent)
 
     def direction(self) -> Ranking:
         given = self.query.direction
@@ -174,8 +173,8 @@ class _Search:
         else:
             name = "the direction"
         assert given is not None
-        scores = _numbers(along(self.sae.W_dec, given))
-        return self._dense("direction", scores, "cosine", lambda score: f"writes along {name}: cosine {score:.3f}")
+        self.about["direction"] = {"of": name}
+        return self._along("direction", given, f"writes along {name}")
 
     def means(self) -> Ranking:
         asked = self.query.means
@@ -185,26 +184,33 @@ class _Search:
         site = self.site if not self.sae.config.is_transcoder else Site.parse(str(self.sae.config.site_out))
         direction = refusal_direction(self.lm, site, first, second)
         self.about["means"] = {"prompts": [len(first), len(second)], "site": str(site), "token": "last of the prompt"}
-        text = f"writes along the difference in means of {len(first)} and {len(second)} prompts: cosine"
-        return self._dense(
-            "means", _numbers(along(self.sae.W_dec, direction)), "cosine", lambda score: f"{text} {score:.3f}"
-        )
+        text = f"writes along the difference in means of {len(first)} and {len(second)} prompts"
+        return self._along("means", direction, text)
 
     def attribution(self) -> Ranking:
         asked = self.query.attribution
         assert asked is not None
         toward, against = (first_token(self.lm, one) for one in (asked.toward, asked.against))
-        scores = attributions(self.lm, self.sae, self.site, asked.prompts, toward, against, asked.steps)
+        scores = attributions(
+            self.lm, self.sae, self.site, asked.prompts, toward, against, asked.steps, Counted.of(self.index)
+        )
         shown = [self._shown(one) for one in (toward, against)]
         self.about["attribution"] = _told_attribution(asked, toward, against)
-        text = f"of the logit of {shown[0]} less that of {shown[1]}"
-        return self._dense("attribution", scores, "logits", lambda score: f"adds {score:+.3g} {text}")
+        text = f"logit {shown[0]} - logit {shown[1]}"
+        return self._dense("attribution", scores, "logits", lambda score: f"adds {score:+.3g} to {text}")
 
     def _shown(self, token: int) -> str:
         return repr(self.index.renderer.text([token]))
 
     def by(self) -> Ranking:
+        self.about["by"] = {"column": self.query.by}
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
+
+    def _along(self, kind: str, direction: Float[Tensor, " width"], text: str, leave_out: int | None = None) -> Ranking:
+        scores = cosines(self.sae, direction)
+        if leave_out is not None:
+            scores[leave_out] = 0.0
+        return self._dense(kind, scores, "cosine", lambda score: f"{text}: cosine {score:.3f}")
 
     def _dense(
         self, kind: str, scores: Float[np.ndarray, " d_sae"], figure: str, says: Callable[[float], str]
@@ -228,43 +234,6 @@ _RANK: dict[str, Callable[[_Search], Ranking]] = {
     "attribution": _Search.attribution,
     "by": _Search.by,
 }
-
-
-def contrasted(
-    lm: LanguageModel, sae: SAE, site: Site, asked: ContrastQuery, density: np.ndarray | None
-) -> tuple[Contrasted, list[str]]:
-    """The test of all latents on two sets of prompts, and notes of what was left out. Errors as ``contrast``."""
-    first, second, notes = distinct(asked.first, asked.second)
-    rows = rows_of(lm, [*first, *second], asked.part, asked.reply_tokens)
-    matrix = pooled(firing(lm, sae, site, rows), sae.config.d_sae, asked.pool)
-    return contrast(matrix, np.arange(len(rows)) < len(first), asked.config, density), notes
-
-
-def says_contrast(found: Contrasted, place: int) -> str:
-    """One latent's figures in words."""
-    rates = f"fires on {found.firing_first[place]:.0%} against {found.firing_second[place]:.0%} of prompts"
-    tested = (
-        f"AUC {found.auc[place]:.2f}, p {found.p[place]:.2g}, q {found.q[place]:.2g} (n = {found.n[0]} + {found.n[1]})"
-    )
-    if not np.isfinite(found.held_auc[place]):
-        return f"{rates}; {tested}"
-    interval = f"{found.held_low[place]:.2f} to {found.held_high[place]:.2f}"
-    n = f"n = {found.n_held[0]} + {found.n_held[1]}"
-    return f"{rates}; held-out AUC {found.held_auc[place]:.2f} ({interval}, {n}); {tested}"
-
-
-def _told(asked: ContrastQuery, found: Contrasted) -> dict[str, Any]:
-    return {
-        **asdict(asked.config),
-        "part": asked.part,
-        "pool": asked.pool,
-        "prompts": list(found.n),
-        "prompts_held_out": list(found.n_held),
-        "prompts_without_match": list(found.unmatched),
-        "strata_of_length": found.strata,
-        "latents_tested": len(found.latents),
-        "latents_found": len(found.order(asked.config.fdr)),
-    }
 
 
 def _told_attribution(asked: AttributionQuery, toward: int, against: int) -> dict[str, Any]:

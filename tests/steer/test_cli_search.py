@@ -20,7 +20,7 @@ from steer.index.synthetic import synthetic_index
 from steer.models.load import load_model
 from tests.conftest import D_MODEL, random_sae, tiny_model
 
-HOSTILE = "<script>alert(1)</script> [bold]=1+1 \u202eevil"
+HOSTILE = "<script>alert(1)</script> [bold]=1+1 :smile: \u202eevil"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_mixture_as_json_says_why_each_latent_matched(made, capsys):
     assert told["hits"][0]["latent"] == 11  # the weight of words
     kinds = {reason["kind"] for hit in told["hits"] for reason in hit["reasons"]}
     assert {"words", "promotes", "suppresses", "like", "direction", "means", "by"} <= kinds
-    assert set(told["about"]) == {"contrast", "means", "attribution"}
+    assert set(told["about"]) == {*kinds, "prompt", "contrast", "attribution"}
     for hit in told["hits"]:
         assert hit["score"] == pytest.approx(sum(reason["share"] for reason in hit["reasons"]))
         assert all(reason["rank"] >= 1 and reason["text"] for reason in hit["reasons"])
@@ -83,7 +83,7 @@ def test_an_index_alone_answers_what_it_can(made, capsys):
 def test_the_table_shows_what_models_say_as_it_is(made, capsys):
     assert search(made, "--words", "script", model=False) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "<script>alert(1)</script> [bold]=1+1 [U+202E]evil" in shown
+    assert "<script>alert(1)</script> [bold]=1+1 :smile: [U+202E]evil" in shown
     assert "words #1 of 96" in shown
     assert "refusal_steerability" in shown  # what `steer find refusal` has stored
     assert search(made, "--words", "qqqq", model=False) == 0

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from saes import SAE, SAEConfig
-from steer.errors import DataError, ModelError, SiteError
+from steer.errors import DataError, IndexMismatchError, ModelError, SiteError
+from steer.files import claimed
 from steer.index.labels import Label
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
@@ -20,17 +22,23 @@ from steer.models.chat import raw_text
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.search.attribution import attributions
+from steer.search.counted import Counted
+from steer.search.decoders import cosines
 from steer.search.direction import along, read_direction
 from steer.search.filters import allowed, parse_filter
 from steer.search.firing import firing
 from steer.search.fuse import fused
+from steer.search.label_vectors import FOLDER, label_vectors
 from steer.search.logits import promotes, token_id
 from steer.search.meaning import load_embedder
 from steer.search.parts import rows_of
+from steer.search.pooled import Fired
+from steer.search.prompt import rank_fired
 from steer.search.prompt_sets import distinct, read_conversation, read_prompts
 from steer.search.query import AttributionQuery, ContrastQuery, MeansQuery, PromptQuery, Query
 from steer.search.ranked import Ranking, best_first, rarity
 from steer.search.run import search
+from steer.search.token_text import token_meant, token_reading
 from tests.conftest import D_MODEL, count_hooks, random_sae
 
 SITE = Site(0, "resid_pre")
@@ -211,12 +219,95 @@ def test_searches_for_tokens_with_and_without_the_model(detecting, index):
     listed = alone.search(Query(promotes=token, limit=300))
     assert [hit.latent for hit in listed.hits] == list(dict(alone.promoting(token, 300)))
     assert f"promotes {alone.renderer.text([token])!r}, which is among its strongest" in listed.hits[0].reasons[0].text
-    with pytest.raises(DataError, match="needs the model"):
-        alone.search(Query(promotes="z"))
+    by_text = alone.search(Query(promotes=alone.renderer.text([token]), limit=300))
+    assert [hit.latent for hit in by_text.hits] == [hit.latent for hit in listed.hits]
+    assert f"was taken for the token {alone.renderer.text([token])!r}, #{token}" in by_text.notes[0]
+    with pytest.raises(DataError, match=r"reads 'zz', with or without a space .* begins with 'z' \(#\d+\)"):
+        alone.search(Query(promotes="zz"))
     with pytest.raises(DataError, match=r"'zz' is 2 tokens .* #\d+"):
         index.search(Query(promotes="zz"))
     with pytest.raises(DataError, match="out of range"):
         index.search(Query(promotes=10**6))
+
+
+def test_a_token_is_found_by_its_text_with_or_without_a_space(embedded):
+    """Of an index alone by the tokens' bytes; of a model, where it is no single token without."""
+    every = [b"help", b" help", b" sorry", b"a", b"a", b""]
+
+    def reading(text):
+        return token_reading(text, every, [1, 1, 1, 1, 2, 0].__getitem__)
+
+    assert reading("help") == (0, "'help' was taken for the token 'help', #0; there is ' help' #1 too.")
+    assert reading("sorry") == (2, "'sorry' was taken for the token ' sorry', #2.")
+    assert reading(" help")[0] == 1
+    assert reading(" sorry") == (2, "' sorry' was taken for the token ' sorry', #2.")
+    assert reading("a")[0] == 4  # of two that read alike, the one that more latents list
+    with pytest.raises(DataError, match=r"reads 'helpless', .* begins with 'help' \(#0\), ' help' \(#1\)\."):
+        reading("helpless")
+    with pytest.raises(DataError, match=r"Give a token by its #NUMBER"):
+        reading("xyz")
+    number = embedded.encode([" help"])[0][0]
+    assert token_meant(embedded, " help") == (number, None)
+    note = f"'help' is no single token of this model: taken for ' help', #{number}."
+    assert token_meant(embedded, "help") == (number, note)
+    with pytest.raises(DataError, match=r"'xyzzy' is \d tokens"):
+        token_meant(embedded, "xyzzy")
+
+
+def with_policy(index, **policy):
+    """The index as one that was built with another policy."""
+    provenance = {**index.info.provenance, "excluded_ids": [], "median_norm": 4.0, **policy}
+    return replace(index, info=replace(index.info, provenance=provenance))
+
+
+def test_tokens_that_did_not_count_in_the_index_do_not_count_in_a_search(detecting, index):
+    lm, sae = copy.deepcopy(detecting[0]), detecting[1]
+    sink, other = tokens_of(lm, "l")[0], tokens_of(lm, "h")[0]
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[sink] *= 30  # norm 120, where the others have 4
+    asked = Query(prompt=PromptQuery("hello", "user"))
+
+    def found(**policy):
+        result = search(with_policy(index, **policy), asked, lm, sae)
+        return {hit.latent for hit in result.hits}, dict(result.about)["prompt"]
+
+    everything, about = found(policy={"max_norm_ratio": None})
+    assert sink in everything
+    assert about == {"asked": "hello", "part": "user", "pool": "max", "tokens": 5, "tokens_left_out": 0}
+    without, about = found(policy={"max_norm_ratio": 10.0}, excluded_ids=[other])
+    assert without == set(tokens_of(lm, "eo"))
+    assert about["tokens"] == 2
+    assert about["tokens_left_out"] == 3
+    none = with_policy(index, excluded_ids=tokens_of(lm, "helo"))
+    with pytest.raises(DataError, match=r"Prompt 1 has no token that counts: .* all 5 of this part"):
+        search(none, asked, lm, sae)
+    last = Query(prompt=PromptQuery(raw_text("hel"), "last"))  # asked for by its place
+    assert sink in {hit.latent for hit in search(with_policy(index), last, lm, sae).hits}
+    row = lm.prompt_ids(["hello"])[0]
+    ones = torch.ones(len(row), 2)
+    ones[3] = 100
+    assert Counted().mask(row, ones).tolist() == [place != 3 for place in range(len(row))]  # by the row's own median
+
+
+def test_attribution_leaves_out_what_the_policy_leaves_out(llama, sae):
+    row = list(llama.prompt_ids(["hello there"])[0])
+    x = llama.activations(llama.pad([row]), [Site(1)])[Site(1)][0]
+    policy = Counted(frozenset(row[-3:]), ratio=None)
+    found = attributions(llama, sae, Site(1), ["hello there", "x"], 90, 91, policy=policy)
+    alone = [attributions(llama, sae, Site(1), [one], 90, 91, policy=policy) for one in ("hello there", "x")]
+    assert np.allclose(found, np.mean(alone, axis=0), atol=1e-5)
+    active = sae.encode(x[1:]).to_dense()[policy.mask(row, x)[1:]].sum(0).nonzero().flatten()
+    assert set(np.flatnonzero(alone[0])) <= set(active.tolist())
+    assert not np.allclose(alone[0], attributions(llama, sae, Site(1), ["hello there"], 90, 91))
+
+
+def test_a_latent_that_never_fired_in_the_index_is_compared_by_a_usual_maximum():
+    fired = Fired(np.array([0, 1, 2]), np.array([4.0, 4.0, 1.0]), np.array([0, 0, 1]), 2)
+    columns = {"max": np.array([8.0, 0.0, 2.0, 4.0]), "density": np.array([0.01, 0.0, 0.01, 0.01])}
+    found = rank_fired(fired, "max", columns, None, 10, str)
+    assert found.latents.tolist() == [1, 0, 2]
+    assert found.scores.tolist() == pytest.approx([4 / 4, 0.5 / 3, 0.5 / 3])  # the median of 8, 2 and 4
+    assert found.says(0) == "fires on 1 of 2 tokens, max 4 (100% of a usual maximum), most on '0'; elsewhere on none"
 
 
 def test_directions_are_cosines_with_decoder_rows(sae, tmp_path):
@@ -259,6 +350,33 @@ def test_like_direction_and_means_agree(detecting, index, tmp_path):
     assert dict(means.about)["means"]["site"] == "0.resid_pre"
     with pytest.raises(DataError, match="out of range"):
         index.search(Query(like=10**6))
+
+
+def test_a_decoder_that_is_asked_again_gives_the_same_until_it_changes(detecting):
+    sae = copy.deepcopy(detecting[1])
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
+    for _ in range(2):
+        expected = torch.nn.functional.cosine_similarity(sae.W_dec.double(), direction.double(), dim=1)
+        for _ in range(2):
+            assert np.allclose(cosines(sae, direction), expected.numpy(), atol=1e-6)
+        with torch.no_grad():
+            sae.W_dec[3] = -5 * direction
+
+
+def test_a_search_takes_the_sae_and_model_of_the_index_alone(detecting, index):
+    lm, sae = detecting
+    alone = FeatureIndex.open(index.folder)
+    assert alone.search(Query(like=1), lm, sae).hits == index.search(Query(like=1)).hits
+    other = copy.deepcopy(sae)
+    with torch.no_grad():
+        other.W_dec[0] += 1
+    with pytest.raises(IndexMismatchError, match="another SAE"):
+        alone.search(Query(like=1), lm, other)
+    changed = copy.deepcopy(lm)
+    with torch.no_grad():
+        changed.model.get_input_embeddings().weight.mul_(2)
+    with pytest.raises(IndexMismatchError, match="another model"):
+        alone.search(Query(prompt=PromptQuery("a")), changed, sae)
 
 
 def metric(lm, rows, change=None):
@@ -439,11 +557,40 @@ def test_labels_are_found_by_meaning(index, tmp_path):
     found = index.search(Query(meaning="baking bread"), embedder=embed)
     assert found.hits[0].latent == 9
     assert found.hits[0].reasons[0].score == pytest.approx(1, abs=1e-5)
+    check_vectors_are_kept(index, embed, load_embedder(tmp_path))
     with pytest.raises(ModelError, match="no folder"):
         load_embedder(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_embedder(tmp_path / "empty")
+
+
+def check_vectors_are_kept(index, embed, again):
+    """Labels are read once by an embedder; another one, a new label and a damaged file are noticed."""
+    (path,) = (index.folder / FOLDER).iterdir()
+    assert path.name == f"{embed.digest}.safetensors"
+    assert again.digest == embed.digest  # though the first has been called
+    texts = ["baking bread", "refusal of requests"]
+    kept = label_vectors(again, texts, index.folder)
+    assert kept.computed == 0
+    assert np.allclose(kept.vectors, again(texts), atol=1e-6)
+    more = label_vectors(again, ["a loaf", *texts, "a loaf"], index.folder)
+    assert more.computed == 1
+    assert np.allclose(more.vectors, again(["a loaf", *texts, "a loaf"]), atol=1e-6)
+    assert label_vectors(again, texts[::-1], index.folder).vectors.tolist() == kept.vectors[::-1].tolist()
+    whole = path.read_bytes()
+    for damaged in (whole[:100], whole[:-8], b""):
+        path.write_bytes(damaged)
+        mended = label_vectors(again, texts, index.folder)
+        assert mended.computed == 2
+        assert np.allclose(mended.vectors, kept.vectors, atol=1e-6)
+    with claimed(index.folder / FOLDER):
+        path.unlink()
+        assert "not kept" in label_vectors(again, texts, index.folder).note
+    with torch.no_grad():
+        next(again.model.parameters()).add_(1.0)
+    assert again.digest != embed.digest
+    assert label_vectors(again, texts, index.folder).computed == 2
 
 
 def test_prompts_and_conversations_from_files(tmp_path):

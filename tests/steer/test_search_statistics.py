@@ -220,6 +220,27 @@ def test_held_out_prompts_do_not_flatter_what_was_chosen():
     assert result.n_held == (15, 15)
 
 
+def test_a_planted_latent_comes_first_again_on_other_splits_and_noise_does_not():
+    rng = np.random.default_rng(9)
+    prompts = drawn(
+        rng, rng.integers(15, 30, 80), np.full(120, 0.05),
+        lambda number: [p for p in range(4) if number < 40 and rng.random() < 0.7],
+    )  # fmt: skip
+    matrix = pooled(prompts, 120, "max")
+    result = contrast(matrix, halves(40))
+    again = dict(zip(result.latents.tolist(), result.stable.tolist(), strict=True))
+    assert [again[p] for p in range(4)] == [1.0] * 4
+    noise = np.array([again[one] for one in again if one >= 4])
+    assert np.isnan(noise[result.score[4:] <= 0]).all()  # they are not among what is ranked
+    assert np.nanmax(noise) < 1
+    # in each re-split the first ten are counted, so the shares of all add up to ten
+    assert np.nansum(result.stable) == pytest.approx(10)
+    assert np.isnan(contrast(matrix, halves(40), ContrastConfig(resplits=0)).stable).all()
+    none = contrast(matrix, halves(40), ContrastConfig(held_out_frac=0.0))
+    assert np.isnan(none.stable).all()
+    assert np.isnan(none.held_auc).all()
+
+
 def test_results_depend_on_the_seed_alone():
     rng = np.random.default_rng(6)
     matrix = pooled(drawn(rng, rng.integers(10, 30, 60), np.full(30, 0.1)), 30, "max")
@@ -233,6 +254,7 @@ def test_small_sets_are_used_whole_and_told_what_they_cannot_show():
     matrix = pooled(drawn(rng, np.full(10, 20), np.full(40, 0.3)), 40, "max")
     result = contrast(matrix, halves(5))
     assert np.isnan(result.held_auc).all()
+    assert np.isnan(result.stable).all()
     assert "needs them all" in result.notes[0]
     assert "each set needs about 7 prompts" in result.notes[1]
 
@@ -253,7 +275,7 @@ def test_too_little_to_test_on_is_an_error_that_says_how_much_is_needed():
 
 
 @pytest.mark.parametrize(
-    "given", [{"permutations": 999}, {"fdr": 0}, {"fdr": 2.0}, {"held_out_frac": 0.6}, {"seed": -1}]
+    "given", [{"permutations": 999}, {"fdr": 0}, {"fdr": 2.0}, {"held_out_frac": 0.6}, {"seed": -1}, {"resplits": -1}]
 )
 def test_settings_that_cannot_be_are_refused(given):
     with pytest.raises(DataError, match=next(iter(given))):
