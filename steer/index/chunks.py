@@ -22,8 +22,8 @@ from steer.activations.sources.source import Position
 from steer.errors import DataError
 from steer.files import write_bytes, write_json, writing
 from steer.index.info import File
+from steer.index.leftovers import BUILDING
 
-BUILDING = "building"
 STATE = "state.json"
 _STRICT = ConfigDict(extra="forbid")
 
@@ -218,7 +218,8 @@ class Chunks:
 
 
 def remove_building(folder: Path) -> None:
-    """Remove what a build that is done leaves."""
+    """Remove what a build that is done leaves. The state goes first: a kill meanwhile leaves nothing to go on with."""
     with writing(folder / BUILDING):
+        (folder / BUILDING / STATE).unlink(missing_ok=True)
         if (folder / BUILDING).is_dir():
             shutil.rmtree(folder / BUILDING)

@@ -102,7 +102,8 @@ def _publish(folder: Path, edit: Callable[[sqlite3.Connection], None], fresh: bo
     temporary = path.with_name(f".{META}.{os.getpid()}")
     with writing(path):
         try:
-            temporary.unlink(missing_ok=True)
+            for left in folder.glob(f".{META}.*"):  # of one that was killed; the folder is claimed
+                left.unlink(missing_ok=True)
             if not fresh:
                 shutil.copyfile(path, temporary)
             with closing(sqlite3.connect(temporary)) as connection:

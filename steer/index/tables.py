@@ -12,13 +12,14 @@ from torch import Tensor
 from saes import SAE
 from steer.errors import ModelError
 from steer.files import write_bytes
-from steer.index.chunks import BUILDING, Chunks, Corpus, State, write_state
+from steer.index.chunks import Chunks, Corpus, State, write_state
 from steer.index.config import IndexConfig
 from steer.index.counts import column_arrays, count_arrays, histogram_top, position_classes
 from steer.index.examples import Peaks, Places, chosen, example_arrays
 from steer.index.info import File, write_array
 from steer.index.labels import write_meta
 from steer.index.layout import CORPUS, LOGITS, NONE_ID, Sizes, arrays, shard_file, token_bytes
+from steer.index.leftovers import BUILDING
 from steer.index.neighbours import CoActivation, similar
 from steer.index.render import Renderer
 from steer.index.shards import open_arrays

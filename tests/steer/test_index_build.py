@@ -17,8 +17,8 @@ from steer.activations.policy import TokenPolicy
 from steer.activations.sources.opened import open_source
 from steer.errors import DataError, OutputError, PlanError
 from steer.index.build import build_index
-from steer.index.chunks import BUILDING
 from steer.index.examples import mixed
+from steer.index.leftovers import BUILDING
 from steer.index.read import FeatureIndex
 from steer.models.lens import Lens
 from steer.models.site import Site
