@@ -272,9 +272,8 @@ def _info(tables: Tables, state: State, source: Source, site: Site) -> IndexInfo
             "median_norm": state.medians,
             "rendering": tables.renderer.joining,
             "logit_lens": tables.lens_about,
-            "coactivation": f"n_ij / sqrt(n_i n_j), counted on every {tables.stride}. token of the corpus"
-            if tables.stride > 1
-            else "n_ij / sqrt(n_i n_j), counted on all tokens",
+            "coactivation": "n_ij / sqrt(n_i n_j), counted on "
+            + (f"one token in {tables.one_in}, drawn by a hash of its place" if tables.one_in > 1 else "all tokens"),
         },
         files=dict(state.files or {}),
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import steer.index.tables as tables_module
 from saes import SAE
 from steer.activations.policy import TokenPolicy
 from steer.activations.sources.opened import open_source
@@ -19,6 +20,7 @@ from steer.errors import DataError, OutputError, PlanError
 from steer.index.build import build_index
 from steer.index.examples import mixed
 from steer.index.leftovers import BUILDING
+from steer.index.neighbours import sampled
 from steer.index.read import FeatureIndex
 from steer.models.lens import Lens
 from steer.models.site import Site
@@ -270,15 +272,30 @@ def test_co_activation_of_much_text_is_counted_on_some_of_the_tokens(built, text
     _, true, lm, sae = built
     few = build_index(lm, sae, open_source(text), tmp_path / "b", replace(SMALL, pairs=5000))
     told = few.provenance["coactivation"]
-    stride = int(told.split("every ")[1].split(".")[0])
-    assert stride > 1
-    fires = (true.acts[::stride] > 0).astype(np.float64)
+    one_in = int(told.split("one token in ")[1].split(",")[0])
+    assert one_in > 1
+    taken = sampled(np.arange(len(true.acts)), one_in)
+    fires = (true.acts[taken] > 0).astype(np.float64)
     both = fires.T @ fires
     for latent in np.flatnonzero(fires.any(0))[:5].tolist():
         for other, value in few.card(latent).coactive:
             assert value == pytest.approx(
                 both[latent, other] / np.sqrt(both[latent, latent] * both[other, other]), abs=1e-3
             )
+
+
+def test_no_place_in_rows_of_one_length_is_favoured_by_the_sample():
+    places = np.arange(64 * 2000)
+    taken = np.bincount(places[sampled(places, 16)] % 64, minlength=64)
+    assert np.abs(taken - 2000 / 16).max() < 5 * np.sqrt(2000 / 16)  # every 16th token would take four places alone
+
+
+def test_hits_that_are_held_for_the_co_activation_are_limited(built, text, tmp_path, monkeypatch):
+    _, true, lm, sae = built
+    hits = int((true.acts > 0).sum())
+    monkeypatch.setattr(tables_module, "_HELD", hits // 3 - 1)
+    few = build_index(lm, sae, open_source(text), tmp_path / "b", SMALL)
+    assert "one token in 4," in few.provenance["coactivation"]
 
 
 def test_relu_and_jumprelu_saes_are_indexed_too(built, text, tmp_path):
