@@ -19,6 +19,8 @@ from steer.index.labels import Label, Labels
 from steer.index.layout import (
     BINS,
     BINS_PER_OCTAVE,
+    BUILT_COLUMNS,
+    COLUMNS,
     EMPTY,
     LOGITS,
     NONE_ID,
@@ -84,6 +86,9 @@ class FeatureIndex:
         folder = Path(folder)
         info = read_info(folder)
         check_files(folder, info.files, contents=False)
+        columns = Columns(folder, info.d_sae)
+        if missing := [name for name in BUILT_COLUMNS if name not in columns]:
+            raise DataError(f"{folder / COLUMNS / missing[0]}.npy is missing. Copy the index again, or build it again.")
         if sae is not None:
             check_sae(info, sae, folder)
         if lm is not None:
@@ -91,7 +96,7 @@ class FeatureIndex:
         return cls(
             folder,
             info,
-            Columns(folder, info.d_sae),
+            columns,
             UserNotes(Path(user) if user is not None else folder / USER, info.d_sae),
             _renderer(folder, info),
             sae,
