@@ -1,12 +1,12 @@
 """``build_index``: every figure against the long way, the same bytes after a kill and whatever the blocks."""
 
 import hashlib
-import json
 import os
-import subprocess
-import sys
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +17,9 @@ from saes import SAE
 from steer.activations.policy import TokenPolicy
 from steer.activations.sources.opened import open_source
 from steer.errors import DataError, OutputError, PlanError
+from steer.forks import can_fork
 from steer.index.build import build_index
 from steer.index.examples import mixed
-from steer.index.leftovers import BUILDING
 from steer.index.neighbours import sampled
 from steer.index.read import FeatureIndex
 from steer.models.lens import Lens
@@ -178,18 +178,82 @@ def test_promoting_and_suppressing_find_the_latents_by_token(built):
     assert (7, value) in index.suppressing(token, 96)
 
 
-def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    """In a program of its own: a fork beside threads that compute may wait for ever."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "tests.steer.killed_index", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [one["ended"] for one in found.values()] == [-9, -9, -9]
-    assert not any(one["index"] or one["left"] for one in found.values())
-    assert found["5"]["chunks"] >= 1
-    assert found["20"]["shards"] > 0
-    assert all(one["same"] for one in found.values())
+def contents(folder):
+    """Hash of each file, those under temporary names among them, and what the database says."""
+    with closing(sqlite3.connect(folder / "meta.sqlite")) as connection:
+        words = list(connection.iterdump())
+    return {name: digest for name, digest in hashes(folder).items() if name != "meta.sqlite"} | {"words": words}
+
+
+def killed(build, at, moment):
+    """Build in a fork that kills itself where the ``at``-th file is put in its place: before, with the new file beside
+    it under its temporary name, or after; or where the first file is removed at the end. False: it came to its end."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+    replace, remove, count, code = os.replace, shutil.rmtree, 0, 99
+
+    def replaced(source, target):
+        nonlocal count
+        count += 1
+        if moment == "after":
+            replace(source, target)
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if moment != "after":
+            replace(source, target)
+
+    def removed(folder):
+        os.unlink(next(folder.glob("chunk-*")))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        signal.alarm(60)
+        os.replace, shutil.rmtree = replaced, removed if moment == "end" else remove
+        build()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.skipif(not can_fork(), reason="the build is killed in a fork")
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(built, text, tmp_path):
+    """Killed as each kind of file is written: states, chunks, the corpus, arrays, columns, words, ``index.json``."""
+    whole, _, lm, sae = built
+    expected = contents(whole.folder)
+    source, written = open_source(text), len(expected) + len(whole.info.files)
+
+    def building(folder):
+        return lambda: build_index(lm, sae, source, folder, SMALL)
+
+    for at, moment in ((1, "after"), (2, "before"), (5, "after"), (17, "before"), (40, "after"), (64, "before")):
+        assert killed(building(tmp_path / f"{at}"), at, moment)
+        assert not (tmp_path / f"{at}" / "index.json").exists()
+        building(tmp_path / f"{at}")()
+        assert contents(tmp_path / f"{at}") == expected
+    assert killed(building(tmp_path / "end"), 0, "end")
+    assert (tmp_path / "end" / "building").exists()
+    again = tmp_path / "again"  # again and again, and in the last steps, where words and columns are written
+    kills = 0
+    while killed(building(again), 21 + kills % 4, ("before", "after")[kills % 2]):
+        kills += 1
+        assert kills < written
+    assert kills >= 4
+    building(tmp_path / "end")()
+    assert contents(tmp_path / "end") == contents(again) == expected
+
+
+def test_an_index_is_replaced_although_a_killed_run_left_files_in_it(built, text, tmp_path):
+    whole, _, lm, sae = built
+    folder = tmp_path / "b"
+    shutil.copytree(whole.folder, folder)
+    for name in ("latents/.hist.00000000.npy.12", ".meta.sqlite.12", ".meta.sqlite.12-journal", ".user.sqlite.12"):
+        (folder / name).write_bytes(b"half")
+    build_index(lm, sae, open_source(text), folder, replace(SMALL, examples=5), overwrite=True)
+    assert [path.name for path in folder.rglob(".*")] == [".user.sqlite.12"]  # a note may be written at any time
 
 
 def test_the_result_does_not_depend_on_how_latents_are_cut_into_blocks(built, text, tmp_path):
@@ -315,7 +379,12 @@ def test_bad_input_is_refused_and_leaves_nothing_half_written(built, text, tmp_p
     empty.write_text('{"text": "a"}\n' * 0 + "\n")
     with pytest.raises(DataError, match="no token that counts"):
         build_index(lm, sae, open_source(empty), tmp_path / "b", SMALL)
-    assert not (tmp_path / "b" / BUILDING).exists()
+    assert not (tmp_path / "b").exists()
+    unreadable = tmp_path / "unreadable.jsonl"
+    unreadable.write_text('{"messages": [{"role": "tool", "content": "42"}]}\n')
+    with pytest.raises(DataError, match="role"):
+        build_index(lm, sae, open_source(unreadable), tmp_path / "b", SMALL)
+    assert not (tmp_path / "b").exists()
     with pytest.raises(PlanError, match="width"):
         build_index(lm, random_sae(d_in=16), source, tmp_path / "c", SMALL)
     with pytest.raises(PlanError, match="site"):
