@@ -7,7 +7,7 @@ estimates of a stream; what is in memory is bounded by ``IndexConfig.chunk_hits`
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,10 @@ def _begun(folder: Path, identity: dict[str, Any], overwrite: bool) -> State | N
             require_same(read_info(folder).provenance.get("identity", {}), identity, f"The index in {folder}")
             return None
     if overwrite:
+        with suppress(DataError):  # one of the same, if it can be read, goes on: the end is the same
+            if (state := read_state(folder)) is not None:
+                require_same(state.identity, identity, f"The unfinished index in {folder}")
+                return state
         _clear(folder, ours)
     state = State(identity)
     write_state(folder, state)

@@ -52,8 +52,10 @@ class CoActivation:
 
     def __init__(self, parts: Iterable[tuple[np.ndarray, np.ndarray]], d_sae: int, tokens: int) -> None:
         """``parts``: latents and places of hits, with ``tokens`` places in all."""
-        latents, places = zip(*parts, strict=True)
-        every, where = np.concatenate(latents), np.concatenate(places)
+        small = np.int32 if max(d_sae, tokens) < 2**31 else np.int64
+        both = [np.stack(part).astype(small) for part in parts]
+        every, where = np.concatenate(both, axis=1)
+        both.clear()
         ones = np.ones(len(every), dtype=np.int32)  # exact, unlike float32 beyond 2^24 tokens
         self._fires = csr_matrix((ones, (every, where)), shape=(d_sae, tokens))
         self._by_token = self._fires.T.tocsr()

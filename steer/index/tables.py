@@ -31,7 +31,7 @@ from steer.search.direction import row_norms
 
 _WORDS = 10  # promoted tokens, and as many peak tokens, that word search knows of a latent
 
-_HELD = 2**26  # active latents of tokens that the co-activation is counted on at most, 16 bytes each while it is
+_HELD = 2**25  # active latents of tokens that the co-activation is counted on at most, about 37 bytes each
 
 Arrays = dict[str, np.ndarray]
 
