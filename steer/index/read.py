@@ -160,9 +160,9 @@ class FeatureIndex:
     def words(self, query: str, limit: int = 20) -> list[tuple[int, float]]:
         """Latents whose labels, promoted tokens or peak tokens hold words of ``query``, best first, with a score.
 
-        The score is BM25 (FTS5's, the sign turned; a label's counts twice), larger for better. Of words that many labels
-        or lists of tokens have, rows that hold all words of the query are ranked, and of one such word alone not all rows.
-        Where FTS5 is missing or finds nothing, parts of words are looked for, and the score is the number of those found.
+        The score is BM25 (FTS5's, the sign turned; a label's counts twice), larger for better. Of words that many
+        labels or lists of tokens have, rows that hold all words of the query are ranked, and of one such word alone not
+        all rows. Where FTS5 is missing or finds nothing, parts of words count by the number of those found.
 
         Raises:
             DataError: ``limit`` is below 1, or the database is damaged.
