@@ -7,6 +7,7 @@ estimates of a stream; what is in memory is bounded by ``IndexConfig.chunk_hits`
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ import numpy as np
 from saes import SAE
 from steer.activations.identity import require_same, revision, tokenizer_digest, weights_digest
 from steer.activations.sources.source import Position, Source
-from steer.errors import DataError, OutputError, PlanError, SteerError
+from steer.errors import DataError, OutputError, PlanError
 from steer.files import LOCK, check_output, claimed, writing
 from steer.index.chunks import (
-    BUILDING,
     Chunks,
     Corpus,
     Hits,
@@ -42,6 +42,7 @@ from steer.index.layout import (
     ROLES,
     USER,
 )
+from steer.index.leftovers import BUILDING, is_temporary, remove_temporary, removed_if_empty
 from steer.index.read import FeatureIndex
 from steer.index.reading import Read, Reader
 from steer.index.tables import Tables
@@ -78,28 +79,37 @@ def build_index(
     if lm.attachments:
         raise DataError("The model is steered, which the index would not tell. Build it outside of that block.")
     identity = _identity(lm, sae, source, site, config)
-    state = _begun(folder, identity, overwrite)
-    if state is None:
-        return FeatureIndex.open(folder)
-    sae = sae.on(lm.device)
-    with claimed(folder):
-        if not state.read:
-            try:
-                state = _read(lm, sae, source, site, config, folder, state, show)
-            except SteerError:  # nothing is lost, and the same folder serves what was meant
-                if (left := read_state(folder)) is not None and not left.chunks:
-                    remove_building(folder)
-                raise
-        chunks = Chunks(folder, state)
-        tables = Tables(lm, sae, config, folder, chunks, chunks.corpus())
-        state, columns = tables.written(state, show)
-        with show.stage("words and columns"):
-            tables.words()
-            for name, values in columns.items():
-                Columns(folder, tables.sizes.d_sae).add(name, values, {"by": "steer index build"})
-        write_info(folder, _info(tables, state, source, site))
+    check_output(folder, overwrite=overwrite or _is_ours(folder))
+    with removed_if_empty(folder), claimed(folder):
+        state = _begun(folder, identity, overwrite)
+        if state is not None:
+            if not state.read:
+                with _forgotten_if_nothing_read(folder):
+                    state = _read(lm, sae.on(lm.device), source, site, config, folder, state, show)
+            _tabulate(lm, sae.on(lm.device), source, site, config, folder, state, show)
         remove_building(folder)
     return FeatureIndex.open(folder)
+
+
+def _tabulate(
+    lm: LanguageModel,
+    sae: SAE,
+    source: Source,
+    site: Site,
+    config: IndexConfig,
+    folder: Path,
+    state: State,
+    show: Progress,
+) -> None:
+    """Write all that an index holds, from what was read; ``index.json`` is the last of it."""
+    chunks = Chunks(folder, state)
+    tables = Tables(lm, sae, config, folder, chunks, chunks.corpus())
+    state, columns = tables.written(state, show)
+    with show.stage("words and columns"):
+        tables.words()
+        for name, values in columns.items():
+            Columns(folder, tables.sizes.d_sae).add(name, values, {"by": "steer index build"})
+    write_info(folder, _info(tables, state, source, site))
 
 
 def _fitting(lm: LanguageModel, sae: SAE, site: Site | str | None) -> Site:
@@ -127,15 +137,21 @@ def _identity(lm: LanguageModel, sae: SAE, source: Source, site: Site, config: I
     }
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder holds an index, or the beginning of one."""
+    return (folder / INFO).is_file() or (folder / BUILDING).is_dir()
+
+
 def _begun(folder: Path, identity: dict[str, Any], overwrite: bool) -> State | None:
-    """The state to go on from, or None where the index is there already.
+    """The state to go on from, or None where the index is there already; what a kill left half-written is removed.
 
     Raises:
         DataError: the folder holds a build of something else.
-        OutputError: it holds something else, and ``overwrite`` is not set, or cannot be written to.
+        OutputError: it holds something else, or cannot be written to.
     """
-    ours = (folder / INFO).is_file() or (folder / BUILDING).is_dir()
-    check_output(folder, overwrite=ours or overwrite)
+    ours = _is_ours(folder)
+    if ours:
+        remove_temporary(folder)
     if ours and not overwrite:
         if (state := read_state(folder)) is not None:
             require_same(state.identity, identity, f"The unfinished index in {folder}")
@@ -143,17 +159,33 @@ def _begun(folder: Path, identity: dict[str, Any], overwrite: bool) -> State | N
         if (folder / INFO).is_file():
             require_same(read_info(folder).provenance.get("identity", {}), identity, f"The index in {folder}")
             return None
-    if overwrite and folder.is_dir():
+    if overwrite:
+        with suppress(DataError):  # one of the same, if it can be read, goes on: the end is the same
+            if (state := read_state(folder)) is not None:
+                require_same(state.identity, identity, f"The unfinished index in {folder}")
+                return state
         _clear(folder, ours)
     state = State(identity)
     write_state(folder, state)
     return state
 
 
+@contextmanager
+def _forgotten_if_nothing_read(folder: Path) -> Iterator[None]:
+    """Where the text cannot be read from its beginning on, nothing is left to go on with."""
+    try:
+        yield
+    except Exception:
+        state = read_state(folder)
+        if state is None or not state.chunks:
+            remove_building(folder)
+        raise
+
+
 def _clear(folder: Path, ours: bool) -> None:
     """Remove an index, but for the user's notes; a folder of something else is left alone."""
     known = {INFO, META, USER, f"{USER}-wal", f"{USER}-shm", LOCK, CORPUS, LATENTS, COLUMNS, BUILDING}
-    if strange := sorted(path.name for path in folder.iterdir() if path.name not in known):
+    if strange := sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path)):
         raise OutputError(f"{folder} holds {strange[0]}, which is no part of an index. Choose another folder.")
     if not ours:
         return
@@ -244,9 +276,8 @@ def _info(tables: Tables, state: State, source: Source, site: Site) -> IndexInfo
             "median_norm": state.medians,
             "rendering": tables.renderer.joining,
             "logit_lens": tables.lens_about,
-            "coactivation": f"n_ij / sqrt(n_i n_j), counted on every {tables.stride}. token of the corpus"
-            if tables.stride > 1
-            else "n_ij / sqrt(n_i n_j), counted on all tokens",
+            "coactivation": "n_ij / sqrt(n_i n_j), counted on "
+            + (f"one token in {tables.one_in}, drawn by a hash of its place" if tables.one_in > 1 else "all tokens"),
         },
         files=dict(state.files or {}),
     )

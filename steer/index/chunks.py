@@ -6,13 +6,13 @@ last of them. The rest of an index is computed from these files, and they are re
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Bool, Float32, Int64, Shaped
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from safetensors import safe_open
@@ -22,8 +22,8 @@ from steer.activations.sources.source import Position
 from steer.errors import DataError
 from steer.files import write_bytes, write_json, writing
 from steer.index.info import File
+from steer.index.leftovers import BUILDING
 
-BUILDING = "building"
 STATE = "state.json"
 _STRICT = ConfigDict(extra="forbid")
 
@@ -197,13 +197,15 @@ class Chunks:
         if first < latents.stop:
             yield range(first, latents.stop)
 
-    def each(self, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Latents and places of the hits on every ``stride``-th token of the corpus, a file at a time."""
+    def each(
+        self, taken: Callable[[Int64[np.ndarray, " hit"]], Bool[np.ndarray, " hit"]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Latents and places of the hits on tokens whose places are ``taken``, a file at a time."""
         for chunk, offsets in zip(self._chunks, self._offsets, strict=True):
             places = self._of(chunk, "places").astype(np.int64)
-            latents = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-            taken = places % stride == 0
-            yield latents[taken], places[taken]
+            latents = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+            kept = taken(places)
+            yield latents[kept], places[kept]
 
     def _of(self, chunk: Chunk, name: str) -> np.ndarray:
         with self._opened(chunk) as file:
@@ -218,7 +220,8 @@ class Chunks:
 
 
 def remove_building(folder: Path) -> None:
-    """Remove what a build that is done leaves."""
+    """Remove what a build that is done leaves. The state goes first: a kill meanwhile leaves nothing to go on with."""
     with writing(folder / BUILDING):
+        (folder / BUILDING / STATE).unlink(missing_ok=True)
         if (folder / BUILDING).is_dir():
             shutil.rmtree(folder / BUILDING)

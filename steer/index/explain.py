@@ -177,7 +177,12 @@ def _read(written: Written, config: ExplainConfig) -> tuple[str, str, str]:
         return "", raw, "the explanation is empty but for what was taken off it"
     if len(text) > config.longest or _REASONING.search(text):
         return "", raw, "reasoning leaked into the explanation"
-    return text, raw, "" if text == raw else "what the explainer said around the label was taken off"
+    told = {
+        written.note: bool(written.note),
+        f"the explanation was cut off at {config.explanation_tokens} tokens": written.cut,
+        "what the explainer said around the label was taken off": text != raw,
+    }
+    return text, raw, "; ".join(note for note, applies in told.items() if applies)
 
 
 def _tests(
@@ -239,9 +244,10 @@ def _explained(
     if not text:
         return Explained(card.latent, None, problem, {}, 0)
     right: dict[Test, list[bool]] = {"detection": [], "fuzzing": []}
-    unread = 0
+    asked = unread = 0
     for number, (of, kind, expected, _) in enumerate(questions):
         if of == place:
+            asked += 1
             answer = _answer(answers.get(number))
             unread += answer is None
             if answer is not None:
@@ -252,5 +258,7 @@ def _explained(
         low, high = rate.interval or (0.0, 1.0)
         scores |= {test: float(rate.rate or 0.0), f"{test}_low": low, f"{test}_high": high, f"{test}_n": float(rate.n)}
     more: dict[str, Any] = {"explainer": dict(writer.settings()), "config": asdict(config), "unread": unread}
+    if unread:
+        problem = "; ".join(filter(None, (problem, f"{unread} of {asked} answers were neither yes nor no")))
     label = Label(card.latent, text, writer.name, KIND, None if raw == text else raw, scores, more)
     return Explained(card.latent, label, problem, tests, unread)

@@ -20,6 +20,8 @@ from steer.checks import require_whole
 from steer.errors import DataError, OutputError
 from steer.files import claimed, writing
 from steer.index.layout import META
+from steer.index.user import storable
+from steer.index.words import by_parts, by_words, has_table, make_searchable, tokenizer_available
 
 _TABLES = """
 CREATE TABLE labels (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL, made_by TEXT NOT NULL,
@@ -27,15 +29,7 @@ CREATE TABLE labels (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT 
 CREATE INDEX labels_by_latent ON labels (latent);
 CREATE TABLE tokens (latent INTEGER PRIMARY KEY, words TEXT NOT NULL);
 """
-_SEARCHED = """
-CREATE VIRTUAL TABLE label_words USING fts5(text, content='labels', content_rowid='id', tokenize='porter unicode61');
-CREATE VIRTUAL TABLE token_words USING fts5(words, content='tokens', content_rowid='latent',
-                                            tokenize='porter unicode61', detail='column');
-"""
-_LABEL_WEIGHT = 2.0  # a word in a label says more of a latent than one among its tokens
-_CONTENT = {"label_words": "labels", "token_words": "tokens"}
 _LONGEST_QUERY = 10_000  # characters; SQLite's own limit of a pattern is 50,000 bytes
-_COMMON, _COMMON_ROWS = 0.02, 100  # of the rows: a word in more of them says little
 NO_FTS5 = "SQLite has no FTS5 here: words are looked for as parts of texts, which is slower and ranks by their number."
 
 
@@ -59,16 +53,6 @@ class Label:
     """What else came with it, as JSON data."""
 
 
-def fts5_available() -> bool:
-    """Whether this SQLite can search texts."""
-    with closing(sqlite3.connect(":memory:")) as connection:
-        try:
-            connection.execute("CREATE VIRTUAL TABLE t USING fts5(a)")
-        except sqlite3.OperationalError:
-            return False
-    return True
-
-
 def write_meta(folder: Path, words: Iterable[tuple[int, str]]) -> None:
     """A new ``meta.sqlite`` without labels; ``words`` are each latent's tokens as text.
 
@@ -79,22 +63,9 @@ def write_meta(folder: Path, words: Iterable[tuple[int, str]]) -> None:
     def fill(connection: sqlite3.Connection) -> None:
         connection.executescript(_TABLES)
         connection.executemany("INSERT INTO tokens VALUES (?, ?)", words)
-        _make_searchable(connection)
+        make_searchable(connection)
 
     _publish(folder, fill, fresh=True)
-
-
-def _make_searchable(connection: sqlite3.Connection) -> None:
-    if not fts5_available():
-        return
-    if not _has_words(connection):
-        connection.executescript(_SEARCHED)
-    for table in ("label_words", "token_words"):
-        connection.execute(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
-
-
-def _has_words(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'label_words'").fetchone()[0] > 0
 
 
 def _publish(folder: Path, edit: Callable[[sqlite3.Connection], None], fresh: bool = False) -> None:
@@ -103,7 +74,8 @@ def _publish(folder: Path, edit: Callable[[sqlite3.Connection], None], fresh: bo
     temporary = path.with_name(f".{META}.{os.getpid()}")
     with writing(path):
         try:
-            temporary.unlink(missing_ok=True)
+            for left in folder.glob(f".{META}.*"):  # of one that was killed; the folder is claimed
+                left.unlink(missing_ok=True)
             if not fresh:
                 shutil.copyfile(path, temporary)
             with closing(sqlite3.connect(temporary)) as connection:
@@ -165,7 +137,7 @@ class Labels:
                 rows,
             )
             after = connection.execute("SELECT count(*) FROM labels").fetchone()[0]
-            _make_searchable(connection)
+            make_searchable(connection)
 
         if rows:
             with claimed(self._folder):
@@ -176,14 +148,14 @@ class Labels:
         """Latents whose labels or tokens hold words of ``query``, best first; see ``FeatureIndex.words``."""
         if len(query) > _LONGEST_QUERY:
             raise DataError(f"Words of at most {_LONGEST_QUERY:,} characters can be looked for, got {len(query):,}.")
-        query = str(_storable(query)).replace("\0", " ")  # which would end the pattern
+        query = storable(query).replace("\0", " ")  # which would end the pattern
         terms = re.findall(r"\w+", query)
         with self._reading() as (connection, searched):
             found: dict[int, float] = {}
             if searched and terms:
-                found = _by_bm25(connection, terms, 4 * limit)
+                found = by_words(connection, terms, 4 * limit)
             if not found and query.strip():
-                found = _by_parts(connection, terms or [query.strip()])
+                found = by_parts(connection, terms or [query.strip()], limit)
         return sorted(found.items(), key=lambda one: (-one[1], one[0]))[:limit]
 
     def _select(self, where: str, values: tuple[Any, ...]) -> Iterator[Label]:
@@ -215,7 +187,7 @@ class Labels:
         uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         connection = sqlite3.connect(uri, uri=True, check_same_thread=False)  # one thread at a time, by our lock
         connection.execute("SELECT count(*) FROM sqlite_master")  # a damaged file shows now
-        searched = fts5_available() and _has_words(connection)
+        searched = tokenizer_available() and has_table(connection, "label_words")
         if not searched and self._note:
             self._note(NO_FTS5)
         return connection, searched
@@ -234,54 +206,5 @@ class Labels:
 
 def _row(label: Label) -> tuple[Any, ...]:
     scores, more = (json.dumps(dict(one), ensure_ascii=False) for one in (label.scores, label.more))
-    return (label.latent, *map(_storable, (label.text, label.made_by, label.kind, label.raw, scores, more)))
-
-
-def _storable(text: str | None) -> str | None:
-    """A text that SQLite can hold: half of a surrogate pair, which is no text, stands as JSON escapes it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(text, str) else text
-
-
-def _by_bm25(connection: sqlite3.Connection, terms: list[str], limit: int) -> dict[int, float]:
-    found: dict[int, float] = {}
-    for label, score in _ranked(connection, "label_words", terms, limit):
-        (latent,) = connection.execute("SELECT latent FROM labels WHERE id = ?", (label,)).fetchone()
-        found[latent] = max(found.get(latent, 0.0), _LABEL_WEIGHT * score)
-    for latent, score in _ranked(connection, "token_words", terms, limit):
-        found[latent] = found.get(latent, 0.0) + score
-    return found
-
-
-def _ranked(connection: sqlite3.Connection, table: str, terms: list[str], limit: int) -> list[tuple[int, float]]:
-    """Rows of a table by BM25. Words that many rows have are passed over where there are others.
-
-    They hardly move a rank (that is BM25's second factor), and to rank all their rows is what takes time.
-    """
-    # rows have numbers without gaps, and to count them would read them all
-    (rows,) = connection.execute(f"SELECT coalesce(max(rowid), 0) FROM {_CONTENT[table]}").fetchone()
-    counts = {
-        term: connection.execute(f"SELECT count(*) FROM {table} WHERE {table} MATCH ?", (f'"{term}"',)).fetchone()[0]
-        for term in dict.fromkeys(terms)
-    }
-    present = [term for term, count in counts.items() if count]
-    rare = [term for term in present if counts[term] <= max(_COMMON_ROWS, _COMMON * rows)] or present
-    if not rare:
-        return []
-    match = " OR ".join(f'"{term}"' for term in rare)
-    ordered = f"SELECT rowid, -rank FROM {table} WHERE {table} MATCH ? ORDER BY rank LIMIT ?"
-    return connection.execute(ordered, (match, limit)).fetchall()
-
-
-def _by_parts(connection: sqlite3.Connection, terms: list[str]) -> dict[int, float]:
-    """Latents by how many of the terms are parts of a label (counted twice) or of the tokens."""
-    found: dict[int, float] = {}
-    for term in terms:
-        part = "%" + re.sub(r"([%_\\])", r"\\\1", term) + "%"
-        hits: dict[int, float] = {}
-        for (latent,) in connection.execute("SELECT latent FROM tokens WHERE words LIKE ? ESCAPE '\\'", (part,)):
-            hits[latent] = 1.0
-        for (latent,) in connection.execute("SELECT latent FROM labels WHERE text LIKE ? ESCAPE '\\'", (part,)):
-            hits[latent] = _LABEL_WEIGHT
-        for latent, score in hits.items():
-            found[latent] = found.get(latent, 0.0) + score
-    return found
+    texts = (label.text, label.made_by, label.kind, label.raw, scores, more)
+    return (label.latent, *(text if text is None else storable(text) for text in texts))

@@ -107,7 +107,7 @@ def arrays(sizes: Sizes) -> Mapping[str, Array]:
 BUILT_COLUMNS = ("density", "max", "mean", "documents", "peak_tokens")
 """Columns that every index has; docs/index.md says what they are."""
 
-_TEXT_BYTES = 350  # a latent's words in meta.sqlite with their index, measured on synthetic text
+_TEXT_BYTES = 500  # a latent's words in meta.sqlite with their index, measured on synthetic text
 _ITEM = {"uint8": 1, "float16": 2, "uint32": 4, "float32": 4}
 
 

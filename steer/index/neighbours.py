@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from steer.index.examples import mixed
 from steer.index.layout import NEIGHBOURS, NONE_ID
 from steer.search.direction import BLOCK_ROWS, row_norms
 
@@ -39,14 +40,23 @@ def similar(
     return ids, values
 
 
+def sampled(places: Int64[np.ndarray, " n"], one_in: int) -> Bool[np.ndarray, " n"]:
+    """Which tokens of the corpus are counted where it is one in so many: by a hash, so that no place in a row is
+    favoured, as it would be by every so many-th token of rows of one length.
+    """
+    return np.asarray(mixed(places.astype(np.uint64)) % np.uint64(one_in) == 0)
+
+
 class CoActivation:
     """Which latents fire on the same tokens, counted exactly on the tokens that are given."""
 
     def __init__(self, parts: Iterable[tuple[np.ndarray, np.ndarray]], d_sae: int, tokens: int) -> None:
         """``parts``: latents and places of hits, with ``tokens`` places in all."""
-        latents, places = zip(*parts, strict=True)
-        every, where = np.concatenate(latents), np.concatenate(places)
-        ones = np.ones(len(every), dtype=np.float32)  # sums of ones are exact to 2^24 tokens
+        small = np.int32 if max(d_sae, tokens) < 2**31 else np.int64
+        both = [np.stack(part).astype(small) for part in parts]
+        every, where = np.concatenate(both, axis=1)
+        both.clear()
+        ones = np.ones(len(every), dtype=np.int32)  # exact, unlike float32 beyond 2^24 tokens
         self._fires = csr_matrix((ones, (every, where)), shape=(d_sae, tokens))
         self._by_token = self._fires.T.tocsr()
         self.fired: Float64[np.ndarray, " d_sae"] = np.asarray(self._fires.sum(axis=1, dtype=np.float64)).reshape(-1)

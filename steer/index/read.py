@@ -20,6 +20,8 @@ from steer.index.labels import Label, Labels
 from steer.index.layout import (
     BINS,
     BINS_PER_OCTAVE,
+    BUILT_COLUMNS,
+    COLUMNS,
     EMPTY,
     LOGITS,
     NONE_ID,
@@ -87,6 +89,9 @@ class FeatureIndex:
         folder = Path(folder)
         info = read_info(folder)
         check_files(folder, info.files, contents=False)
+        columns = Columns(folder, info.d_sae)
+        if missing := [name for name in BUILT_COLUMNS if name not in columns]:
+            raise DataError(f"{folder / COLUMNS / missing[0]}.npy is missing. Copy the index again, or build it again.")
         if sae is not None:
             check_sae(info, sae, folder)
         if lm is not None:
@@ -94,7 +99,7 @@ class FeatureIndex:
         return cls(
             folder,
             info,
-            Columns(folder, info.d_sae),
+            columns,
             UserNotes(Path(user) if user is not None else folder / USER, info.d_sae),
             _renderer(folder, info),
             sae,
@@ -158,9 +163,9 @@ class FeatureIndex:
     def words(self, query: str, limit: int = 20) -> list[tuple[int, float]]:
         """Latents whose labels, promoted tokens or peak tokens hold words of ``query``, best first, with a score.
 
-        The score is BM25 (FTS5's, the sign turned; a label's counts twice), larger for better. Words that more than 2 %
-        of the labels have, or of the lists of tokens, are passed over where the query has others. Where FTS5 is missing
-        or finds nothing, parts of words are looked for, and the score is the number of those found.
+        The score is BM25 (FTS5's, the sign turned; a label's counts twice), larger for better. Of words that many
+        labels or lists of tokens have, rows that hold all words of the query are ranked, and of one such word alone not
+        all rows. Where FTS5 is missing or finds nothing, parts of words count by the number of those found.
 
         Raises:
             DataError: ``limit`` is below 1, or the database is damaged.

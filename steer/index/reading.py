@@ -78,7 +78,7 @@ class Reader:
         parts = []
         for batch in by_length([lengths[i] for i in live], self._config.forward_tokens):
             chosen = [live[i] for i in batch]
-            parts.append(self._pass([rows[i].ids for i in chosen], starts[chosen], counts, first))
+            parts.append(self.hits([rows[i].ids for i in chosen], starts[chosen], counts, first))
         empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
         latents, places, values = (np.concatenate(part) for part in zip(*(parts or [empty]), strict=True))
         begins = [start + place for row, start in zip(rows, starts, strict=True) for place in row.begins]
@@ -91,7 +91,7 @@ class Reader:
         )
         return Read(Hits(latents, places, values), corpus, position)
 
-    def _pass(
+    def hits(
         self, rows: Sequence[list[int]], starts: np.ndarray, counts: np.ndarray, first: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Hits of some rows that run together; tokens that turn out to be outliers are taken out of ``counts``."""

@@ -36,6 +36,10 @@ class ShardedArray:
         """What is stored of one latent."""
         return np.asarray(self.parts[latent // self.rows][latent % self.rows])  # an array of no axes, no number
 
+    def joined(self) -> np.ndarray:
+        """All of it, in memory."""
+        return np.concatenate(self.parts)
+
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Each part with the number of its first latent."""
         for number, part in enumerate(self.parts):

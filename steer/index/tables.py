@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,15 @@ from torch import Tensor
 from saes import SAE
 from steer.errors import ModelError
 from steer.files import write_bytes
-from steer.index.chunks import BUILDING, Chunks, Corpus, State, write_state
+from steer.index.chunks import Chunks, Corpus, State, write_state
 from steer.index.config import IndexConfig
 from steer.index.counts import column_arrays, count_arrays, histogram_top, position_classes
 from steer.index.examples import Peaks, Places, chosen, example_arrays
 from steer.index.info import File, write_array
 from steer.index.labels import write_meta
 from steer.index.layout import CORPUS, LOGITS, NONE_ID, Sizes, arrays, shard_file, token_bytes
-from steer.index.neighbours import CoActivation, similar
+from steer.index.leftovers import BUILDING
+from steer.index.neighbours import CoActivation, sampled, similar
 from steer.index.render import Renderer
 from steer.index.shards import open_arrays
 from steer.models.lens import Lens
@@ -28,6 +30,8 @@ from steer.progress import Progress
 from steer.search.direction import row_norms
 
 _WORDS = 10  # promoted tokens, and as many peak tokens, that word search knows of a latent
+
+_HELD = 2**25  # active latents of tokens that the co-activation is counted on at most, about 37 bytes each
 
 Arrays = dict[str, np.ndarray]
 
@@ -48,7 +52,7 @@ class Tables:
         self.places = Places.of(self.corpus)
         self.classes = position_classes(self.corpus)
         self.vocabulary = self.lm.vocabulary or int(self.corpus.tokens.max()) + 1
-        self.stride = _stride(self.chunks, len(self.corpus.tokens), self.config.pairs)
+        self.one_in = _one_in(self.chunks, len(self.corpus.tokens), self.config.pairs)
         self.renderer = Renderer.of(self.lm.tokenizer)
         self.decoder = self.sae.W_dec.detach()
         self.lens, self.lens_about = lens_of(self.lm, self.sae)
@@ -67,7 +71,9 @@ class Tables:
                 kept = self.folder / BUILDING / f"columns-{shard.start:08d}.safetensors"
                 if shard_file("decnn_v", shard) not in files:
                     coactive = coactive or CoActivation(
-                        self.chunks.each(self.stride), self.sizes.d_sae, len(self.corpus.tokens)
+                        self.chunks.each(partial(sampled, one_in=self.one_in)),
+                        self.sizes.d_sae,
+                        len(self.corpus.tokens),
                     )
                     made, columns = self.shard(shard, coactive, norms, show)
                     write_bytes(kept, save(columns))
@@ -156,10 +162,10 @@ def _kept(folder: Path, state: State, files: dict[str, File]) -> State:
     return state
 
 
-def _stride(chunks: Chunks, tokens: int, pairs: int) -> int:
-    """Every so many-th token is counted for the co-activation, so that there are about ``pairs`` pairs at most."""
-    per_token = float(chunks.totals.sum()) / max(1, tokens)
-    return max(1, int(np.ceil(tokens * per_token**2 / pairs)))
+def _one_in(chunks: Chunks, tokens: int, pairs: int) -> int:
+    """One token in so many is counted for the co-activation, so that there are about ``pairs`` pairs at most."""
+    hits = float(chunks.totals.sum())
+    return max(1, int(np.ceil(max(hits**2 / max(1, tokens) / pairs, hits / _HELD))))
 
 
 def lens_of(lm: LanguageModel, sae: SAE) -> tuple[Lens | None, str]:

@@ -83,7 +83,7 @@ class UserNotes:
     def untag(self, latent: int, tag: str) -> None:
         """Take a tag off."""
         with self._writing() as connection:
-            connection.execute("DELETE FROM tags WHERE latent = ? AND tag = ?", (latent, tag))
+            connection.execute("DELETE FROM tags WHERE latent = ? AND tag = ?", (latent, storable(tag)))
 
     def tags(self, latent: int | None = None) -> list[str]:
         """Tags of a latent, or all that are in use, in order of the alphabet."""
@@ -92,7 +92,7 @@ class UserNotes:
 
     def tagged(self, tag: str) -> list[int]:
         """Latents that have a tag."""
-        return [row[0] for row in self._read("SELECT latent FROM tags WHERE tag = ? ORDER BY latent", (tag,))]
+        return [row[0] for row in self._read("SELECT latent FROM tags WHERE tag = ? ORDER BY latent", (storable(tag),))]
 
     def add_to_list(self, name: str, latents: Sequence[int]) -> None:
         """Append latents to a list, which is made if need be; those in it stay where they are.
@@ -113,7 +113,7 @@ class UserNotes:
     def remove_list(self, name: str) -> None:
         """Remove a list; one that is not there is no error."""
         with self._writing() as connection:
-            connection.execute("DELETE FROM lists WHERE name = ?", (name,))
+            connection.execute("DELETE FROM lists WHERE name = ?", (storable(name),))
 
     def lists(self) -> list[str]:
         """Names of the lists."""
@@ -121,7 +121,9 @@ class UserNotes:
 
     def listed(self, name: str) -> list[int]:
         """Latents of a list in order; of one that is not there, none."""
-        return [row[0] for row in self._read("SELECT latent FROM lists WHERE name = ? ORDER BY place", (name,))]
+        return [
+            row[0] for row in self._read("SELECT latent FROM lists WHERE name = ? ORDER BY place", (storable(name),))
+        ]
 
     def _check(self, latent: int) -> None:
         require_whole("A latent", latent, DataError, least=0)
@@ -175,7 +177,12 @@ class UserNotes:
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another place for the notes.") from error
 
 
+def storable(text: str) -> str:
+    """A text that SQLite takes: half of a surrogate pair, which is no character, as JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _text(text: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"A note, a tag and the name of a list need a text, got {text!r}.")
-    return text
+    return storable(text)

@@ -18,6 +18,7 @@ from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
 from steer.index.tables import lens_of
+from steer.index.whole import count_differences, counted, inconsistent_columns
 from steer.models.lens import Lens
 from steer.models.model import LanguageModel
 from steer.models.site import Site
@@ -28,6 +29,7 @@ _FORWARD_TOKENS = 8192
 _SHARE = 0.02  # of a card's active tokens: near a tie for the k-th place, rounding decides who is active
 _CLOSE = {torch.float32: 2e-3, torch.float64: 1e-3}  # of a latent's maximum, by the model's dtype
 _COARSE = 4e-2  # for 16 bits
+_COARSE_SHARE = 0.2  # of a latent's tokens, for 16 bits
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,24 @@ class Verified:
     """Tokens of those windows that are active there or here."""
     differences: tuple[str, ...]
     """What is not as the index says; none: it holds."""
+    counted: int = 0
+    """Latents whose counts over the whole text were computed again."""
 
 
 @torch.no_grad()
 def verify(
-    folder: str | Path, lm: LanguageModel, sae: SAE, cards: int = 8, seed: int = 0, progress: Progress | None = None
+    folder: str | Path,
+    lm: LanguageModel,
+    sae: SAE,
+    cards: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+    whole: bool = False,
 ) -> Verified:
-    """Compare the hashes of all files, and compute the windows, logits and decoder neighbours of random latents again.
+    """Compare the hashes of all files, and columns with the counts that these hold; compute the windows, logits and
+    decoder neighbours of random latents again, and with ``whole`` the counts of all latents over the whole text.
 
-    Activations may differ by rounding, and by the 8 bits they are stored in. Counts over the whole text are not
-    computed again.
+    Activations may differ by rounding, and by the 8 bits they are stored in.
 
     Raises:
         DataError: the folder holds no index, or a file was altered; it is named.
@@ -66,17 +76,22 @@ def verify(
     live = np.flatnonzero(index.columns["density"] > 0)
     if not len(live):
         raise DataError(f"No latent of {folder} fires on its text, so no card can be computed again.")
+    found = inconsistent_columns(index)
     picked = sorted(np.random.default_rng(seed).choice(live, min(cards, len(live)), replace=False).tolist())
     sae = sae.on(lm.device)
     with show.stage("cards", len(picked)):
         activations, norms, (lens, _) = _Activations(index, lm, sae, picked), row_norms(sae.W_dec), lens_of(lm, sae)
-        found, windows, tokens = [], 0, 0
+        windows = tokens = 0
         for column, latent in enumerate(picked):
             differs, compared, active = _windows(index, latent, activations, column, lm)
             found += differs + _weights(index, latent, sae, norms, lens)
             windows, tokens = windows + compared, tokens + active
             show.advance()
-    return Verified(tuple(picked), windows, tokens, tuple(found))
+    if whole:
+        kind = next(lm.model.parameters()).dtype
+        share = _SHARE if kind in _CLOSE else _COARSE_SHARE
+        found += count_differences(index, counted(index, lm, sae, show), share, _CLOSE.get(kind, _COARSE))
+    return Verified(tuple(picked), windows, tokens, tuple(found), index.d_sae if whole else 0)
 
 
 class _Activations:

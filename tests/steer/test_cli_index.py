@@ -1,5 +1,6 @@
 """``steer index`` and ``steer show``: what each verb says, and how mistakes end."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -45,8 +46,6 @@ def test_building_again_opens_what_is_there_and_another_is_refused(places, capsy
 
 
 def test_an_index_verifies_and_drift_ends_with_1(places, capsys, tmp_path):
-    import shutil
-
     right = ("index", "verify", places / "index", "embedded", places / "sae", "--cards", 80)
     assert "the index holds" in said(capsys, 0, *right)
     folder = tmp_path / "drifted"
@@ -58,15 +57,53 @@ def test_an_index_verifies_and_drift_ends_with_1(places, capsys, tmp_path):
     np.save(path, acts)
     drifted = ("index", "verify", folder, "embedded", places / "sae", "--cards", 80)
     assert "was altered" in said(capsys, 2, *drifted)  # the hash tells before any card is computed
-    import hashlib
-
-    info = read_info(folder)
-    info.files["latents/ex_act.00000000.npy"] = File(path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-    write_info(folder, info)
+    with_hash(folder, "latents/ex_act.00000000.npy")
     told = said(capsys, 1, *drifted)
     assert "have another activation; at token" in told
     found = json.loads(said(capsys, 1, *drifted, "--json"))
     assert found["differences"]
+
+
+def with_hash(folder, name):
+    """Make the index believe that a file is as it was made."""
+    data = (folder / name).read_bytes()
+    info = read_info(folder)
+    info.files[name] = File(len(data), hashlib.sha256(data).hexdigest())
+    write_info(folder, info)
+
+
+def test_counts_over_the_whole_text_are_verified_where_asked(places, capsys, tmp_path):
+    whole = ("embedded", places / "sae", "--cards", 2, "--whole")
+    assert "the counts of 80 latents" in said(capsys, 0, "index", "verify", places / "index", *whole)
+    live = int(np.load(places / "index" / "columns" / "density.npy").argmax())
+
+    def drifted(name, change):
+        folder = tmp_path / f"{name.replace('/', '-')}"
+        shutil.copytree(places / "index", folder)
+        values = np.load(folder / name)
+        change(values)
+        np.save(folder / name, values)
+        if name.startswith("latents"):
+            with_hash(folder, name)
+        return folder
+
+    def moved(values):
+        values[live] = np.roll(values[live], -4)
+
+    def larger(values):
+        values[live] *= 1.3
+
+    folder = drifted("latents/hist.00000000.npy", moved)
+    said(capsys, 0, "index", "verify", folder, *whole[:-1])
+    assert f"histogram of 1 latents differs, of latent {live}" in said(capsys, 1, "index", "verify", folder, *whole)
+    for name in ("mean", "documents"):
+        folder = drifted(f"columns/{name}.npy", larger)
+        assert f"{name} of 1 latents differs, of latent {live}" in said(capsys, 1, "index", "verify", folder, *whole)
+    folder = drifted("columns/density.npy", larger)  # that it does not fit the counts shows at once
+    told = json.loads(said(capsys, 1, "index", "verify", folder, *whole[:-1], "--json"))
+    assert told["differences"] == ["the column density does not fit the counts that the index holds"]
+    (folder / "columns" / "density.npy").unlink()
+    assert "density.npy is missing" in said(capsys, 2, "show", folder, live)
 
 
 def test_another_sae_or_model_ends_with_2_and_one_message(places, capsys):

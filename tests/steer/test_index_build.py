@@ -1,24 +1,26 @@
 """``build_index``: every figure against the long way, the same bytes after a kill and whatever the blocks."""
 
 import hashlib
-import json
 import os
-import subprocess
-import sys
+import shutil
+import signal
+import sqlite3
+from contextlib import closing, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import steer.index.tables as tables_module
 from saes import SAE
 from steer.activations.policy import TokenPolicy
 from steer.activations.sources.opened import open_source
 from steer.errors import DataError, OutputError, PlanError
+from steer.forks import can_fork
 from steer.index.build import build_index
-from steer.index.chunks import BUILDING
 from steer.index.examples import mixed
+from steer.index.neighbours import sampled
 from steer.index.read import FeatureIndex
 from steer.models.lens import Lens
 from steer.models.site import Site
@@ -176,18 +178,111 @@ def test_promoting_and_suppressing_find_the_latents_by_token(built):
     assert (7, value) in index.suppressing(token, 96)
 
 
-def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    """In a program of its own: a fork beside threads that compute may wait for ever."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", "tests.steer.killed_index", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [one["ended"] for one in found.values()] == [-9, -9, -9]
-    assert not any(one["index"] or one["left"] for one in found.values())
-    assert found["5"]["chunks"] >= 1
-    assert found["20"]["shards"] > 0
-    assert all(one["same"] for one in found.values())
+def contents(folder):
+    """Hash of each file, those under temporary names among them, and what the database says."""
+    with closing(sqlite3.connect(folder / "meta.sqlite")) as connection:
+        words = list(connection.iterdump())
+    return {name: digest for name, digest in hashes(folder).items() if name != "meta.sqlite"} | {"words": words}
+
+
+def killed(build, at, moment):
+    """Build in a fork that kills itself where the ``at``-th file is put in its place: before, with the new file beside
+    it under its temporary name, or after; or where the first file is removed at the end. False: it came to its end."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+    replace, remove, count, code = os.replace, shutil.rmtree, 0, 99
+
+    def replaced(source, target):
+        nonlocal count
+        count += 1
+        if moment == "after":
+            replace(source, target)
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if moment != "after":
+            replace(source, target)
+
+    def removed(folder):
+        os.unlink(next(folder.glob("chunk-*")))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        signal.alarm(60)
+        os.replace, shutil.rmtree = replaced, removed if moment == "end" else remove
+        build()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.skipif(not can_fork(), reason="the build is killed in a fork")
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(built, text, tmp_path):
+    """Killed as each kind of file is written: states, chunks, the corpus, arrays, columns, words, ``index.json``."""
+    whole, _, lm, sae = built
+    expected = contents(whole.folder)
+    source, written = open_source(text), len(expected) + len(whole.info.files)
+
+    def building(folder):
+        return lambda: build_index(lm, sae, source, folder, SMALL)
+
+    for at, moment in ((1, "after"), (5, "before"), (30, "before")):
+        assert killed(building(tmp_path / f"{at}"), at, moment)
+        assert not (tmp_path / f"{at}" / "index.json").exists()
+        building(tmp_path / f"{at}")()
+        assert contents(tmp_path / f"{at}") == expected
+    assert killed(building(tmp_path / "end"), 0, "end")
+    assert (tmp_path / "end" / "building").exists()
+    again = tmp_path / "again"  # again and again, and in the last steps, where words and columns are written
+    kills = 0
+    while killed(building(again), 21 + kills % 4, ("before", "after")[kills % 2]):
+        kills += 1
+        assert kills < written
+    assert kills >= 4
+    building(tmp_path / "end")()
+    assert contents(tmp_path / "end") == contents(again) == expected
+
+
+class Stages:
+    """A progress that remembers the titles of stages."""
+
+    def __init__(self):
+        self.titles = []
+
+    def stage(self, title, total=None):
+        self.titles.append(title)
+        return nullcontext()
+
+    def advance(self, count=1, note=""):
+        pass
+
+    def note(self, message):
+        pass
+
+
+@pytest.mark.skipif(not can_fork(), reason="the build is killed in a fork")
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_replacement_goes_on_with_the_same_command(built, text, tmp_path):
+    whole, _, lm, sae = built
+    folder, source, stages = tmp_path / "b", open_source(text), Stages()
+    build_index(lm, sae, source, folder, replace(SMALL, examples=5))
+    assert killed(lambda: build_index(lm, sae, source, folder, SMALL, overwrite=True), 30, "after")
+    build_index(lm, sae, source, folder, SMALL, overwrite=True, progress=stages)
+    assert stages.titles == ["latents", "words and columns"]  # the text is not read again
+    assert contents(folder) == contents(whole.folder)
+
+
+def test_an_index_is_replaced_although_a_killed_run_left_files_in_it(built, text, tmp_path):
+    whole, _, lm, sae = built
+    folder = tmp_path / "b"
+    shutil.copytree(whole.folder, folder)
+    for name in ("latents/.hist.00000000.npy.12", ".meta.sqlite.12", ".meta.sqlite.12-journal", ".user.sqlite.12"):
+        (folder / name).write_bytes(b"half")
+    build_index(lm, sae, open_source(text), folder, replace(SMALL, examples=5), overwrite=True)
+    assert [path.name for path in folder.rglob(".*")] == [".user.sqlite.12"]  # a note may be written at any time
 
 
 def test_the_result_does_not_depend_on_how_latents_are_cut_into_blocks(built, text, tmp_path):
@@ -270,15 +365,30 @@ def test_co_activation_of_much_text_is_counted_on_some_of_the_tokens(built, text
     _, true, lm, sae = built
     few = build_index(lm, sae, open_source(text), tmp_path / "b", replace(SMALL, pairs=5000))
     told = few.provenance["coactivation"]
-    stride = int(told.split("every ")[1].split(".")[0])
-    assert stride > 1
-    fires = (true.acts[::stride] > 0).astype(np.float64)
+    one_in = int(told.split("one token in ")[1].split(",")[0])
+    assert one_in > 1
+    taken = sampled(np.arange(len(true.acts)), one_in)
+    fires = (true.acts[taken] > 0).astype(np.float64)
     both = fires.T @ fires
     for latent in np.flatnonzero(fires.any(0))[:5].tolist():
         for other, value in few.card(latent).coactive:
             assert value == pytest.approx(
                 both[latent, other] / np.sqrt(both[latent, latent] * both[other, other]), abs=1e-3
             )
+
+
+def test_no_place_in_rows_of_one_length_is_favoured_by_the_sample():
+    places = np.arange(64 * 2000)
+    taken = np.bincount(places[sampled(places, 16)] % 64, minlength=64)
+    assert np.abs(taken - 2000 / 16).max() < 5 * np.sqrt(2000 / 16)  # every 16th token would take four places alone
+
+
+def test_hits_that_are_held_for_the_co_activation_are_limited(built, text, tmp_path, monkeypatch):
+    _, true, lm, sae = built
+    hits = int((true.acts > 0).sum())
+    monkeypatch.setattr(tables_module, "_HELD", hits // 3 - 1)
+    few = build_index(lm, sae, open_source(text), tmp_path / "b", SMALL)
+    assert "one token in 4," in few.provenance["coactivation"]
 
 
 def test_relu_and_jumprelu_saes_are_indexed_too(built, text, tmp_path):
@@ -298,14 +408,19 @@ def test_bad_input_is_refused_and_leaves_nothing_half_written(built, text, tmp_p
     empty.write_text('{"text": "a"}\n' * 0 + "\n")
     with pytest.raises(DataError, match="no token that counts"):
         build_index(lm, sae, open_source(empty), tmp_path / "b", SMALL)
-    assert not (tmp_path / "b" / BUILDING).exists()
+    assert not (tmp_path / "b").exists()
+    unreadable = tmp_path / "unreadable.jsonl"
+    unreadable.write_text('{"messages": [{"role": "tool", "content": "42"}]}\n')
+    with pytest.raises(DataError, match="role"):
+        build_index(lm, sae, open_source(unreadable), tmp_path / "b", SMALL)
+    assert not (tmp_path / "b").exists()
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="UTF-8"):
         build_index(lm, sae, open_source(tmp_path / "latin.txt"), tmp_path / "b", SMALL)
     too_long = replace(SMALL, policy=replace(SMALL.policy, context_size=10**6))
     with pytest.raises(DataError, match="context"):
         build_index(lm, sae, source, tmp_path / "b", too_long)
-    assert list((tmp_path / "b").iterdir()) == []  # so that the same folder serves what was meant
+    assert not (tmp_path / "b").exists()  # so that the same folder serves what was meant
     with pytest.raises(PlanError, match="width"):
         build_index(lm, random_sae(d_in=16), source, tmp_path / "c", SMALL)
     with pytest.raises(PlanError, match="site"):

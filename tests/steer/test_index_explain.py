@@ -1,19 +1,29 @@
 """Labels by a model: what it is asked, how explanations are scored, and what leaked."""
 
+import copy
 import json
 import re
 
 import numpy as np
 import pytest
 
+from steer.activations.sources.opened import open_source
 from steer.cli.app import run
 from steer.errors import DataError, ModelError
+from steer.evals.stats import Rate
 from steer.index.build import build_index
 from steer.index.config import IndexConfig
-from steer.index.explain import ExplainConfig, explain
+from steer.index.explain import _EXPLAIN, ExplainConfig, _marked, explain
+from steer.index.leaks import clean_label
 from steer.judges.completions import Endpoint
 from steer.judges.endpoint import EndpointWriter
+from steer.judges.generative import ModelWriter
+from steer.models.chat import Message
+from steer.models.lens import Lens
 from steer.models.site import Site
+from steer.plans.plan import Sampling
+from steer.steering.direction_edits import AddDirection
+from steer.steering.steered import steered
 from tests.conftest import random_sae, tiny_model
 from tests.steer.judge_server import fails, says, serving
 
@@ -21,8 +31,6 @@ from tests.steer.judge_server import fails, says, serving
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """An index of a random SAE on texts of which some hold the letter q."""
-    from steer.activations.sources.opened import open_source
-
     folder = tmp_path_factory.mktemp("explained")
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("abcdefgh qrst"), 24)) for _ in range(60)]
@@ -151,6 +159,60 @@ def test_a_latent_that_never_fires_is_not_asked_about(index):
     found, prompts = explained_by(index, lambda body, number: says("x"), latents=few[:1])
     assert prompts == []
     assert "windows" in found[0].problem
+
+
+@pytest.fixture(scope="module")
+def of_embedded(embedded, tmp_path_factory):
+    """A copy of the embedded model, and an index of it that two latents of a random SAE have many windows in."""
+    folder = tmp_path_factory.mktemp("explained-here")
+    words = ("bread", "lock", "river", "letter", "garden", "story")
+    texts = [f"How do I find a {words[i % 6]} near the {words[i // 6]}?" for i in range(36)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    sae, source = random_sae(d_in=128, d_sae=80, k=4), open_source(str(folder / "texts.jsonl"))
+    config = IndexConfig(examples=9, window=12)
+    return copy.deepcopy(embedded), build_index(embedded, sae, source, folder / "index", config, Site(1))
+
+
+def test_a_model_here_explains_what_it_is_shown_and_answers_the_tests(of_embedded):
+    """The embedded model, steered to say Yes, which no test should reward: labels, who made them, scores with n."""
+    lm, index = of_embedded
+    latents = [latent for latent in range(index.d_sae) if len(index.card(latent).windows) == 9][:2]
+    config = ExplainConfig(explanation_tokens=10)
+    (token,) = lm.encode([" Yes"])[0]
+    yes = AddDirection(f"{lm.n_layers - 1}.resid_post", Lens.of(lm).raising(token), 400.0)
+    with steered(lm, yes):
+        found = explain(index, latents, ModelWriter(lm), config)
+        assert explain(index, latents[:1], ModelWriter(lm, batch_size=1), config) == found[:1]
+    for one in found:
+        assert one.label.text.split() == ["Yes"] * 10
+        assert (one.label.made_by, one.label.kind, one.unread) == ("embedded", "explained", 0)
+        assert one.problem == "the explanation was cut off at 10 tokens"
+        assert one.label.more["explainer"]["decoding"] == "greedy"
+        assert one.tests["detection"] == Rate(3, 6)  # three windows are held out, as many are of other latents
+        assert one.tests["fuzzing"].rate == pytest.approx(0.5, abs=0.2)
+        for test, rate in one.tests.items():
+            told = [one.label.scores[f"{test}{part}"] for part in ("", "_low", "_high", "_n")]
+            assert told == [rate.rate, *rate.interval, rate.n]
+    assert index.add_labels(one.label for one in found) == 2
+    assert index.labels(latents[0]) == [found[0].label]
+
+
+def test_the_command_with_a_model_here_writes_what_that_model_says(of_embedded, capsys):
+    lm, index = of_embedded
+    latent = next(latent for latent in range(index.d_sae) if len(index.card(latent).windows) == 9)
+    arguments = ["index", "explain", str(index.folder), "--latents", str(latent), "--model", "embedded"]
+    assert run([*arguments, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    shown = [window for place, window in enumerate(index.card(latent).windows) if place % 3 != 2]
+    excerpts = [_marked(window, ExplainConfig(), index.renderer.pieces) for window in shown]
+    listed = "\n\n".join(f"Excerpt {number}: {text}" for number, text in enumerate(excerpts, start=1))
+    (reply,) = lm.generate([[Message(role="user", content=_EXPLAIN + listed)]], Sampling(60))
+    assert told["label"] == clean_label(reply)
+    assert told["made_by"] == "embedded"
+    assert index.labels(latent)[-1].text == told["label"]
+    answers = told["unread"] + sum(int(told["scores"].get(f"{test}_n", 0)) for test in ("detection", "fuzzing"))
+    assert answers >= 9
+    assert not told["unread"] or f"{told['unread']} of {answers} answers were neither yes nor no" in told["problem"]
 
 
 def test_failures_are_told(index):

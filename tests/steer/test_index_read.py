@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import steer.index.labels as labels_module
+import steer.index.words as words_module
 from steer.errors import DataError, IndexMismatchError, OutputError
 from steer.index.info import read_info, write_info
 from steer.index.labels import NO_FTS5, Label
@@ -108,16 +109,56 @@ def test_words_of_scripts_without_spaces_are_found_as_parts(index):
     assert [latent for latent, _ in index.words("0%")] == [10]  # a sign of LIKE's own stands for itself
 
 
-def test_without_fts5_words_are_looked_for_as_parts_with_a_note(tmp_path, monkeypatch):
-    monkeypatch.setattr(labels_module, "fts5_available", lambda: False)
+@pytest.fixture
+def no_fts5(monkeypatch):
+    """SQLite as it is without FTS5."""
+    for module in (words_module, labels_module):
+        monkeypatch.setattr(module, "tokenizer_available", lambda *tokenizer: False)
+    return monkeypatch
+
+
+def test_without_fts5_words_are_looked_for_as_parts_with_a_note(tmp_path, no_fts5):
     notes = []
     index = FeatureIndex.open(make(tmp_path / "a"), note=notes.append)
     index.add_labels([Label(7, "refusal of harmful requests", "me")])
     assert index.words("harmful refus")[0] == (7, 4.0)
     assert set(notes) == {NO_FTS5}
-    monkeypatch.undo()
+    no_fts5.undo()
     again = FeatureIndex.open(index.folder, note=notes.append)  # an index made without can be read with
     assert again.words("refus")[0][0] == 7
+
+
+def test_parts_are_the_same_by_trigrams_as_by_looking_at_all(index, monkeypatch):
+    index.add_labels([Label(5, "Überholt: ShanTor", "me"), Label(6, 'a "quoted" part', "me")])
+    queries = ("hanto", "HANTO", "ntor imgr", "berhol", "te", "100", "zzzzz", "quot", "uoted par", "imgra hanto ntor")
+    fast = [index.words(query, 500) for query in queries]
+    assert len(fast[0]) > 5
+    assert [fast[3][0][0], fast[7][0][0]] == [5, 6]
+    monkeypatch.setattr(words_module, "tokenizer_available", lambda tokenizer: tokenizer != "trigram")
+    assert fast == [index.words(query, 500) for query in queries]
+    for query, every in zip(queries, fast, strict=True):
+        assert len(index.words(query, 3)) == min(3, len(every))
+
+
+def test_common_words_count_where_all_words_of_a_query_stand_together(index, monkeypatch):
+    monkeypatch.setattr(words_module, "_RANKED_ROWS", 30)
+    index.add_labels([Label(i, f"common {'seldom ' * (i % 4 == 0)}{'filler ' * (i % 7)}", "me") for i in range(100)])
+    index.add_labels([Label(101, "common seldom single", "me"), Label(102, "single", "me")])
+    assert {latent for latent, _ in index.words("common single")} == {101, 102}
+    both = {latent for latent, _ in index.words("common seldom", 26)}
+    assert both == {*range(0, 100, 4), 101}
+    assert len(index.words("common", 10)) == 10
+
+
+def test_half_of_a_surrogate_pair_is_stored_and_sought_as_it_is_escaped(index):
+    index.add_labels([Label(7, "half \ud800 pair", "me", scores={"\ud801": 1.0})])
+    assert index.labels(7)[-1].text == r"half \ud800 pair"
+    assert index.words("\ud800")[0][0] == 7
+    index.add_note(7, "a \ud800")
+    index.tag(7, "\ud800")
+    assert index.user.tagged("\ud800") == [7]
+    index.user.untag(7, "\ud800")
+    assert index.user.tags() == []
 
 
 def test_labels_are_added_once_all_or_none(index):

@@ -15,13 +15,16 @@ def verify(
     model: ModelName,
     sae: SaeSource,
     cards: Annotated[int, typer.Option(min=1, help="Random latents whose cards are computed again.")] = 8,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Also count all latents over the whole text again: one pass of the model.")
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare all files with their hashes, and compute random cards again.
+    """Compare all files with their hashes, and compute random cards again; with --whole the counts of all, too.
 
     Ends with 1 where a card differs, and says what does; with 2 where the index was built with another SAE, model or
     tokenizer, or a file was altered.
@@ -38,14 +41,21 @@ def verify(
     weights = load_sae(sae, note=terminal.note)
     lm = load_model(model, device, dtype.value, note=terminal.note)
     with torch_threads(lm.model, asked_threads(threads)):
-        found = verified(folder, lm, weights, cards, seed, terminal)
+        found = verified(folder, lm, weights, cards, seed, terminal, whole)
     if as_json:
-        told = {"latents": found.latents, "windows": found.windows, "active_tokens": found.tokens}
+        told = {
+            "latents": found.latents,
+            "windows": found.windows,
+            "active_tokens": found.tokens,
+            "counted": found.counted,
+        }
         typer.echo(json.dumps({**told, "differences": found.differences}, indent=2))
     else:
         for difference in found.differences:
             typer.echo(difference)
         verdict = f"{len(found.differences)} differences" if found.differences else "the index holds"
-        typer.echo(f"{verdict}: {found.windows} windows of {len(found.latents)} latents, {found.tokens} active tokens")
+        counts = f"; the counts of {found.counted:,} latents" if whole else ""
+        seen = f"{found.windows} windows of {len(found.latents)} latents, {found.tokens} active tokens"
+        typer.echo(f"{verdict}: {seen}{counts}")
     if found.differences:
         raise typer.Exit(1)
