@@ -50,6 +50,7 @@ from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.plans.digests import of_sae
 from steer.progress import Progress, Silent
+from steer.search.label_vectors import FOLDER as VECTORS
 
 
 def build_index(
@@ -102,6 +103,8 @@ def _tabulate(
     show: Progress,
 ) -> None:
     """Write all that an index holds, from what was read; ``index.json`` is the last of it."""
+    if not state.files:
+        _remove_replaced(folder)
     chunks = Chunks(folder, state)
     tables = Tables(lm, sae, config, folder, chunks, chunks.corpus())
     state, columns = tables.written(state, show)
@@ -164,7 +167,8 @@ def _begun(folder: Path, identity: dict[str, Any], overwrite: bool) -> State | N
             if (state := read_state(folder)) is not None:
                 require_same(state.identity, identity, f"The unfinished index in {folder}")
                 return state
-        _clear(folder, ours)
+        _require_index_alone(folder)
+        remove_building(folder)
     state = State(identity)
     write_state(folder, state)
     return state
@@ -182,20 +186,25 @@ def _forgotten_if_nothing_read(folder: Path) -> Iterator[None]:
         raise
 
 
-def _clear(folder: Path, ours: bool) -> None:
-    """Remove an index, but for the user's notes; a folder of something else is left alone."""
-    known = {INFO, META, USER, f"{USER}-wal", f"{USER}-shm", LOCK, CORPUS, LATENTS, COLUMNS, BUILDING}
+def _require_index_alone(folder: Path) -> None:
+    """Nothing else than an index is ever removed.
+
+    Raises:
+        OutputError: the folder holds something else.
+    """
+    known = {INFO, META, USER, f"{USER}-wal", f"{USER}-shm", LOCK, CORPUS, LATENTS, COLUMNS, VECTORS, BUILDING}
     if strange := sorted(path.name for path in folder.iterdir() if path.name not in known and not is_temporary(path)):
         raise OutputError(f"{folder} holds {strange[0]}, which is no part of an index. Choose another folder.")
-    if not ours:
-        return
+
+
+def _remove_replaced(folder: Path) -> None:
+    """Remove the index that was there, but for the user's notes: only now, when the text has been read whole."""
     with writing(folder):
         for name in (INFO, META):
             (folder / name).unlink(missing_ok=True)
         for part in (CORPUS, LATENTS, COLUMNS):
             for path in (folder / part).glob("*"):
                 path.unlink()
-    remove_building(folder)
 
 
 def _read(

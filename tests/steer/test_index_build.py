@@ -452,6 +452,22 @@ def test_a_finished_index_is_opened_one_of_something_else_is_refused_or_replaced
     assert [note.text for note in other.notes(3)] == ["kept"]
 
 
+def test_an_index_stays_until_what_replaces_it_has_been_read(built, text, tmp_path):
+    whole, _, lm, sae = built
+    folder, source = tmp_path / "b", open_source(text)
+    shutil.copytree(whole.folder, folder)
+    (folder / "label_vectors").mkdir()
+    before = contents(folder)
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="UTF-8"):
+        build_index(lm, sae, open_source(tmp_path / "bad.txt"), folder, SMALL, overwrite=True)
+    assert contents(folder) == before
+    other = replace(SMALL, examples=5)
+    assert killed(lambda: build_index(lm, sae, source, folder, other, overwrite=True), 2, "after")
+    assert FeatureIndex.open(folder).info.examples == SMALL.examples
+    assert build_index(lm, sae, source, folder, other, overwrite=True).info.examples == 5
+
+
 def test_a_steered_model_is_refused(built, text, tmp_path):
     _, _, lm, sae = built
     with lm.edited({Site.parse("1.resid_post"): lambda x, _: x}):
