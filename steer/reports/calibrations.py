@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.errors import DataError
-from steer.evals.run_folder import read_object
+from steer.evals.read import read_object
 from steer.reports.table import Cell, Interval, Share, Table
 from steer.studies.text import is_number
 

@@ -124,13 +124,20 @@ def test_what_is_too_long_by_a_system_prompt_is_unscored(embedded, tmp_path):
     [
         ("mine/scores.jsonl", '{"sample": "0", "figures": [1]}\n', "figures must be numbers"),
         ("mine/scores.jsonl", '{"sample": "0", "figures": {"safe_refused": "1"}}\n', "figures must be numbers"),
+        ("mine/scores.jsonl", '{"sample": "0", "figures": {"safe_refused": NaN}}\n', "figures must be numbers"),
+        ("mine/scores.jsonl", '{"sample": "0", "figures": {}, "verdict": ["a"]}\n', "verdict must be a text"),
+        ("mine/scores.jsonl", '{"sample": "0", "judgement": {"score": Infinity}}\n', "score must be a number or null"),
         ("mine/scores.jsonl", '{"sample": "0", "judgement": {"who": 1}}\n', "row 1 .*0"),
         ("mine/scores.jsonl", '{"sample": "0", "judgement": [1]}\n', "row 1"),
         ("mine/completions.jsonl", '{"sample": "0", "text": 5}\n', "text must be a text"),
-        ("mine/completions.jsonl", '{"sample": "0", "logprobs": 5}\n', "not iterable"),
+        ("mine/completions.jsonl", '{"sample": "0", "logprobs": 5}\n', "logprobs must be a list of numbers"),
+        ("mine/completions.jsonl", '{"sample": "0", "tokens": "5"}\n', "tokens must be a whole number"),
         ("mine/completions.jsonl", '{"sample": 0}\n', "a line has no sample"),
         ("mine/task.json", '{"name": "mine"}', "'metrics' is missing or wrong"),
         ("mine/task.json", "[" * 100_000, "is not JSON"),
+        ("run.json", '{"responder": "a", "settings": {"x": NaN}}', "NaN is no number of JSON"),
+        ("run.json", '{"responder": "a", "settings": {"x": 1e400}}', "1e400 is no number of JSON"),
+        ("run.json", '{"responder": "a", "fitted_on": 5}', "fitted_on must be a list"),
     ],
 )
 def test_damaged_runs_are_named(embedded, tmp_path, file, text, message):
@@ -140,6 +147,26 @@ def test_damaged_runs_are_named(embedded, tmp_path, file, text, message):
         rejudge(tmp_path, Prefix()) if "scores" not in file else compare([tmp_path, tmp_path])
     with pytest.raises((DataError, OutputError)):
         run_tasks(embedded, [hello()], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"settings": {"split": []}}, "split"),
+        ({"settings": {"split": "train"}}, "split"),
+        ({"metrics": []}, "metrics"),
+        ({"metrics": [{"name": "a", "title": "a", "main": True}]}, "metrics"),
+        ({"metrics": [{"name": "a", "title": "a", "main": 1, "better": "lower"}]}, "metrics"),
+        ({"max_new_tokens": True}, "max_new_tokens"),
+        ({"stop": [1]}, "stop"),
+    ],
+)
+def test_settings_of_a_task_that_cannot_be_worked_with_are_named(embedded, tmp_path, changed, named):
+    run_tasks(embedded, [hello()], tmp_path)
+    path = tmp_path / "mine" / "task.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(DataError, match=rf"task\.json: '{named}' is missing or wrong"):
+        compare([tmp_path, tmp_path])
 
 
 def test_damaged_results_are_named_before_the_model_answers(embedded, tmp_path):
@@ -200,10 +227,13 @@ def test_options_that_mean_nothing_to_a_judge_are_refused(tmp_path):
         {"judge_template": tmp_path},
         {"verdict": ["a=b"]},
         {"judgements": tmp_path},
+        {"judge_timeout": 5.0},
     ):
         with pytest.raises(typer.BadParameter, match="is for judges that are models, and rules is none"):
             judge_from("rules", **option)
     assert judge_from("rules") == Rules()
+    with pytest.raises(typer.BadParameter, match="--judge-timeout is for endpoints"):
+        judge_from("three-class:m", judge_timeout=5.0)
 
 
 def test_what_a_judge_has_scored_stays_when_it_fails_for_good(embedded, tmp_path):
