@@ -124,7 +124,12 @@ def judge_from(
     from steer.judges import JUDGES
 
     if judge in JUDGES:
-        given = {"--url": url, "--judge-template": judge_template, "--judge-raw": judge_raw, "--verdict": verdict}
+        given: dict[str, Any] = {
+            "--url": url,
+            "--judge-template": judge_template,
+            "--judge-raw": judge_raw,
+            "--verdict": verdict,
+        }
         given |= {"--judge-tokens": judge_tokens, "--judge-timeout": judge_timeout, "--judgements": judgements}
         for option, value in given.items():
             if value:
