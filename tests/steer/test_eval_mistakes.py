@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import typer
 
+from steer.cli.app import run as command
 from steer.cli.eval_shown import compare_table, results_table
 from steer.cli.judge_options import judge_from
+from steer.digest import of_prompt
 from steer.errors import DataError, ModelError, OutputError
 from steer.evals.compare import compare
 from steer.evals.refusing import refusal_task
@@ -31,6 +33,7 @@ from steer.judges.rules import Rules
 from steer.judges.three_class import three_class
 from steer.judges.verdict import Exchange
 from steer.responders.prompted import SystemPrompt
+from steer.responders.steered import Steered
 from tests.steer.judge_server import fails, says, serving
 
 SAFE = {"harm": "safe"}
@@ -191,6 +194,24 @@ def test_runs_of_two_judges_are_not_compared(embedded, tmp_path):
     run_tasks(embedded, [hello(judge=Prefix())], tmp_path / "b")
     with pytest.raises(DataError, match=r"mine was judged in one way in .*a and in another in .*b"):
         compare([tmp_path / "a", tmp_path / "b"])
+
+
+def test_what_else_differs_between_runs_that_are_compared_is_told(embedded, tmp_path, capsys):
+    fitted = Steered(embedded, (), fitted_on={of_prompt(hello().samples[0].messages)})
+    run_tasks(embedded, [hello()], tmp_path / "a", about={"model": "one"})
+    run_tasks(fitted, [replace(hello(), max_new_tokens=5)], tmp_path / "b", about={"model": "two"})
+    assert compare([tmp_path / "a", tmp_path / "a"])["notes"] == []
+    told = compare([tmp_path / "a", tmp_path / "b"])["notes"]
+    assert [one.split(" differ in ")[-1] for one in told[:2]] == [
+        "model: 'one' and 'two'. The difference is of that, too.",
+        "max_new_tokens of mine: 4 and 5. The difference is of that, too.",
+    ]
+    assert len(told) == 3
+    assert "mine: 1 of 2 prompts are among those that the responder of" in told[2]
+    assert command(["compare", str(tmp_path / "b"), str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("note: ") == 3
+    assert "max_new_tokens of mine: 5 and 4" in shown
 
 
 def test_every_folder_that_is_compared_must_hold_a_run_with_tasks_in_common(embedded, tmp_path):
