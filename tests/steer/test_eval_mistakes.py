@@ -64,6 +64,20 @@ def test_a_file_without_a_name_is_no_task(tmp_path, name):
         custom(tmp_path / name, TaskOptions(Rules()))
 
 
+@pytest.mark.parametrize(
+    "expect",
+    [
+        {"kind": "references", "correct": ["a"], "incorrect": ["b"]},
+        {"kind": "text"},
+        {"kind": "choices", "choices": ["a", "b"], "right": [0]},
+    ],
+)
+def test_kinds_that_only_other_tasks_can_score_are_refused_before_the_model_answers(tmp_path, expect):
+    (tmp_path / "mine.jsonl").write_text(line(expect=expect))
+    with pytest.raises(DataError, match=rf"mine.jsonl, sample '1': .* no samples of kind '{expect['kind']}'"):
+        custom(tmp_path / "mine.jsonl", TaskOptions(Rules()))
+
+
 def test_no_task_and_two_of_one_name_are_refused_before_anything_is_written(embedded, tmp_path):
     with pytest.raises(DataError, match="no task was given"):
         tasks_of([], TaskOptions(Rules()))
