@@ -22,7 +22,8 @@ def custom(path: Path, options: TaskOptions) -> Task:
     ``safe``), or a number, a choice, or words that are mentioned.
 
     Raises:
-        DataError: the file is missing or malformed, mixes both, holds a sample of another kind, or a request lacks its tag.
+        DataError: the file is missing or malformed, mixes both, holds a sample of another kind, or a request lacks
+            its tag.
     """
     samples = read_samples(path)[: options.limit]
     name = path.name.partition(".")[0]
