@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ def are_texts(given: Any) -> bool:
 
 
 def _is_number(one: Any) -> bool:
-    return type(one) in (int, float)
+    return type(one) is float or _is_finite(one)
 
 
 def _is_finite(one: Any) -> bool:
-    return _is_number(one) and math.isfinite(one)
+    return type(one) in (int, float) and abs(one) <= sys.float_info.max  # whole numbers of JSON have no end
 
 
 _KINDS: Mapping[str, Callable[[Any], bool]] = {

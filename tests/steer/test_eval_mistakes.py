@@ -142,6 +142,11 @@ def test_what_is_too_long_by_a_system_prompt_is_unscored(embedded, tmp_path):
         ("mine/scores.jsonl", '{"sample": "0", "figures": [1]}\n', "figures must be numbers"),
         ("mine/scores.jsonl", '{"sample": "0", "figures": {"safe_refused": "1"}}\n', "figures must be numbers"),
         ("mine/scores.jsonl", '{"sample": "0", "figures": {"safe_refused": NaN}}\n', "figures must be numbers"),
+        (
+            "mine/scores.jsonl",
+            f'{{"sample": "0", "figures": {{"safe_refused": {10**400}}}}}\n',
+            "figures must be numbers",
+        ),
         ("mine/scores.jsonl", '{"sample": "0", "figures": {}, "verdict": ["a"]}\n', "verdict must be a text"),
         ("mine/scores.jsonl", '{"sample": "0", "judgement": {"score": Infinity}}\n', "score must be a number or null"),
         ("mine/scores.jsonl", '{"sample": "0", "judgement": {"who": 1}}\n', "row 1 .*0"),
