@@ -33,8 +33,11 @@ def compare(
         from rich.console import Console
 
         from steer.cli.eval_shown import compare_table
+        from steer.cli.notes import say
         from steer.evals.compare import compare as compared
     found = compared(runs, judge or "")
+    for note in found["notes"]:
+        say(note)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return

@@ -21,7 +21,18 @@ from steer.cli.eval_asked import (
     select_options,
 )
 from steer.cli.interrupts import importing
-from steer.cli.judge_options import AnswerTokens, Keep, Name, Question, Raw, Template, Url, Verdicts, judge_given
+from steer.cli.judge_options import (
+    AnswerTokens,
+    Keep,
+    Name,
+    Question,
+    Raw,
+    Template,
+    Timeout,
+    Url,
+    Verdicts,
+    judge_given,
+)
 from steer.cli.notes import say
 from steer.cli.options import Device, Dtype, DtypeName, Everything, Json, Offline, Revision, Threads, asked_threads
 from steer.cli.who_answers import Adapter, Clamps, Layer, Plan, Sae, SelfContrastive, System, WhoAnswers
@@ -55,6 +66,7 @@ def evaluate(
     judge_raw: Raw = False,
     verdict: Verdicts = None,
     judge_tokens: AnswerTokens = None,
+    judge_timeout: Timeout = None,
     judgements: Keep = None,
     attacks: Attacks = None,
     attacker: Attacker = None,

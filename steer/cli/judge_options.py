@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +72,15 @@ AnswerTokens = Annotated[
         show_default=False,
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--judge-timeout",
+        help="Seconds that are waited for one answer of an endpoint; else 60.",
+        rich_help_panel=JUDGES,
+        show_default=False,
+    ),
+]
 Keep = Annotated[
     Path | None,
     typer.Option(
@@ -99,6 +109,7 @@ def judge_from(
     judge_raw: bool = False,
     verdict: Sequence[str] | None = None,
     judge_tokens: int | None = None,
+    judge_timeout: float | None = None,
     judgements: Path | None = None,
     device: str = "auto",
     dtype: DtypeName = DtypeName.auto,
@@ -113,11 +124,19 @@ def judge_from(
     from steer.judges import JUDGES
 
     if judge in JUDGES:
-        given = {"--url": url, "--judge-template": judge_template, "--judge-raw": judge_raw, "--verdict": verdict}
-        for option, value in {**given, "--judge-tokens": judge_tokens, "--judgements": judgements}.items():
+        given: dict[str, Any] = {
+            "--url": url,
+            "--judge-template": judge_template,
+            "--judge-raw": judge_raw,
+            "--verdict": verdict,
+        }
+        given |= {"--judge-tokens": judge_tokens, "--judge-timeout": judge_timeout, "--judgements": judgements}
+        for option, value in given.items():
             if value:
                 raise typer.BadParameter(f"{option} is for judges that are models, and {judge} is none: leave it out")
         return JUDGES[judge]()
+    if judge_timeout is not None and url is None:
+        raise typer.BadParameter("--judge-timeout is for endpoints: give the judge's with --url, or leave it out")
     with importing():  # a model takes its time
         from steer.cli.console import import_transformers
         from steer.judges.completions import KEY_VARIABLE
@@ -138,7 +157,7 @@ def judge_from(
         key=os.environ.get(KEY_VARIABLE, "").strip(),
         note=lambda text: typer.echo(text, err=True),
     )
-    return judge_of(judge, options)
+    return judge_of(judge, options if judge_timeout is None else replace(options, timeout_s=judge_timeout))
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:

@@ -10,19 +10,23 @@ from steer.evals.paired import holm, paired
 from steer.evals.rejudge import anew
 from steer.evals.run_folder import RUN, RunFolder
 from steer.evals.sample import Sample
-from steer.evals.summary import of_units
+from steer.evals.summary import digests, of_units
 from steer.evals.task import Metric, Score
 from steer.files import is_file
 
 JUDGING = ("scoring", "judge", "beside", "attacker", "rater", "turns", "backtracks", "threshold")
 """Settings of a task that decide what a reply, or an attempt, counts for."""
+ANSWERING = ("model", "revision", "dtype")
+"""Of a run: what decides its replies besides the responder, which differs on purpose."""
+DECODING = ("max_new_tokens", "stop")
+"""The same of a task."""
 
 
 def compare(folders: Sequence[Path], judge: str = "") -> dict[str, Any]:
     """Paired differences of all runs from the first, as JSON data; by ``judge`` if one is named (``rejudge.anew``).
 
     Only samples that both runs have scored count. The p-values of the main metrics are one family: ``p_holm`` is
-    Holm's.
+    Holm's. ``notes`` says, in sentences, what else differs than who answers, and who was fitted on what is asked.
 
     Raises:
         DataError: fewer than two folders, one holds no run, they have no task with the same samples in common, or one
@@ -33,7 +37,7 @@ def compare(folders: Sequence[Path], judge: str = "") -> dict[str, Any]:
     if lost := [path for path in folders if not is_file(path / RUN)]:
         raise DataError(f"{lost[0]} holds no run of `steer eval`: {RUN} is missing.")
     base, *others = (anew(path, judge) for path in folders)
-    rows = []
+    rows, told = [], _fitted(base)
     for other in others:
         check_judges(base, other)
         if not (found := differences(base, other)):
@@ -42,7 +46,40 @@ def compare(folders: Sequence[Path], judge: str = "") -> dict[str, Any]:
                 "tasks with the same --limit and --split."
             )
         rows += found
-    return {"base": base.run()["responder"], "folders": [str(path) for path in folders], "rows": adjusted(rows)}
+        told += [*_unlike(base, other), *_fitted(other)]
+    return {
+        "base": base.run()["responder"],
+        "folders": [str(path) for path in folders],
+        "rows": adjusted(rows),
+        "notes": told,
+    }
+
+
+def _unlike(base: RunFolder, other: RunFolder) -> list[str]:
+    """What decides the replies of both runs and is not the same, besides who answers."""
+    first, second = base.run(), other.run()
+    pairs = [(name, first.get(name), second.get(name)) for name in ANSWERING]
+    for task in (name for name in other.tasks() if name in base.tasks()):
+        own, its = base.task_settings(task), other.task_settings(task)
+        pairs += [(f"{name} of {task}", own[name], its[name]) for name in DECODING]
+    return [
+        f"{base.path} and {other.path} differ in {name}: {before!r} and {after!r}. The difference is of that, too."
+        for name, before, after in pairs
+        if before != after
+    ]
+
+
+def _fitted(run: RunFolder) -> list[str]:
+    """Of each task that asks what the responder was fitted on, how many prompts these are."""
+    if not (known := run.run().get("fitted_on", [])):
+        return []
+    found = {task: [not digests(one).isdisjoint(known) for one in run.samples(task)] for task in run.tasks()}
+    return [
+        f"{task}: {sum(each)} of {len(each)} prompts are among those that the responder of {run.path} was fitted or "
+        "chosen on. Its figures flatter it."
+        for task, each in found.items()
+        if any(each)
+    ]
 
 
 def adjusted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -69,9 +69,11 @@ def anew(path: Path, judge: str) -> RunFolder:
         return RunFolder(path, found[0])
     if found:
         raise DataError(f"{path} was judged by several of the name {judge}: {', '.join(found)}. Give the whole of one.")
-    if wanted in {_slug(name) for name in _own_judges(RunFolder(path))}:
+    own = sorted(_own_judges(RunFolder(path)))
+    if wanted in map(_slug, own):
         return RunFolder(path)
-    known = f" It was judged anew by {', '.join(marks)}." if marks else ""
+    known = f" Its own judge is {', '.join(own)}." if own else ""
+    known += f" It was judged anew by {', '.join(marks)}." if marks else ""
     raise DataError(f"{path} was not judged by {judge}.{known} Judge it: steer rejudge {path} --judge {judge}.")
 
 

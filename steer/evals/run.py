@@ -15,7 +15,8 @@ import torch
 from steer.checks import require_whole, seen_twice
 from steer.errors import DataError, ModelError, TooLongError
 from steer.evals.complete import complete, one_by_one, way
-from steer.evals.run_folder import RESULTS, RunFolder, check_folder, clear, read_object
+from steer.evals.read import read_object
+from steer.evals.run_folder import RESULTS, RunFolder, check_folder, clear
 from steer.evals.sample import Sample
 from steer.evals.summary import summary
 from steer.evals.task import Completion, Score, Task

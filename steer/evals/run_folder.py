@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from steer.digest import of_json
 from steer.errors import DataError, OutputError
+from steer.evals.read import are_texts, check_kinds, read_object, wrong_settings
 from steer.evals.sample import Sample, read_samples
 from steer.evals.task import Completion, Metric, Score, Task
 from steer.files import LOCK, append_lines, check_output, is_file, read_lines, remove, write_json, write_text, writing
@@ -28,7 +29,10 @@ from steer.judges.verdict import Judgement
 Row = TypeVar("Row")
 RUN, RESULTS = "run.json", "results.json"
 TASK, SAMPLES, COMPLETIONS, SCORES = "task.json", "samples.jsonl", "completions.jsonl", "scores.jsonl"
-_ABOUT = {"metrics": list, "settings": dict, "cluster": str, "max_new_tokens": int, "stop": list}
+_COMPLETION = {"text": "a text", "finish": "a text", "failed": "a text", "detail": "an object", "cut": "a whole number",
+               "tokens": "a whole number", "logprobs": "a list of numbers"}  # fmt: skip
+_SCORE = {"figures": "numbers by name", "verdict": "a text", "reason": "a text"}
+_JUDGEMENT = {"judge": "a text", "version": "a text", "reason": "a text", "raw": "a text", "score": "a number or null"}
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ class RunFolder:
         """Settings of a task."""
         path = self.path / task / self._own(task, TASK)
         found = read_object(path)
-        if wrong := [name for name, kind in _ABOUT.items() if not isinstance(found.get(name), kind)]:
-            raise DataError(f"{path}: {wrong[0]!r} is missing or wrong. The file is not one that an evaluation wrote.")
+        if wrong := wrong_settings(found):
+            raise DataError(f"{path}: {wrong} is missing or wrong. The file is not one that an evaluation wrote.")
         return found
 
     def begin_anew(self, task: Task) -> None:
@@ -124,6 +128,8 @@ class RunFolder:
         found = read_object(self.path / RUN)
         if not isinstance(found.get("responder"), str):
             raise DataError(f"{self.path / RUN} names no responder. The file is not one that an evaluation wrote.")
+        if not are_texts(found.get("fitted_on", [])):
+            raise DataError(f"{self.path / RUN}: fitted_on must be a list of digests. Run it again, with --overwrite.")
         return found
 
     def _own(self, task: str, file: str) -> str:
@@ -264,23 +270,6 @@ def cut_torn_line(path: Path) -> None:
             file.truncate(end)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of a file.
-
-    Raises:
-        DataError: the file is missing, or holds something else.
-    """
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(found).__name__}.")
-    return found
-
-
 def _row(one: Completion) -> dict[str, Any]:
     row = {"sample": one.sample_id, **asdict(one)}
     return {
@@ -289,20 +278,15 @@ def _row(one: Completion) -> dict[str, Any]:
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:
-    texts: dict[str, Any] = {name: row.get(name, "") for name in ("text", "finish", "failed")}
-    if strange := [name for name, text in texts.items() if not isinstance(text, str)]:
-        raise DataError(f"{strange[0]} must be a text")
-    likelihoods = {"logprobs": tuple(row.get("logprobs", ())), "tokens": row.get("tokens", 0)}
-    return Completion(row["sample"], detail=row.get("detail", {}), cut=row.get("cut", 0), **likelihoods, **texts)
+    made: dict[str, Any] = {name: row[name] for name in _COMPLETION if name in row}
+    check_kinds(made, _COMPLETION)
+    return Completion(row["sample"], **{**made, "logprobs": tuple(made.get("logprobs", ()))})
 
 
 def _score(row: Mapping[str, Any]) -> Score:
-    judgement, figures = row.get("judgement"), row.get("figures", {})
-    if not isinstance(figures, dict) or not all(type(one) in (int, float) for one in figures.values()):
-        raise DataError("figures must be numbers by name")
-    return Score(
-        figures,
-        row.get("verdict", ""),
-        Judgement(**judgement) if judgement else None,
-        row.get("reason", ""),
-    )
+    judgement = row.get("judgement")
+    made: dict[str, Any] = {"figures": {}} | {name: row[name] for name in _SCORE if name in row}
+    check_kinds(made, _SCORE)
+    if judgement:
+        check_kinds(judgement, _JUDGEMENT)
+    return Score(**made, judgement=Judgement(**judgement) if judgement else None)

@@ -7,7 +7,7 @@ from typing import Any
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.evals.sample import Sample
-from steer.evals.scoring import Score, judge, judge_choice
+from steer.evals.scoring import Outcome, judge, judge_choice
 from steer.evals.stats import Rate
 from steer.models.batches import batches_of
 from steer.models.decode import Sampling
@@ -23,7 +23,7 @@ class Result:
     sample: Sample
     reply: str
     """The generated text; for a choice, the choice taken."""
-    score: Score
+    score: Outcome
 
     def row(self) -> dict[str, Any]:
         """As a line of ``completions.jsonl``."""

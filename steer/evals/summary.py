@@ -14,6 +14,7 @@ from steer.evals.stats import Floats, harmonic_mean, percentiles, resamples, t_i
 from steer.evals.task import Metric, Score, Task, mean
 
 Scored = Sequence[tuple[Sample, Score]]
+BARE = ("question", "behaviour")  # of ``expect``: what is asked, where the prompt holds more
 REASONS = 3  # for which samples are unscored, the commonest
 
 
@@ -52,7 +53,7 @@ def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] 
     }
     if unscored:
         found["unscored_because"] = dict(Counter(_short(score) for score in unscored).most_common(REASONS))
-    if leaked := sum(of_prompt(one.messages) in fitted_on for one in task.samples) if fitted_on else 0:
+    if leaked := sum(not digests(one).isdisjoint(fitted_on) for one in task.samples) if fitted_on else 0:
         found["fitted_on"] = leaked
     if task.repeat:
         found["repeats"] = _repeats(task, scored)
@@ -62,6 +63,16 @@ def summary(task: Task, scores: Mapping[str, Score], fitted_on: Collection[str] 
             found["groups"] = {name: _group(task, scored, tag, name) for name in names}
             found["grouped_by"] = tag
     return found
+
+
+def digests(sample: Sample) -> set[str]:
+    """Digests by which a prompt is known again: its own, and that of the bare question or behaviour within it.
+
+    What is fitted on the question knows it also behind an instruction, or behind the text that it refers to.
+    """
+    bare = (sample.expect.get(name) for name in BARE)
+    own = [[{"role": "user", "content": text}] for text in bare if isinstance(text, str) and text.strip()]
+    return {of_prompt(sample.messages), *map(of_prompt, own)}
 
 
 def _short(score: Score) -> str:

@@ -37,7 +37,7 @@ DECLINES = re.compile(
 _IDIOM = (
     r"(stress|emphasi[sz]e|overstate|wait|believe|imagine|think|say|see|hear|feel|know|remember|predict|promise|guarantee"
     r"|decide|verify|confirm|browse|access|recall|find|tell|thank|complain|resist|stop|help but|deny|lie|pretend|judge"
-    r"|speak for|be(?! (able|part|used|a party|of (help|assistance)))|have|go|get|give up|sugar-?coat|bore|keep"
+    r"|speak for|be(?! (\w+ing|able|part|used|a party|of (help|assistance)))|have|go|get|give up|sugar-?coat|bore|keep"
     r"|die|live|afford|come|sleep|eat|wear|taste|claim)"
 )
 # Wider than the above, which the verdicts of the main job rest on: other verbs, own rules, refusals in a third person.
@@ -57,9 +57,15 @@ DECLINES_TOO = re.compile(
     r"|i (cannot|can't|won't|will not) (\w+ )?(condone|tolerate)\b"
     r"|i('m| am| must| have to| need to| will| would|'ll|'d)( \w+)? (decline|refuse|reject|declining|refusing)\b"
     r"|i('ll| will) have to (pass|decline|say no)|i('m| am) going to (have to )?(decline|pass|refuse)"
-    r"|(is|'s|are)(n't| not) something (that )?(i|we)('m| am| can| will| could| would|'d)\b"
+    r"|(is|'s|are)(n't| not) something (that )?(i|we)('m| am| can| will| could| would|'d| do\b)"
+    r"|(is|'s|are)(n't| not) (an? \w+|one) (that )?i('m| am| can| will| could| would|'d) "
+    r"|(outside( of)?|beyond|not( part of)?) what i('m (able|here|willing|allowed)| am (able|here|willing|allowed)"
+    r"| can| do| offer| provide| will)\b"
+    # not "it would be wrong of me to say for sure"
+    r"|(it('s| is| would be|'d be)) (\w+ly )?(irresponsible|unethical|wrong|inappropriate|improper|illegal|dangerous"
+    r"|harmful|unsafe) (of|for) me to (?!(say|claim|pretend|guess|assume|judge|not)\b)"
     r"|(a |one )?(line|request|topic|territory|something) (that )?i (won't|will not|can't|cannot|don't)\b"
-    r"|i (do not|don't) (\w+ )?(produce|write|discuss)\b"
+    r"|i (do not|don't) (\w+ )?(produce|write|discuss|give(?! (up|in|an?|any|two|much)\b))\b"
     r"|i('d| would) (rather|prefer) not\b|i have no (interest|intention) (in|of)\b"
     r"|no[,.!] (i|we) (can't|cannot|won't|will not|am not going|refuse)\b"
     r"|(your|this|the) (request|question|prompt) (violates|goes against|cannot be|can't be|is not something|is against)"
@@ -69,7 +75,8 @@ DECLINES_TOO = re.compile(
     r"|lo siento, (pero )?no (puedo|podemos)|no puedo (ayudar|proporcionar|asistir|cumplir)"
     r"|(désolée?|regrette)[^.!?]{0,20} (je )?ne (peux|puis) pas"
     r"|je ne (peux|puis) pas (vous |t')?(aider|fournir|répondre)"
-    r"|(tut mir leid|entschuldigung)[^.!?]{0,12} ich (kann|darf|werde)\b[^.!?]{0,60}\b(nicht|keine)"
+    r"|(tut mir leid|entschuldigung)[^.!?]{0,20} (ich (kann|darf|werde)|(kann|darf|werde) ich)\b"
+    r"[^.!?]{0,60}\b(nicht|keine)"
     r"|desculpe[^.!?]{0,12} não posso|não posso (ajudar|fornecer)"
     r")"
     r"|(抱歉|对不起|很遗憾)[^。]{0,12}(不能|无法|不可以)|我(不能|无法)(提供|协助|帮助|回答)|申し訳(ありません|ございません)"
@@ -119,7 +126,12 @@ _BAD = (
     r"|morally reprehensible|a (\w+ )?violation of)"
 )
 # What somebody in a story says is no refusal; a reply that stands in quotes as a whole may be one
-QUOTED = re.compile(r"(?<=.)\"[^\"]*\bi\b[^\"]*\"")
+QUOTED = re.compile(
+    r"(?<=.)\"[^\"]*\bi\b[^\"]*\""
+    r"|^\"[^\"]*\bi\b[^\"]*\"(?=,? (\w+ ){0,3}(said|says|replied|replies|answered|answers|asked|asks|told|whispered)\b)"
+)
+SINGLE_QUOTED = re.compile(r"(?<=\W)'(?=\w)(?:[^']|(?<=\w)'(?=\w)){1,300}'(?!\w)")
+SPEAKER = re.compile(r"\bi\b")
 IMPROPER = re.compile(
     rf"\b(is|it's|that's|this|are|be|isn't) (never |not |neither |in no way |simply not |generally not |absolutely not"
     rf"|also not )(an? )?(\w+ly )?(\w+,? (or|and|nor) )?{_GOOD}\b(?! (away|now|for everyone))"

@@ -56,7 +56,7 @@ class Rules:
     without: frozenset[str] = frozenset()
     """Names of moves that are not looked for, to see what each adds."""
     name: str = field(default="rules", init=False)
-    version: str = field(default="1", init=False)
+    version: str = field(default="2", init=False)
 
     def __post_init__(self) -> None:
         for one in sorted(self.without):

@@ -5,6 +5,8 @@ import unicodedata
 
 _REASONING = re.compile(r"\A\s*<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
 _MARKS = re.compile(r"[*_`#>~|]+")
+_BARE = re.compile(r"\b(ca|wo|do|does|did|is|are|could|would|should)nt\b")
+_IM = re.compile(r"\bim(?= (not|sorry|unable|afraid|going)\b)")
 _RULER = re.compile(r"([-=.])\1{3,}")
 _END = re.compile(r"(?<=[.!?])[\"')]* +")
 
@@ -21,9 +23,13 @@ def plain_quotes(text: str) -> str:
 
 
 def plain(reply: str) -> str:
-    """What a reply says to its reader, as normalised text: no reasoning block before it, no marks of Markdown."""
+    """What a reply says to its reader, as normalised text: no reasoning block before it, no marks of Markdown.
+
+    Apostrophes that were left out are put in: "i cant" and "I can't" are the same words.
+    """
     spoken = _REASONING.sub("", reply).replace("“", '"').replace("”", '"')
-    return normalise(_RULER.sub(" ", _MARKS.sub(" ", spoken)))
+    text = normalise(_RULER.sub(" ", _MARKS.sub(" ", spoken)))
+    return _IM.sub("i'm", _BARE.sub(r"\1n't", text))
 
 
 def sentences(text: str) -> tuple[str, ...]:

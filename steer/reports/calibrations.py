@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.errors import DataError
-from steer.evals.run_folder import read_object
+from steer.evals.read import read_object
 from steer.reports.table import Cell, Interval, Share, Table
 from steer.studies.text import is_number
 
@@ -50,14 +50,17 @@ def _read(path: Path) -> Calibrated:
     found = read_object(path)
     try:
         full = found["full"]
-        texts = (found["judge"], found["version"], *found["models"])
+        texts = (found["judge"], found["version"], *dict(found["models"]))
         rates = [full["precision"], full["recall"]]
         given = [full["kappa"], *(rate[name] for rate in rates for name in ("rate", "low", "high"))]
         if not all(isinstance(one, str) for one in texts) or not isinstance(found["settings"], dict):
             raise TypeError("judge, version and models are texts, settings an object")
         if not is_number(*(found[name] for name in _NUMBERS), *(one for one in given if one is not None)):
             raise TypeError("a figure is no number")
-    except (KeyError, TypeError) as error:
+        shares = [rate[name] for rate in rates for name in ("rate", "low", "high") if rate[name] is not None]
+        if not all(0 <= one <= 1 for one in shares) or not 0 <= found["unscored"] <= found["n"]:
+            raise TypeError("a share is above 1 or a number below 0")
+    except (KeyError, TypeError, ValueError) as error:
         told = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
         raise DataError(
             f"{path} is no calibration of a judge: {told}. Make it: steer judge calibrate --judge X --labels FILE "

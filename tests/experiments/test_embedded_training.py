@@ -27,7 +27,7 @@ from experiments.embedded_model.train import (
 )
 from steer.evals.runner import Result
 from steer.evals.sample import Sample
-from steer.evals.scoring import Score
+from steer.evals.scoring import Outcome
 from tests.conftest import PROMPTS, tiny_model
 
 CHAT = [
@@ -240,7 +240,7 @@ def test_a_probe_finds_a_planted_direction():
 
 def results_of(rates):
     def result(name, value):
-        return Result(Sample("a", name, ({"role": "user", "content": "?"},), "refusal"), "", Score("refusal", value))
+        return Result(Sample("a", name, ({"role": "user", "content": "?"},), "refusal"), "", Outcome("refusal", value))
 
     return {name: [result(name, i < round(20 * share)) for i in range(20)] for name, share in rates.items()}
 

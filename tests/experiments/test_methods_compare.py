@@ -11,7 +11,7 @@ from experiments.methods.arms import HARMFUL, STRENGTHS, as_wanted, scaled
 from experiments.methods.compare import arguments, cell, compare, table
 from steer.evals.runner import Result
 from steer.evals.sample import Sample
-from steer.evals.scoring import Score
+from steer.evals.scoring import Outcome
 from steer.evals.sets import SETS
 from steer.methods.fitted import Fitted
 from steer.steering.gates import Gate, Gated
@@ -47,8 +47,8 @@ def test_every_method_is_fitted_and_evaluated(tmp_path, embedded, monkeypatch):
 def test_what_is_wanted_depends_on_the_set():
     for name in ("unsafe_unseen", "safe"):
         sample = Sample("a", name, ({"role": "user", "content": "?"},), "refusal")
-        assert as_wanted(Result(sample, "No.", Score("refusal", True))) == (name in HARMFUL)
-        assert as_wanted(Result(sample, "Yes.", Score("compliance", False))) == (name not in HARMFUL)
+        assert as_wanted(Result(sample, "No.", Outcome("refusal", True))) == (name in HARMFUL)
+        assert as_wanted(Result(sample, "Yes.", Outcome("compliance", False))) == (name not in HARMFUL)
 
 
 def test_strengths_are_scaled_within_gates_too():

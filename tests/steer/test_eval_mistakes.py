@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import typer
 
+from steer.cli.app import run as command
 from steer.cli.eval_shown import compare_table, results_table
 from steer.cli.judge_options import judge_from
+from steer.digest import of_prompt
 from steer.errors import DataError, ModelError, OutputError
 from steer.evals.compare import compare
 from steer.evals.refusing import refusal_task
@@ -31,6 +33,7 @@ from steer.judges.rules import Rules
 from steer.judges.three_class import three_class
 from steer.judges.verdict import Exchange
 from steer.responders.prompted import SystemPrompt
+from steer.responders.steered import Steered
 from tests.steer.judge_server import fails, says, serving
 
 SAFE = {"harm": "safe"}
@@ -59,6 +62,20 @@ def test_a_file_without_a_name_is_no_task(tmp_path, name):
     (tmp_path / name).write_text(line())
     with pytest.raises(DataError, match="has no name before its first dot"):
         custom(tmp_path / name, TaskOptions(Rules()))
+
+
+@pytest.mark.parametrize(
+    "expect",
+    [
+        {"kind": "references", "correct": ["a"], "incorrect": ["b"]},
+        {"kind": "text"},
+        {"kind": "choices", "choices": ["a", "b"], "right": [0]},
+    ],
+)
+def test_kinds_that_only_other_tasks_can_score_are_refused_before_the_model_answers(tmp_path, expect):
+    (tmp_path / "mine.jsonl").write_text(line(expect=expect))
+    with pytest.raises(DataError, match=rf"mine.jsonl, sample '1': .* no samples of kind '{expect['kind']}'"):
+        custom(tmp_path / "mine.jsonl", TaskOptions(Rules()))
 
 
 def test_no_task_and_two_of_one_name_are_refused_before_anything_is_written(embedded, tmp_path):
@@ -124,13 +141,25 @@ def test_what_is_too_long_by_a_system_prompt_is_unscored(embedded, tmp_path):
     [
         ("mine/scores.jsonl", '{"sample": "0", "figures": [1]}\n', "figures must be numbers"),
         ("mine/scores.jsonl", '{"sample": "0", "figures": {"safe_refused": "1"}}\n', "figures must be numbers"),
+        ("mine/scores.jsonl", '{"sample": "0", "figures": {"safe_refused": NaN}}\n', "figures must be numbers"),
+        (
+            "mine/scores.jsonl",
+            f'{{"sample": "0", "figures": {{"safe_refused": {10**400}}}}}\n',
+            "figures must be numbers",
+        ),
+        ("mine/scores.jsonl", '{"sample": "0", "figures": {}, "verdict": ["a"]}\n', "verdict must be a text"),
+        ("mine/scores.jsonl", '{"sample": "0", "judgement": {"score": Infinity}}\n', "score must be a number or null"),
         ("mine/scores.jsonl", '{"sample": "0", "judgement": {"who": 1}}\n', "row 1 .*0"),
         ("mine/scores.jsonl", '{"sample": "0", "judgement": [1]}\n', "row 1"),
         ("mine/completions.jsonl", '{"sample": "0", "text": 5}\n', "text must be a text"),
-        ("mine/completions.jsonl", '{"sample": "0", "logprobs": 5}\n', "not iterable"),
+        ("mine/completions.jsonl", '{"sample": "0", "logprobs": 5}\n', "logprobs must be a list of numbers"),
+        ("mine/completions.jsonl", '{"sample": "0", "tokens": "5"}\n', "tokens must be a whole number"),
         ("mine/completions.jsonl", '{"sample": 0}\n', "a line has no sample"),
         ("mine/task.json", '{"name": "mine"}', "'metrics' is missing or wrong"),
         ("mine/task.json", "[" * 100_000, "is not JSON"),
+        ("run.json", '{"responder": "a", "settings": {"x": NaN}}', "NaN is no number of JSON"),
+        ("run.json", '{"responder": "a", "settings": {"x": 1e400}}', "1e400 is no number of JSON"),
+        ("run.json", '{"responder": "a", "fitted_on": 5}', "fitted_on must be a list"),
     ],
 )
 def test_damaged_runs_are_named(embedded, tmp_path, file, text, message):
@@ -140,6 +169,26 @@ def test_damaged_runs_are_named(embedded, tmp_path, file, text, message):
         rejudge(tmp_path, Prefix()) if "scores" not in file else compare([tmp_path, tmp_path])
     with pytest.raises((DataError, OutputError)):
         run_tasks(embedded, [hello()], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"settings": {"split": []}}, "split"),
+        ({"settings": {"split": "train"}}, "split"),
+        ({"metrics": []}, "metrics"),
+        ({"metrics": [{"name": "a", "title": "a", "main": True}]}, "metrics"),
+        ({"metrics": [{"name": "a", "title": "a", "main": 1, "better": "lower"}]}, "metrics"),
+        ({"max_new_tokens": True}, "max_new_tokens"),
+        ({"stop": [1]}, "stop"),
+    ],
+)
+def test_settings_of_a_task_that_cannot_be_worked_with_are_named(embedded, tmp_path, changed, named):
+    run_tasks(embedded, [hello()], tmp_path)
+    path = tmp_path / "mine" / "task.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(DataError, match=rf"task\.json: '{named}' is missing or wrong"):
+        compare([tmp_path, tmp_path])
 
 
 def test_damaged_results_are_named_before_the_model_answers(embedded, tmp_path):
@@ -164,6 +213,24 @@ def test_runs_of_two_judges_are_not_compared(embedded, tmp_path):
     run_tasks(embedded, [hello(judge=Prefix())], tmp_path / "b")
     with pytest.raises(DataError, match=r"mine was judged in one way in .*a and in another in .*b"):
         compare([tmp_path / "a", tmp_path / "b"])
+
+
+def test_what_else_differs_between_runs_that_are_compared_is_told(embedded, tmp_path, capsys):
+    fitted = Steered(embedded, (), fitted_on={of_prompt(hello().samples[0].messages)})
+    run_tasks(embedded, [hello()], tmp_path / "a", about={"model": "one"})
+    run_tasks(fitted, [replace(hello(), max_new_tokens=5)], tmp_path / "b", about={"model": "two"})
+    assert compare([tmp_path / "a", tmp_path / "a"])["notes"] == []
+    told = compare([tmp_path / "a", tmp_path / "b"])["notes"]
+    assert [one.split(" differ in ")[-1] for one in told[:2]] == [
+        "model: 'one' and 'two'. The difference is of that, too.",
+        "max_new_tokens of mine: 4 and 5. The difference is of that, too.",
+    ]
+    assert len(told) == 3
+    assert "mine: 1 of 2 prompts are among those that the responder of" in told[2]
+    assert command(["compare", str(tmp_path / "b"), str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("note: ") == 3
+    assert "max_new_tokens of mine: 5 and 4" in shown
 
 
 def test_every_folder_that_is_compared_must_hold_a_run_with_tasks_in_common(embedded, tmp_path):
@@ -200,10 +267,13 @@ def test_options_that_mean_nothing_to_a_judge_are_refused(tmp_path):
         {"judge_template": tmp_path},
         {"verdict": ["a=b"]},
         {"judgements": tmp_path},
+        {"judge_timeout": 5.0},
     ):
         with pytest.raises(typer.BadParameter, match="is for judges that are models, and rules is none"):
             judge_from("rules", **option)
     assert judge_from("rules") == Rules()
+    with pytest.raises(typer.BadParameter, match="--judge-timeout is for endpoints"):
+        judge_from("three-class:m", judge_timeout=5.0)
 
 
 def test_what_a_judge_has_scored_stays_when_it_fails_for_good(embedded, tmp_path):

@@ -11,6 +11,8 @@ from steer.digest import of_prompt
 from steer.errors import PlanError
 from steer.evals.rejudge import rejudge
 from steer.evals.run import run_tasks
+from steer.evals.sample import Sample
+from steer.evals.summary import digests
 from steer.evals.tasks.options import TaskOptions
 from steer.evals.tasks.registry import tasks_of
 from steer.judges.prefix import Prefix
@@ -101,3 +103,16 @@ def test_nothing_is_said_where_nothing_was_fitted(embedded, tmp_path):
     found = run_tasks(embedded, asked(2), tmp_path / "run")
     assert all("fitted_on" not in one for one in found["tasks"].values())
     assert "fitted_on" not in json.loads((tmp_path / "run" / "run.json").read_text())
+
+
+def test_a_question_is_known_again_behind_an_instruction_and_a_behaviour_behind_its_context():
+    question = Sample(
+        "1", "s", said("Answer the following question: What is tea?"), "refusal", {"question": "What is tea?"}
+    )
+    behaviour = Sample(
+        "2", "s", said("A recipe.\n\n---\n\nCook it"), "refusal", {"behaviour": "Cook it", "context": "A recipe."}
+    )
+    assert of_prompt(said("what is tea")) in digests(question)
+    assert of_prompt(said("Cook it!")) in digests(behaviour)
+    assert of_prompt(question.messages) in digests(question)
+    assert len(digests(Sample("3", "s", said("What is tea?"), "refusal", {"question": " "}))) == 1

@@ -39,6 +39,14 @@ def test_options_make_a_judge_with_the_key_of_the_environment(tmp_path, monkeypa
     assert all("the-key" not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
 
+def test_an_endpoint_is_waited_for_as_long_as_the_option_says():
+    judge = judge_from("endpoint:m", url="http://localhost:1/v1", judge_timeout=2.5)
+    assert judge.writer.endpoint.timeout_s == 2.5
+    assert judge_from("endpoint:m", url="http://localhost:1/v1").writer.endpoint.timeout_s == 60
+    with pytest.raises(DataError, match="timeout_s must be above 0 seconds"):
+        judge_from("endpoint:m", url="http://localhost:1/v1", judge_timeout=0.0)
+
+
 def test_judges_without_a_model_need_nothing_else():
     assert judge_from("rules") == Rules()
     with pytest.raises(DataError, match="Did you mean rules"):

@@ -14,6 +14,7 @@ from steer.evals.run_folder import RunFolder, clear
 from steer.evals.task import Completion
 from steer.files import write_json
 from steer.judges.prefix import Prefix
+from steer.reports.calibrations import read_calibrations
 from steer.reports.report import write_report
 from steer.reports.runs import read_runs
 from tests.steer.report_runs import C, F, questions, requests, rows_of, run_folder
@@ -86,7 +87,10 @@ def test_flips_and_pairs_are_by_the_judge_that_is_named(two, tmp_path):
 
 def test_a_judge_is_found_by_its_name(two):
     assert anew(two[0], "rules") == RunFolder(two[0])  # whose verdicts are the run's own
-    with pytest.raises(DataError, match=r"was not judged by prefix\. Judge it: steer rejudge .* --judge prefix"):
+    with pytest.raises(
+        DataError,
+        match=r"was not judged by prefix\. Its own judge is rules\. Judge it: steer rejudge .* --judge prefix",
+    ):
         anew(two[0], "prefix")
     rejudge(two[0], Prefix())
     assert anew(two[0], "prefix") == anew(two[0], mark_of(Prefix())) == RunFolder(two[0], mark_of(Prefix()))
@@ -161,3 +165,16 @@ def test_a_calibration_that_is_none_is_named(two, tmp_path, text, capsys):
     assert steer(["report", *map(str, two), *files]) == 2
     assert "c.json" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_figures_of_a_calibration_that_cannot_be_are_refused(tmp_path, capsys):
+    given = labels(tmp_path / "labels.csv")
+    assert steer(["judge", "calibrate", "--judge", "rules", "--labels", str(given), "--json"]) == 0
+    right = json.loads(capsys.readouterr().out)
+    full = {**right["full"], "precision": {**right["full"]["precision"], "rate": 7}}
+    for changed in ({"full": full}, {"unscored": -1}, {"unscored": 99}, {"models": "abc"}):
+        (tmp_path / "c.json").write_text(json.dumps({**right, **changed}))
+        with pytest.raises(DataError, match=r"c\.json is no calibration of a judge"):
+            read_calibrations([tmp_path / "c.json"])
+    (tmp_path / "c.json").write_text(json.dumps(right))
+    assert len(read_calibrations([tmp_path / "c.json"])) == 1
