@@ -43,6 +43,7 @@ class Named:
     sae: str
     site: str
     index: str | None
+    embedder: str | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class Recipe:
     def named(self) -> Named:
         """Model, SAE and index by their names."""
         model, sae, index = (self.identity[kind] for kind in ("model", "sae", "index"))
-        folder = None if index is None else index["folder"]
-        return Named(model["name"], model["dtype"], sae["source"], sae["site"], folder)
+        index_folder, embedder_folder = (
+            None if found is None else found["folder"] for found in (index, self.identity.get("embedder"))
+        )
+        return Named(model["name"], model["dtype"], sae["source"], sae["site"], index_folder, embedder_folder)
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
@@ -128,6 +131,7 @@ def parse_recipe(data: bytes, where: str) -> Recipe:
             raise DataError(f"a file that it keeps was altered ({altered[0][:16]}...)")
         steps = tuple(_step(one, files) for one in found["steps"])
         identity = {kind: _identity(found[kind], kind) for kind in ("model", "sae", "index")}
+        identity["embedder"] = _identity(found.get("embedder"), "embedder")  # what is older than it has none
         return Recipe(identity, steps, _state(found["state"]))
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:  # ours are ValueErrors too
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
@@ -146,12 +150,13 @@ _SAID = {
     "model": ("name", "dtype", "config", "weights", "tokenizer"),
     "sae": ("source", "site", "digest"),
     "index": ("folder", "files"),
+    "embedder": ("folder",),
 }
 """What a recipe says of each."""
 
 
 def _identity(found: Any, kind: str) -> Mapping[str, str] | None:
-    if found is None and kind == "index":
+    if found is None and kind in ("index", "embedder"):
         return None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in _SAID[kind]):
         raise DataError(f"it does not say of the {kind}: {', '.join(_SAID[kind])}")

@@ -93,6 +93,9 @@ def run(
     except UnicodeEncodeError as error:
         raise DataError(f"The line is not valid Unicode ({error.reason}). Type it again.") from error
     name, arguments = parsed(line, (*COMMANDS, *about_session))
+    usage = COMMANDS[name].usage if name in COMMANDS else about_session[name].usage
+    if arguments and not usage:
+        raise DataError(f"/{name} takes nothing behind it, got {arguments!r}.")
     with bench.files.noting(files) as read:
         if name in COMMANDS:
             outcome = COMMANDS[name].run(session.state, arguments, bench)

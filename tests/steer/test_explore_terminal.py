@@ -134,6 +134,8 @@ def completed(llama, sae, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plans").mkdir()
     (tmp_path / "plan.toml").write_text("")
+    (tmp_path / "my files").mkdir()
+    (tmp_path / "my files" / "a'b.txt").write_text("")
     (tmp_path / ".hidden").write_text("")
     typed = Typed(Bench(llama, sae, "tiny/sae"))
     typed("/clamp 12=1 31=2")
@@ -162,6 +164,17 @@ def completed(llama, sae, tmp_path, monkeypatch):
         ("/contrast a.txt p", ["plan.toml", "plans/", "part=", "pool="]),
         ("/plan pl", ["plan.toml", "plans/"]),
         ("/plan nowhere/", []),
+        ("/plan ~nobody/", []),
+        ("/save my", ["my\\ files/"]),
+        ("/contrast my\\ fi", ["my\\ files/"]),
+        ("/load my\\ files/a", ["my\\ files/a\\'b.txt"]),
+        ('/load "my files/', ["my\\ files/a\\'b.txt"]),
+        ("/search direction=pl", ["plan.toml", "plans/"]),
+        ("/search means=plan.toml,my", ["my\\ files/"]),
+        ("/search like=5", ["57"]),
+        ("/search pool=m", ["max", "mean"]),
+        ("/search part=la", ["last"]),
+        ("/search by=", []),
         ("/help un", ["unclamp", "undo"]),
         ("/ask any", []),
         ("/nope x", []),
