@@ -24,34 +24,48 @@ def draw(console: Console, shown: Iterable[Shown]) -> None:
     """Print what a command shows."""
     coloured = console.color_system is not None and not console.no_color
     for one in shown:
-        for part in drawn(one, coloured):
+        for part in drawn(one, coloured, console.width):
             # what a model said is copied from a terminal as it is; remarks are wrapped between words
             whole = not isinstance(one, Table) and (not console.is_terminal or not isinstance(one, Line))
             console.print(part, soft_wrap=whole)
 
 
-def drawn(one: Shown, coloured: bool) -> list[RenderableType]:
-    """One thing as rich draws it, part by part."""
+def drawn(one: Shown, coloured: bool, width: int) -> list[RenderableType]:
+    """One thing as rich draws it, part by part, for so many columns."""
     if isinstance(one, Line):
         return [Text(visible(one.text, breaks=True))]
     if isinstance(one, Said):
         told = Text.assemble((f"{visible(one.who)}: ", "bold"), visible(one.text, breaks=True))
         return [told.append(f"  [{visible(one.note)}]", "dim") if one.note else told]
     if isinstance(one, Table):
-        return [_table(one, coloured)]
+        return [_table(one, coloured, width)]
     words = [_in_words(one, coloured)] if one.notes and (one.spelled or not coloured) else []
     return [Text(visible(one.title), "bold"), *([_strip(one)] if coloured or not words else []), *words]
 
 
-def _table(table: Table, coloured: bool) -> RenderableType:
+def _table(table: Table, coloured: bool, width: int) -> RenderableType:
     head = any(table.columns)
-    found = RichTable(box=box.SIMPLE_HEAD if head else None, show_header=head, title_justify="left", pad_edge=False)
-    for place, name in enumerate(table.columns):
-        cells = [row[place] for row in table.rows]
-        numbers = head and all(_NUMBER.fullmatch(cell) for cell in cells)
-        # in a narrow terminal texts are folded, numbers and the words above them never
-        widest = max(map(len, [*name.split(), *cells])) if numbers and cells else None
-        found.add_column(Text(visible(name)), justify="right" if numbers else "left", overflow="fold", min_width=widest)
+    found = RichTable(
+        box=box.SIMPLE_HEAD if head else None,
+        show_header=head,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if head else (0, 1),
+    )
+    columns = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    numbers = [head and all(_NUMBER.fullmatch(cell) for cell in cells) for cells in columns]
+    # in a narrow terminal texts are folded, but numbers and the words above them only where there is no other way
+    widest = [
+        max(map(len, [*name.split(), *(cells if is_number else [])]), default=0)
+        for name, cells, is_number in zip(table.columns, columns, numbers, strict=True)
+    ]
+    fits = sum(widest) + 2 * len(widest) <= width
+    for name, least, is_number in zip(table.columns, widest, numbers, strict=True):
+        found.add_column(
+            Text(visible(name)),
+            justify="right" if is_number else "left",
+            overflow="fold",
+            min_width=least if is_number and fits else None,
+        )
     for place, row in enumerate(table.rows):
         mark = table.marks[place] if table.marks else None
         cells_ = [Text(visible(cell)) for cell in row]

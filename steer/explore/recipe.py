@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from steer.errors import DataError, PlanError
 from steer.explore.kept_files import sha256
 from steer.explore.state import State
 from steer.files import write_json
+from steer.models.chat import as_conversation
 from steer.models.decode import Sampling
 from steer.plans.plan import SamplingSpec, SteeringPlan
 
@@ -80,7 +81,13 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     plan = {**state.plan.data(), "folder": str(state.plan.folder)}
     if state.plan.vectors:
         plan["vectors"] = base64.b64encode(to_safetensors(state.plan.vectors)).decode("ascii")
-    now = {"prompt": state.prompt, "top": state.top, "sampling": asdict(state.sampling), "plan": plan}
+    now = {
+        "prompt": state.prompt,
+        "said": [dict(message) for message in state.said],
+        "top": state.top,
+        "sampling": asdict(state.sampling),
+        "plan": plan,
+    }
     made_with = dict(recipe.identity)
     kept = {digest: _encoded(data) for digest, data in files.items()}
     return {"format": FORMAT, "version": VERSION, **made_with, "steps": steps, "files": kept, "state": now}
@@ -171,7 +178,11 @@ def _state(found: Mapping[str, Any]) -> State:
         raise PlanError(f"the prompt is a text, got {prompt!r}")
     require_whole("top", found["top"], DataError)
     sampling: Sampling = SamplingSpec(**found["sampling"]).sampling()
-    return replace(State(SteeringPlan(**plan, vectors=held, folder=folder), sampling, prompt), top=found["top"])
+    said = found.get("said", [])  # what is older than /more has none
+    if not isinstance(said, list):
+        raise DataError(f"what was said is turns, got {said!r}")
+    conversation = tuple(as_conversation(said)) if said else ()
+    return State(SteeringPlan(**plan, vectors=held, folder=folder), sampling, prompt, conversation, found["top"])
 
 
 def _encoded(data: bytes) -> dict[str, str]:

@@ -40,10 +40,12 @@ class Session:
     ended: bool = False
     """Whether ``/quit`` was typed."""
 
-    def at(self, state: State, line: str) -> "Session":
+    def at(self, state: State, line: str, undoable: bool = True) -> "Session":
         """The session at the state that a line makes; where it is the same, there is nothing to undo."""
         if state == self.state:
             return self
+        if not undoable:
+            return replace(self, state=state)
         return replace(self, state=state, past=(*self.past, Change(line, self.state)), future=())
 
     def recipe(self, bench: Bench) -> Recipe:
@@ -99,7 +101,7 @@ def run(
     with bench.files.noting(files) as read:
         if name in COMMANDS:
             outcome = COMMANDS[name].run(session.state, arguments, bench)
-            done, shown, replies = session.at(outcome.state, line), outcome.shown, outcome.replies
+            done, shown, replies = session.at(outcome.state, line, outcome.undoable), outcome.shown, outcome.replies
         else:
             done, shown = about_session[name].run(session, arguments, bench)
             replies = ()

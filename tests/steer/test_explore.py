@@ -119,6 +119,35 @@ def test_ask_gives_the_reply_of_the_plan_and_undo_that_of_the_model(typed, llama
     assert typed.replies == expected
 
 
+def test_more_goes_on_with_what_was_asked(typed, llama, sae):
+    typed(SHORT, "/system be kind", "/clamp 3=9", f"/ask {PROMPT}", "something else", "/more and you?")
+    reply = typed.session.steps[-3].replies[0]
+    turns = [
+        *conversation(PROMPT, "be kind"),
+        {"role": "assistant", "content": llama.tokenizer.decode(reply, skip_special_tokens=True).strip()},
+        {"role": "user", "content": "and you?"},
+    ]
+    with steered(llama, LatentEdit(sae, {3: 9.0})):
+        assert typed.replies == llama.generate_ids(llama.prompt_ids([turns]), Sampling(6))
+    assert typed.state.prompt == "something else"
+    after = typed.state.said
+    assert [message["role"] for message in after] == ["user", "assistant"] * 2
+    typed("/unclamp", "/more and now?")
+    assert len(typed.state.said) == 6
+    typed("/undo", "/undo")
+    assert typed.state.said == after
+    typed("/ask")  # begins anew
+    assert len(typed.state.said) == 2
+    typed("/undo")
+    assert typed.state.said == after
+    typed("/undo")
+    assert typed.state.said == after[:2]
+    with pytest.raises(DataError, match="needs what is said next"):
+        typed("/more")
+    with pytest.raises(DataError, match="Nothing was asked"):
+        Typed(typed.bench)("/more hi")
+
+
 def test_a_reply_is_told_of_as_it_grows(typed, llama):
     grown = []
     typed.bench.watch = grown.append

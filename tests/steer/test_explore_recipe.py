@@ -27,6 +27,7 @@ from tests.conftest import random_sae
 from tests.steer.explore_data import Typed
 
 LINES = ["/set max_new_tokens=6 temperature=0.9 seed=3", "/ask how are you?", "/clamp 3=9", "/diff", "/undo", "/ask"]
+LINES += ["/more why?", "/undo"]
 
 
 @pytest.fixture
@@ -44,10 +45,18 @@ def test_a_recipe_gives_the_same_again(bench, tmp_path):
     recipe = read_recipe(tmp_path / "r.json")
     assert [step.line for step in recipe.steps] == [*LINES, "/redo"]
     assert recipe.state == typed.state
-    assert [len(step.replies) for step in recipe.steps] == [0, 1, 0, 2, 0, 1, 0]
+    assert [len(step.replies) for step in recipe.steps] == [0, 1, 0, 2, 0, 1, 1, 0, 0]
     console = plain()
     assert replay(recipe, bench, console, "r.json") == []
     assert console.file.getvalue().count("> /ask") == 2
+
+
+def test_what_is_older_than_more_is_read(bench):
+    typed = Typed(bench)
+    typed("/clamp 3=1")
+    data = recipe_data(typed.session.recipe(bench))
+    del data["state"]["said"], data["embedder"]
+    assert parse_recipe(json.dumps(data).encode(), "r.json").state == typed.state
 
 
 def test_another_reply_and_another_end_are_told(bench, tmp_path):
@@ -118,6 +127,8 @@ def test_a_recipe_of_another_model_sae_or_index_is_refused(bench, llama, sae, tm
         (lambda data: data["state"]["sampling"].update(seed=-1), "seed"),
         (lambda data: data["state"].update(top=0), "top"),
         (lambda data: data["state"].update(prompt=[]), "prompt is a text"),
+        (lambda data: data["state"].update(said=[{"role": "user"}]), "needs a role"),
+        (lambda data: data["state"].update(said="hi"), "what was said is turns"),
         (lambda data: data["state"]["plan"].update(vectors="AAAA"), "damaged"),
         (lambda data: data.update(sae={}), "does not say of the sae"),
         (lambda data: data.update(model=None), "does not say of the model"),
