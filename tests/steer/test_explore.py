@@ -14,6 +14,7 @@ import steer
 from steer.errors import DataError, PlanError, SiteError
 from steer.explore.bench import Bench
 from steer.explore.clamps import parse
+from steer.explore.control import control_latents
 from steer.explore.divergence import divergence, kl
 from steer.explore.firing import fires
 from steer.explore.loop import replay
@@ -163,23 +164,35 @@ def test_diff_in_float64(typed, llama, sae):
     plain, reply = typed.replies
     ids = llama.prompt_ids([PROMPT])[0]
     assert plain == llama.generate_ids([ids], Sampling(6))[0]
-    tokens, changes = llama.pad([[*ids, *reply]]), []
+    tokens, norms, changes = llama.pad([[*ids, *reply]]), [], []
 
     def clamp(x, at):
         change = (9 - sae.encode(x).to_dense()[..., 3:4]) * sae.W_dec[3]
         change[:, 0] = 0
+        norms.append(change.norm(dim=-1)[0])
         changes.append((change.norm(dim=-1) / x.norm(dim=-1))[0])
         return x + change
 
     with llama.edited({"1.resid_post": clamp}):
         ours = llama.forward(tokens)[0, len(ids) - 1 : -1].double().log_softmax(-1)
     theirs = llama.forward(tokens)[0, len(ids) - 1 : -1].double().log_softmax(-1)
-    apart = divergence(llama, typed.bench.bind(typed.state.plan), ids, reply)
+    control, matched = control_latents([3], 0, typed.bench)
+    assert not matched
+    assert len(set(control) - {3}) == 5
+    apart = divergence(llama, typed.bench.bind(typed.state.plan), ids, reply, sae.W_dec[control])
     torch.testing.assert_close(apart.kl, (ours.exp() * (ours - theirs)).sum(-1), rtol=1e-4, atol=1e-6)
     picked = torch.tensor(reply).unsqueeze(-1)
     torch.testing.assert_close(apart.logprob, ours.gather(-1, picked)[:, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(apart.logprob_unsteered, theirs.gather(-1, picked)[:, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(apart.change, changes[0], rtol=1e-4, atol=1e-6)
+    for row, latent in enumerate(control):
+        unit = sae.W_dec[latent] / sae.W_dec[latent].norm()
+        with llama.edited({"1.resid_post": lambda x, at, unit=unit: x + norms[0].unsqueeze(-1) * unit}):
+            other = llama.forward(tokens)[0, len(ids) - 1 : -1].double().log_softmax(-1)
+        torch.testing.assert_close(apart.control[row], (other.exp() * (other - theirs)).sum(-1), rtol=1e-4, atol=1e-6)
+    means = apart.control.mean(-1)
+    told = f"Control: KL mean {means.median():.4f} ({means.min():.4f} to {means.max():.4f})"
+    assert any(line.startswith(told) for line in typed.lines)
     table = typed.tables[0]
     assert [row[2] for row in table.rows] == [f"{one:.4f}" for one in apart.kl]
     acted = f"on {len(ids) - 1} of {len(ids)} tokens of the prompt"
@@ -191,7 +204,22 @@ def test_what_changes_nothing_diverges_by_nothing(typed):
     typed(SHORT, "/clamp 3=scale:1", f"/diff {PROMPT}")
     assert typed.replies[0] == typed.replies[1]
     assert {row[2] for row in typed.tables[0].rows} == {"0.0000"}
+    assert any("Control: KL mean 0.0000 (0.0000 to 0.0000)" in line for line in typed.lines)
     assert "on 0 of" in typed.lines[-1]
+
+
+def test_controls_fire_about_as_often_and_are_not_edited(llama, sae, index, monkeypatch):
+    bench = Bench(llama, sae, "tiny/sae", index=index)
+    density = np.linspace(0.001, 0.1, 96)
+    density[[50, 52]] = 0
+    index.add_column("density", density, {})
+    monkeypatch.setattr("steer.explore.control.NEAR", 6)
+    for seed in range(4):
+        control, matched = control_latents([49, 51, 95], seed, bench)
+        assert matched
+        assert len(control) == 5
+        assert set(control) <= {46, 47, 48, 53, 54, 55, 56}  # 51 is the median; 50 and 52 never fire
+        assert control_latents([49, 51, 95], seed, bench)[0] == control
 
 
 def test_kl_of_distributions_that_rule_tokens_out():
