@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,10 @@ def explore(
         Path | None,
         typer.Option(help="Run a recipe again, which names model, SAE and index, and end.", show_default=False),
     ] = None,
+    embedder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a local model of embeddings, for /search meaning=TEXT.", show_default=False),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     threads: Threads = None,
@@ -75,7 +79,7 @@ def explore(
 
         import_transformers()
     recipe = None if replay is None else read_recipe(replay)
-    bench = _bench(model, sae, index, recipe, device, dtype.value, layer)
+    bench = _bench(model, sae, index, embedder, recipe, device, dtype.value, layer)
     out, err = _consoles(interactive)
     with torch_threads(bench.lm.model, asked_threads(threads)):
         if recipe is None:
@@ -89,6 +93,7 @@ def _bench(
     model: str | None,
     sae: str | None,
     index: Path | None,
+    embedder: Path | None,
     recipe: "Recipe | None",
     device: str,
     dtype: Any,
@@ -100,12 +105,14 @@ def _bench(
     from steer.index.read import FeatureIndex
     from steer.models.load import load_model
     from steer.models.site import Site
+    from steer.search.meaning import load_embedder
 
     site = None if layer is None else Site(layer)
     if recipe is not None:
         named = recipe.named
         model, sae = model or named.model, sae or named.sae
         index = Path(named.index) if index is None and named.index is not None else index
+        embedder = Path(named.embedder) if embedder is None and named.embedder is not None else embedder
         dtype = named.dtype if dtype == "auto" else dtype
         site = site or Site.parse(named.site)
     assert model is not None
@@ -117,7 +124,9 @@ def _bench(
         _say(NO_TEMPLATE_NOTE)
     read = load_sae(sae, note=_say)
     opened = None if index is None else FeatureIndex.open(index, read, lm, note=_say)
-    return Bench(lm, read, absolute(sae), site, opened)
+    if embedder is None:
+        return Bench(lm, read, absolute(sae), site, opened)
+    return Bench(lm, read, absolute(sae), site, opened, load_embedder(embedder), absolute(str(embedder)))
 
 
 def _converse(bench: "Bench", out: "Console", err: "Console", kept: Path | None, interactive: bool) -> int:
@@ -126,9 +135,11 @@ def _converse(bench: "Bench", out: "Console", err: "Console", kept: Path | None,
     from steer.explore.loop import Loop, claimed_file, opened, told_of
     from steer.explore.terminal import reader
 
-    if kept is None and interactive:
-        kept = _folder() / "sessions" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
-    with nullcontext() if kept is None else claimed_file(kept):
+    with ExitStack() as claimed:
+        if kept is not None:
+            claimed.enter_context(claimed_file(kept))
+        elif interactive:
+            kept = _claimed_by_default(claimed)
         loop = Loop(bench, opened(kept, bench), out, err, kept, interactive)
         draw(out, told_of(bench, loop.session))
         if not interactive:
@@ -137,9 +148,23 @@ def _converse(bench: "Bench", out: "Console", err: "Console", kept: Path | None,
             loop.converse(_piped, terminated)
             return 2 if loop.failed else 0
         loop.converse(reader(loop, _history()), terminated)
-        if loop.session.steps:
+        if loop.session.steps and kept is not None:
             _say(f"the session is kept in {kept}: --session goes on with it, --replay runs it again.")
     return 0
+
+
+def _claimed_by_default(claimed: ExitStack) -> Path | None:
+    """The file that a session is kept in where none is named; None where it cannot be written."""
+    from steer.errors import OutputError
+    from steer.explore.loop import claimed_file
+
+    path = _folder() / "sessions" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+    try:
+        claimed.enter_context(claimed_file(path))
+    except OutputError as error:
+        _say(f"the session is not kept: {error} Or name a file: --session.")
+        return None
+    return path
 
 
 def _consoles(interactive: bool) -> "tuple[Console, Console]":
@@ -177,6 +202,7 @@ def _history() -> Path | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
+        path.open("r+b").close()
     except OSError as error:
         _say(f"lines are not remembered: {path} cannot be written ({error.strerror or error}).")
         return None

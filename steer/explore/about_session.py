@@ -1,5 +1,6 @@
 """Commands about the session itself: undo, redo, save, load, help, quit."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,12 +60,14 @@ def save(session: Session, arguments: str, bench: Bench) -> Done:
         _check_replaced(path, lambda: read_plan(path))
         state = session.state
         write_plan(state.plan.model_copy(update={"sampling": SamplingSpec(**vars(state.sampling))}), path)
-        return session, (Line(f"Saved the plan to {path}. `steer generate --plan {path}` steers by it."),)
+        steers = f"steer generate --plan {shlex.quote(str(path))}"
+        return session, (Line(f"Saved the plan to {path}. `{steers}` steers by it."),)
     if path.suffix != ".json":
         raise DataError(f"A recipe ends in .json, a plan in .toml; got {path}.")
     _check_replaced(path, lambda: read_recipe(path))
     write_recipe(session.recipe(bench), path)
-    told = f"Saved {len(session.steps)} commands to {path}. `steer explore --replay {path}` runs them again."
+    run_again = f"steer explore --replay {shlex.quote(str(path))}"
+    told = f"Saved {len(session.steps)} commands to {path}. `{run_again}` runs them again."
     return session, (Line(told),)
 
 

@@ -1,7 +1,8 @@
 """What a session works with: the model, the SAE, an index of its latents perhaps. None of it changes while it runs."""
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from steer.plans.conditions import ClassifierGate
 from steer.plans.digests import of_config, of_sae
 from steer.plans.plan import SteeringPlan
 from steer.plans.sources import SaeSpec
+from steer.search.meaning import Embedder
 from steer.steering.intervention import Intervention
 from steer.steering.latents import check_latents, check_sae, check_width, site_of
 from steer.steering.text_gate import Classifier
@@ -34,6 +36,7 @@ class Bench:
     Raises:
         PlanError: the SAE does not fit the model, cannot be edited, or does not say where it reads.
         SiteError: the model lacks the site.
+        DataError: the index is of another site.
     """
 
     lm: LanguageModel
@@ -43,6 +46,10 @@ class Bench:
     where: Site | None = None
     """Where the SAE reads; None: where it was trained."""
     index: FeatureIndex | None = None
+    embedder: Embedder | None = None
+    """For labels by meaning."""
+    embedder_source: str | None = None
+    """The folder that it was loaded from."""
     watch: Callable[[str], None] | None = None
     """Told of a reply as far as it goes, after each token."""
     files: KeptFiles = field(default_factory=KeptFiles)
@@ -59,11 +66,24 @@ class Bench:
         check_width(self.sae, self.lm.d_model)
         self.lm.layout.module(self.site)
         self.sae = self.sae.on(self.lm.device)
+        built_at = None if self.index is None else self.index.provenance.get("sae", {}).get("site")
+        if built_at is not None and Site.parse(built_at) != self.site:
+            raise DataError(
+                f"The index is of latents that read {built_at}, but here they read {self.site}. Give an index built "
+                "there (steer index build --site), or none."
+            )
 
     @cached_property
     def sae_digest(self) -> str:
         """Of the SAE, as plans tell SAEs apart. Reads all of its weights, once."""
         return of_sae(self.sae)
+
+    @cached_property
+    def sae_here(self) -> SAE:
+        """The SAE as one that was trained at ``site``, for searches, which go by what an SAE says of itself."""
+        here = copy.copy(self.sae)  # the same weights
+        here.config = replace(self.sae.config, site=str(self.site))
+        return here
 
     @cached_property
     def sae_spec(self) -> SaeSpec:
@@ -87,7 +107,9 @@ class Bench:
             "tokenizer": tokenizer_digest(self.lm),
         }
         sae = {"source": self.source, "site": str(self.site), "digest": self.sae_digest}
-        return {"model": model, "sae": sae, "index": None if self.index is None else _of_index(self.index)}
+        embedder = None if self.embedder_source is None else {"folder": self.embedder_source}
+        index = None if self.index is None else _of_index(self.index)
+        return {"model": model, "sae": sae, "index": index, "embedder": embedder}
 
     @property
     def columns(self) -> Mapping[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, get_args
 
 from steer.checks import hint
@@ -39,6 +40,8 @@ def parse(text: str) -> Typed:
     if match is None:
         raise DataError(f"Expected {FORM}; got {text!r}.")
     latent, operation, value, unit = match[1], match[2] or "set", match[3], match[4]
+    if {operation, unit} & {"nan", "inf", "infinity"}:
+        raise DataError(f"Expected {FORM}; got {text!r}, which is not finite.")
     if operation not in get_args(Operation):
         raise DataError(
             f"{text!r}: no operation is called {operation!r}. {hint(operation, get_args(Operation), 'They are')}"
@@ -48,11 +51,11 @@ def parse(text: str) -> Typed:
     if not value and operation == "ablate":
         return Typed(int(latent), operation, 0.0, "raw")
     try:
-        if "_" in value:
+        if "_" in value or not isfinite(number := float(value)):
             raise ValueError
-        return Typed(int(latent), operation, float(value), _UNITS[unit])
     except ValueError:
-        raise DataError(f"Expected {FORM}; got {text!r}, in which {value!r} is no number.") from None
+        raise DataError(f"Expected {FORM}; got {text!r}, in which {value!r} is no finite number.") from None
+    return Typed(int(latent), operation, number, _UNITS[unit])
 
 
 def sae_name(plan: SteeringPlan, digest: str) -> str:

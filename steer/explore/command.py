@@ -21,6 +21,8 @@ class Outcome:
     shown: tuple[Shown, ...]
     replies: tuple[tuple[int, ...], ...] = ()
     """Token ids of what the model said, by which a replay is seen to give the same."""
+    undoable: bool = True
+    """Whether ``/undo`` goes back to before it; not where it is another reply to the same."""
 
 
 @dataclass(frozen=True)

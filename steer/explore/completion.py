@@ -1,18 +1,25 @@
 """What may come next on a line, for completion with the tab key."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from steer.explore.bench import Bench
 from steer.explore.command import Command
 from steer.explore.commands import COMMANDS
 from steer.explore.commands.clamp import edited_latents
-from steer.explore.commands.search import OPTIONS, PARTS
 from steer.explore.commands.settings import SETTINGS
+from steer.explore.commands.typed_query import FILES, OPTIONS, PARTS
 from steer.explore.session import Session, SessionCommand
+from steer.search.parts import PARTS as TOKENS_THAT_COUNT
+from steer.search.pooled import Pool
 
 MOST = 50  # offers
+_LAST_WORD = re.compile(r"""(?:\\.|"[^"]*"?|'[^']*'?|[^\s\\"'])*\\?$""")
+_QUOTING = re.compile(r"""\\(.)|["']""")
+_NEEDS_QUOTING = re.compile(r"[^\w./~%+:@-]")
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,8 @@ class Offer:
     replaces: int
     """Characters before the cursor that it replaces."""
     about: str = ""
+    name: str = ""
+    """What it is shown as; empty: as its text."""
 
 
 def offers(
@@ -37,7 +46,7 @@ def offers(
     if not space:
         found = [(f"/{one.name}", one.help) for one in every.values()]
         return _beginning(line, found)
-    word = rest.rpartition(" ")[2]
+    word = _last_word(rest)
     completes = every[name].completes if name in every else "nothing"
     if completes == "file":
         options = [(f"{one}=", "") for one in OPTIONS] if name == "contrast" and word else []
@@ -51,8 +60,31 @@ def offers(
     if completes == "setting":
         return _beginning(word, [(f"{one}=", "") for one in SETTINGS])
     if completes == "query":
-        return _beginning(word, [(f"{one}=", "") for one in PARTS])
+        return _of_query(word, bench, latents)
     return _beginning(word, [(one, every[one].help) for one in every]) if completes == "command" else []
+
+
+def _of_query(word: str, bench: Bench, latents: Sequence[int]) -> list[Offer]:
+    """Names of the parts of a search and, behind one, what it may be."""
+    name, sign, value = word.partition("=")
+    if not sign:
+        return _beginning(word, [(f"{one}=", "") for one in PARTS])
+    if name in FILES:
+        return _files(value.rpartition(",")[2])
+    known: dict[str, Sequence[object]] = {
+        "by": sorted(bench.columns),
+        "like": latents,
+        "part": TOKENS_THAT_COUNT,
+        "pool": get_args(Pool),
+    }
+    return _beginning(value, [(str(one), "") for one in known.get(name, ())])
+
+
+def _last_word(text: str) -> str:
+    """What is typed of the last word, with its quotes and backslashes."""
+    match = _LAST_WORD.search(text)
+    assert match is not None, "it may be empty"
+    return match[0]
 
 
 def _beginning(word: str, found: Sequence[tuple[str, str]]) -> list[Offer]:
@@ -60,15 +92,18 @@ def _beginning(word: str, found: Sequence[tuple[str, str]]) -> list[Offer]:
 
 
 def _files(word: str) -> list[Offer]:
-    """Files and folders whose names begin with what is typed."""
-    folder, _, begun = word.rpartition("/")
+    """Files and folders whose names begin with what is typed; spaces in them behind backslashes."""
+    typed = _QUOTING.sub(r"\1", word)
+    folder, slash, begun = typed.rpartition("/")
     try:
-        start = Path(f"{folder}/" if folder or word.startswith("/") else ".").expanduser()
+        start = Path(f"{folder}{slash}" if slash else ".").expanduser()
         inside = sorted(one for one in start.iterdir() if one.name.startswith(begun) and _is_offered(one.name, begun))
-        ends = ["/" if one.is_dir() else "" for one in inside]
-    except (OSError, RuntimeError):  # RuntimeError: ``~`` and the name of nobody
+        names = [f"{one.name}{'/' if one.is_dir() else ''}" for one in inside]
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: nobody's home
         return []
-    return [Offer(f"{one.name}{end}", len(begun)) for one, end in zip(inside, ends, strict=True)][:MOST]
+    return [Offer(_NEEDS_QUOTING.sub(r"\\\g<0>", f"{folder}{slash}{name}"), len(word), name=name) for name in names][
+        :MOST
+    ]
 
 
 def _is_offered(name: str, begun: str) -> bool:

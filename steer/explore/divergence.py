@@ -30,12 +30,19 @@ class Divergence:
     change: Float[Tensor, " token"]
     """Norm of what was added at the steered sites, as a fraction of the norm of the residual stream there, for each
     token of prompt and reply; of several sites the largest."""
+    control: Float[Tensor, "direction reply"]
+    """``KL(control || unsteered)`` where a direction was added instead, at the same sites and with the same norm at
+    each token."""
 
 
 def divergence(
-    lm: LanguageModel, interventions: Sequence[Intervention], prompt: PromptIds, reply: Sequence[int]
+    lm: LanguageModel,
+    interventions: Sequence[Intervention],
+    prompt: PromptIds,
+    reply: Sequence[int],
+    directions: Float[Tensor, "direction d_model"],
 ) -> Divergence:
-    """Run the model over a prompt and a reply, with the interventions and without; KL in float64.
+    """Run the model over a prompt and a reply, with the interventions, without, and with each direction; KL in float64.
 
     Raises:
         SiteError: the model lacks a site of an intervention.
@@ -53,11 +60,23 @@ def divergence(
     ):
         steered_logits = _logits(lm, tokens, len(prompt), len(reply))
     plain_logits = _logits(lm, tokens, len(prompt), len(reply))
+    added = {site: (after[site] - before[site]).norm(dim=-1, keepdim=True) for site in before}
+    control = torch.zeros(len(directions), len(reply), dtype=torch.float64)
+    for row, direction in enumerate(directions):
+        unit = (direction / direction.norm()).to(lm.device)
+        with lm.edited({site: _adding(norms * unit) for site, norms in added.items()}):
+            control_logits = _logits(lm, tokens, len(prompt), len(reply))
+        for place in range(len(reply)):
+            control[row, place] = _kl_at(place, control_logits, plain_logits)
     found = torch.zeros(3, len(reply), dtype=torch.float64)
     for place, token in enumerate(reply):  # one after another: a vocabulary in float64 is large
         ours, theirs = (logits[place].double().log_softmax(-1) for logits in (steered_logits, plain_logits))
         found[:, place] = torch.stack([kl(ours, theirs), ours[token], theirs[token]])
-    return Divergence(found[0], found[1], found[2], _change(before, after, len(prompt) + len(reply)))
+    return Divergence(found[0], found[1], found[2], _change(before, added, len(prompt) + len(reply)), control)
+
+
+def _kl_at(place: int, ours: Float[Tensor, "reply vocab"], theirs: Float[Tensor, "reply vocab"]) -> Float[Tensor, ""]:
+    return kl(ours[place].double().log_softmax(-1), theirs[place].double().log_softmax(-1))
 
 
 def kl(p: Float[Tensor, " vocab"], q: Float[Tensor, " vocab"]) -> Float[Tensor, ""]:
@@ -74,15 +93,22 @@ def _kept_in(found: dict[Site, Tensor], site: Site) -> Edit:
     return keep
 
 
+def _adding(change: Float[Tensor, "token d_model"]) -> Edit:
+    def add(x: Tensor, at: Pass) -> Tensor:
+        return (x.float() + change).to(x.dtype)
+
+    return add
+
+
 def _logits(lm: LanguageModel, tokens: Tokens, prompt: int, reply: int) -> Float[Tensor, "reply vocab"]:
     """The logits that each token of the reply is drawn from."""
     lengths = torch.tensor([prompt], device=lm.device)
     return lm.forward(tokens, reply + 1, lengths)[0, -reply - 1 : -1]
 
 
-def _change(before: dict[Site, Tensor], after: dict[Site, Tensor], length: int) -> Float[Tensor, " token"]:
+def _change(before: dict[Site, Tensor], added: dict[Site, Tensor], length: int) -> Float[Tensor, " token"]:
     change = torch.zeros(length)
     for site, old in before.items():
         norms = old.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
-        change = torch.maximum(change, ((after[site] - old).norm(dim=-1) / norms).cpu())
+        change = torch.maximum(change, (added[site][:, 0] / norms).cpu())
     return change

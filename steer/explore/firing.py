@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saes import SAE
+from steer.errors import DataError
 from steer.explore.bench import Bench
 from steer.index.config import SINK_RATIO
+from steer.models.roles import TEMPLATE, PromptIds, Said
 from steer.search.firing import fired_tokens
 from steer.search.pooled import Fired
 
@@ -20,6 +22,8 @@ class Firing:
 
     ids: tuple[int, ...]
     """Token ids of the row."""
+    said: Bool[np.ndarray, " token"]
+    """Which tokens somebody says: what the chat template adds fires the same latents in every prompt."""
     fired: Fired
     shares: Float[np.ndarray, " fired"]
     """What latents are compared by, since they live on different scales: the activation as a fraction of the latent's
@@ -29,26 +33,28 @@ class Firing:
     """Places of the tokens that do not count for their norm."""
 
     def strongest(self, count: int) -> list[int]:
-        """The latents with the largest share on any token, the largest first."""
+        """The latents with the largest share on any token that is said, the largest first."""
         best: dict[int, float] = {}
-        for latent, share in zip(self.fired.latents.tolist(), self.shares.tolist(), strict=True):
+        said = self.said[self.fired.tokens]
+        for latent, share in zip(self.fired.latents[said].tolist(), self.shares[said].tolist(), strict=True):
             best[latent] = max(share, best.get(latent, 0.0))
         return sorted(best, key=lambda latent: (-best[latent], latent))[:count]
 
     def peak(self, latent: int) -> tuple[int, float, float, int]:
-        """Where in the row its share is largest, activation and share there, and on how many tokens it fires."""
-        own = np.flatnonzero(self.fired.latents == latent)
+        """Where its share is largest, activation and share there, and on how many tokens it fires; of what is said."""
+        own = np.flatnonzero((self.fired.latents == latent) & self.said[self.fired.tokens])
         at = own[np.argmax(self.shares[own])]
         return int(self.fired.tokens[at]), float(self.fired.values[at]), float(self.shares[at]), len(own)
 
-    def by_token(self) -> list[tuple[int, float, float] | None]:
-        """For each token the latent with the largest share there, its activation and share; None: none fires."""
-        found: list[tuple[int, float, float] | None] = [None] * len(self.ids)
-        rows = zip(self.fired.tokens, self.fired.latents, self.fired.values, self.shares, strict=True)
-        for token, latent, value, share in rows:
-            now = found[token]
-            if now is None or (share, -latent) > (now[2], -now[0]):
-                found[token] = int(latent), float(value), float(share)
+    def by_token(self, count: int) -> list[list[tuple[int, float, float]]]:
+        """For each token the latents with the largest shares there, at most ``count``: latent, activation, share."""
+        found: list[list[tuple[int, float, float]]] = [[] for _ in self.ids]
+        for place in np.lexsort((self.fired.latents, -self.shares)):
+            there = found[self.fired.tokens[place]]
+            if len(there) < count:
+                there.append(
+                    (int(self.fired.latents[place]), float(self.fired.values[place]), float(self.shares[place]))
+                )
         return found
 
     def of(self, latent: int) -> Float[np.ndarray, " token"]:
@@ -60,8 +66,8 @@ class Firing:
 
 
 @torch.no_grad()
-def fires(bench: Bench, ids: list[int]) -> Firing:
-    """Run the model as it is over a row, and see what fires.
+def fires(bench: Bench, ids: PromptIds) -> Firing:
+    """Run the model as it is over a prompt, and see what fires.
 
     Raises:
         DataError: the row is longer than the model's context.
@@ -73,18 +79,33 @@ def fires(bench: Bench, ids: list[int]) -> Firing:
     counts = (~sink & (torch.arange(len(ids)) > 0)).nonzero()[:, 0]
     tokens, latents, values = fired_tokens(bench.sae, x[counts.to(x.device)])
     fired = Fired(latents, values, counts.numpy()[tokens], len(counts))
-    tops, sinks = bench.columns.get("max"), tuple(sink.nonzero()[:, 0].tolist())
+    tops, sinks, said = bench.columns.get("max"), tuple(sink.nonzero()[:, 0].tolist()), _said(bench, ids)
     if tops is None:
-        return Firing(tuple(ids), fired, _of_norm(bench.sae, x, fired), sinks)
+        return Firing(tuple(ids), said, fired, _of_norm(bench.sae, x, fired), sinks)
     largest = np.asarray(tops[latents], dtype=np.float64)
     unseen = ~(largest > 0)  # it never fired in the index's text: this is the largest activation that is known of it
-    return Firing(tuple(ids), fired, np.where(unseen, 1.0, values / np.where(unseen, 1.0, largest)), sinks)
+    return Firing(tuple(ids), said, fired, np.where(unseen, 1.0, values / np.where(unseen, 1.0, largest)), sinks)
+
+
+def _said(bench: Bench, ids: PromptIds) -> Bool[np.ndarray, " token"]:
+    """Which tokens somebody says; all, where the template does not let it be told."""
+    try:
+        said = Said(bench.lm.tokenizer, {0: ids}).roles(torch.tensor([0]))[0] != TEMPLATE
+    except DataError:
+        return np.ones(len(ids), dtype=bool)
+    return said.numpy()
+
+
+def sink_ratio(bench: Bench) -> float | None:
+    """A token of more than this multiple of the usual norm is a sink, by the index's own rule; None: none is."""
+    made = {} if bench.index is None else bench.index.provenance
+    ratio: float | None = made.get("policy", {}).get("max_norm_ratio", SINK_RATIO)
+    return ratio
 
 
 def _largest_norm(bench: Bench, norms: Float[Tensor, " token"]) -> float:
-    """The norm above which a token is a sink, by the index's own rule; without an index, by that of the row's norms."""
-    made = {} if bench.index is None else bench.index.provenance
-    ratio = made.get("policy", {}).get("max_norm_ratio", SINK_RATIO)
+    """The norm above which a token is a sink: by the index's median or, without one, by that of the row."""
+    made, ratio = {} if bench.index is None else bench.index.provenance, sink_ratio(bench)
     median = made.get("median_norm") or (norms.median().item() if len(norms) else 0.0)
     return float("inf") if ratio is None else ratio * median
 

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from steer.errors import DataError, PlanError
 from steer.explore.kept_files import check_ordinary, sha256
 from steer.explore.state import State
 from steer.files import write_json
+from steer.models.chat import as_conversation
 from steer.models.decode import Sampling
 from steer.plans.plan import SamplingSpec, SteeringPlan
 
@@ -43,6 +44,7 @@ class Named:
     sae: str
     site: str
     index: str | None
+    embedder: str | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ class Recipe:
     def named(self) -> Named:
         """Model, SAE and index by their names."""
         model, sae, index = (self.identity[kind] for kind in ("model", "sae", "index"))
-        folder = None if index is None else index["folder"]
-        return Named(model["name"], model["dtype"], sae["source"], sae["site"], folder)
+        index_folder, embedder_folder = (
+            None if found is None else found["folder"] for found in (index, self.identity.get("embedder"))
+        )
+        return Named(model["name"], model["dtype"], sae["source"], sae["site"], index_folder, embedder_folder)
 
 
 def recipe_data(recipe: Recipe) -> dict[str, Any]:
@@ -77,7 +81,13 @@ def recipe_data(recipe: Recipe) -> dict[str, Any]:
     plan = {**state.plan.data(), "folder": str(state.plan.folder)}
     if state.plan.vectors:
         plan["vectors"] = base64.b64encode(to_safetensors(state.plan.vectors)).decode("ascii")
-    now = {"prompt": state.prompt, "top": state.top, "sampling": asdict(state.sampling), "plan": plan}
+    now = {
+        "prompt": state.prompt,
+        "said": [dict(message) for message in state.said],
+        "top": state.top,
+        "sampling": asdict(state.sampling),
+        "plan": plan,
+    }
     made_with = dict(recipe.identity)
     kept = {digest: _encoded(data) for digest, data in files.items()}
     return {"format": FORMAT, "version": VERSION, **made_with, "steps": steps, "files": kept, "state": now}
@@ -129,6 +139,7 @@ def parse_recipe(data: bytes, where: str) -> Recipe:
             raise DataError(f"a file that it keeps was altered ({altered[0][:16]}...)")
         steps = tuple(_step(one, files) for one in found["steps"])
         identity = {kind: _identity(found[kind], kind) for kind in ("model", "sae", "index")}
+        identity["embedder"] = _identity(found.get("embedder"), "embedder")  # what is older than it has none
         return Recipe(identity, steps, _state(found["state"]))
     except (KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:  # ours are ValueErrors too
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
@@ -147,12 +158,13 @@ _SAID = {
     "model": ("name", "dtype", "config", "weights", "tokenizer"),
     "sae": ("source", "site", "digest"),
     "index": ("folder", "files"),
+    "embedder": ("folder",),
 }
 """What a recipe says of each."""
 
 
 def _identity(found: Any, kind: str) -> Mapping[str, str] | None:
-    if found is None and kind == "index":
+    if found is None and kind in ("index", "embedder"):
         return None
     if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in _SAID[kind]):
         raise DataError(f"it does not say of the {kind}: {', '.join(_SAID[kind])}")
@@ -167,7 +179,11 @@ def _state(found: Mapping[str, Any]) -> State:
         raise PlanError(f"the prompt is a text, got {prompt!r}")
     require_whole("top", found["top"], DataError)
     sampling: Sampling = SamplingSpec(**found["sampling"]).sampling()
-    return replace(State(SteeringPlan(**plan, vectors=held, folder=folder), sampling, prompt), top=found["top"])
+    said = found.get("said", [])  # what is older than /more has none
+    if not isinstance(said, list):
+        raise DataError(f"what was said is turns, got {said!r}")
+    conversation = tuple(as_conversation(said)) if said else ()
+    return State(SteeringPlan(**plan, vectors=held, folder=folder), sampling, prompt, conversation, found["top"])
 
 
 def _encoded(data: bytes) -> dict[str, str]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from steer.explore.bench import Bench
 from steer.explore.state import State
+from steer.models.chat import Message
 from steer.models.passes import Pass
 from steer.models.replies import Reply, ReplyIds, reply_text
 from steer.models.roles import PromptIds
@@ -16,13 +17,13 @@ from steer.steering.intervention import Intervention
 from steer.steering.steered import steered
 
 
-def prompt_ids(bench: Bench, state: State, prompt: str) -> PromptIds:
-    """A prompt as the model reads it, with the state's system prompt.
+def prompt_ids(bench: Bench, state: State, prompt: str, before: Sequence[Message] = ()) -> PromptIds:
+    """A prompt as the model reads it, with the state's system prompt and after what was said before.
 
     Raises:
         DataError: it is no valid Unicode, or the chat template refuses it.
     """
-    return bench.lm.prompt_ids([state.conversation(prompt)])[0]
+    return bench.lm.prompt_ids([state.conversation(prompt, before)])[0]
 
 
 def reply_ids(bench: Bench, state: State, prompt: PromptIds, interventions: Sequence[Intervention] = ()) -> ReplyIds:

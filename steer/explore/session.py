@@ -40,10 +40,12 @@ class Session:
     ended: bool = False
     """Whether ``/quit`` was typed."""
 
-    def at(self, state: State, line: str) -> "Session":
+    def at(self, state: State, line: str, undoable: bool = True) -> "Session":
         """The session at the state that a line makes; where it is the same, there is nothing to undo."""
         if state == self.state:
             return self
+        if not undoable:
+            return replace(self, state=state)
         return replace(self, state=state, past=(*self.past, Change(line, self.state)), future=())
 
     def recipe(self, bench: Bench) -> Recipe:
@@ -93,10 +95,13 @@ def run(
     except UnicodeEncodeError as error:
         raise DataError(f"The line is not valid Unicode ({error.reason}). Type it again.") from error
     name, arguments = parsed(line, (*COMMANDS, *about_session))
+    usage = COMMANDS[name].usage if name in COMMANDS else about_session[name].usage
+    if arguments and not usage:
+        raise DataError(f"/{name} takes nothing behind it, got {arguments!r}.")
     with bench.files.noting(files) as read:
         if name in COMMANDS:
             outcome = COMMANDS[name].run(session.state, arguments, bench)
-            done, shown, replies = session.at(outcome.state, line), outcome.shown, outcome.replies
+            done, shown, replies = session.at(outcome.state, line, outcome.undoable), outcome.shown, outcome.replies
         else:
             done, shown = about_session[name].run(session, arguments, bench)
             replies = ()

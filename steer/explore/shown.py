@@ -35,6 +35,8 @@ class Strip:
     """How strongly it is coloured, from 0 to 1."""
     notes: Sequence[str] = ()
     """What the mark of each token means, for where there are no colours; (): they are named elsewhere."""
+    spelled: bool = False
+    """Whether the notes stand below the tokens also where there are colours."""
 
 
 @dataclass(frozen=True)

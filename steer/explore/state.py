@@ -1,5 +1,6 @@
 """What a session is at: the plan that steers, how replies are sampled, the last prompt. Commands make a new one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from steer.models.chat import Message
@@ -17,10 +18,12 @@ class State:
     """How replies are generated."""
     prompt: str | None = None
     """The last prompt; None: there was none."""
+    said: tuple[Message, ...] = ()
+    """The conversation that ``/ask`` began, with its last reply; without the system prompt."""
     top: int = 10
     """Latents that a table shows, at most."""
 
-    def conversation(self, prompt: str) -> list[Message]:
-        """A prompt after the system prompt, if there is one."""
-        said = [Message(role="user", content=prompt)]
+    def conversation(self, prompt: str, before: Sequence[Message] = ()) -> list[Message]:
+        """A prompt after what was said before, and all of it after the system prompt, if there is one."""
+        said = [*before, Message(role="user", content=prompt)]
         return said if self.plan.system is None else [Message(role="system", content=self.plan.system), *said]

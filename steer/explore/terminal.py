@@ -1,6 +1,7 @@
 """Reading lines from a terminal, with completion and history (prompt_toolkit)."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,24 @@ def reader(loop: Loop, history: Path | None) -> Callable[[], str]:
             line = document.text_before_cursor
             for one in offers(line, loop.session, loop.bench, ABOUT_SESSION, loop.latents):
                 about = short(visible(one.about))
-                yield Completion(one.text, -one.replaces, display=visible(one.text), display_meta=about)
+                yield Completion(one.text, -one.replaces, display=visible(one.name or one.text), display_meta=about)
 
-    kept = InMemoryHistory() if history is None else FileHistory(str(history))
+    class Remembered(FileHistory):
+        """Lines in a file, which may be gone, full or no longer readable: then they are those of this session."""
+
+        def load_history_strings(self) -> "Iterator[str]":
+            """See prompt_toolkit."""
+            try:
+                yield from list(super().load_history_strings())
+            except OSError:
+                return
+
+        def store_string(self, string: str) -> None:
+            """See prompt_toolkit."""
+            with suppress(OSError):
+                super().store_string(string)
+
+    kept = InMemoryHistory() if history is None else Remembered(str(history))
     asking: PromptSession[str] = PromptSession(
         history=kept, completer=Offered(), complete_while_typing=False, enable_history_search=True
     )

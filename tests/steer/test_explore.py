@@ -2,23 +2,38 @@
 
 import copy
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from safetensors.torch import save_file
 
 import steer
 from steer.errors import DataError, PlanError, SiteError
 from steer.explore.bench import Bench
 from steer.explore.clamps import parse
+from steer.explore.control import control_latents
 from steer.explore.divergence import divergence, kl
 from steer.explore.firing import fires
+from steer.explore.loop import replay
 from steer.explore.replies import prompt_ids
 from steer.explore.state import State
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.models.decode import Sampling
+from steer.models.roles import token_roles
 from steer.models.site import Site
+from steer.search.meaning import Embedder
+from steer.search.query import (
+    PARTS_OF_A_QUERY,
+    AttributionQuery,
+    ContrastQuery,
+    MeansQuery,
+    PromptQuery,
+    Query,
+)
 from steer.steering.latents import LatentEdit
 from steer.steering.steered import steered
 from tests.conftest import count_hooks, random_sae
@@ -60,8 +75,15 @@ def test_a_prompt_shows_what_the_sae_encodes(typed, llama, sae):
     share = dense * sae.W_dec.norm(dim=-1) / x.norm(dim=-1, keepdim=True)
     strip, table = typed.strips[0], typed.tables[0]
     assert "".join(strip.tokens) == llama.tokenizer.decode(ids)
-    strongest = [f"{share[t].argmax()} {dense[t, share[t].argmax()]:.3g}" for t in range(1, len(ids))]
+    strongest = [
+        ", ".join(f"{one} {dense[t, one]:.3g}" for one in share[t].topk(3).indices.tolist()) for t in range(1, len(ids))
+    ]
     assert list(strip.notes) == ["", *strongest]
+    assert strip.spelled
+    # the table is of what is said: the template fires the same latents in every prompt
+    said = np.array([bool(roles) for roles in token_roles(llama.tokenizer, ids.conversation, ids.text, True)])
+    assert 0 < said.sum() < len(ids)
+    dense[~said] = share[~said] = 0
     best = share.amax(0).argsort(descending=True)[:10].tolist()
     assert [int(row[0]) for row in table.rows] == best
     for row in table.rows:
@@ -98,6 +120,35 @@ def test_ask_gives_the_reply_of_the_plan_and_undo_that_of_the_model(typed, llama
     assert typed.replies == expected
 
 
+def test_more_goes_on_with_what_was_asked(typed, llama, sae):
+    typed(SHORT, "/system be kind", "/clamp 3=9", f"/ask {PROMPT}", "something else", "/more and you?")
+    reply = typed.session.steps[-3].replies[0]
+    turns = [
+        *conversation(PROMPT, "be kind"),
+        {"role": "assistant", "content": llama.tokenizer.decode(reply, skip_special_tokens=True).strip()},
+        {"role": "user", "content": "and you?"},
+    ]
+    with steered(llama, LatentEdit(sae, {3: 9.0})):
+        assert typed.replies == llama.generate_ids(llama.prompt_ids([turns]), Sampling(6))
+    assert typed.state.prompt == "something else"
+    after = typed.state.said
+    assert [message["role"] for message in after] == ["user", "assistant"] * 2
+    typed("/unclamp", "/more and now?")
+    assert len(typed.state.said) == 6
+    typed("/undo", "/undo")
+    assert typed.state.said == after
+    typed("/ask")  # begins anew
+    assert len(typed.state.said) == 2
+    typed("/undo")
+    assert typed.state.said == after
+    typed("/undo")
+    assert typed.state.said == after[:2]
+    with pytest.raises(DataError, match="needs what is said next"):
+        typed("/more")
+    with pytest.raises(DataError, match="Nothing was asked"):
+        Typed(typed.bench)("/more hi")
+
+
 def test_a_reply_is_told_of_as_it_grows(typed, llama):
     grown = []
     typed.bench.watch = grown.append
@@ -113,23 +164,35 @@ def test_diff_in_float64(typed, llama, sae):
     plain, reply = typed.replies
     ids = llama.prompt_ids([PROMPT])[0]
     assert plain == llama.generate_ids([ids], Sampling(6))[0]
-    tokens, changes = llama.pad([[*ids, *reply]]), []
+    tokens, norms, changes = llama.pad([[*ids, *reply]]), [], []
 
     def clamp(x, at):
         change = (9 - sae.encode(x).to_dense()[..., 3:4]) * sae.W_dec[3]
         change[:, 0] = 0
+        norms.append(change.norm(dim=-1)[0])
         changes.append((change.norm(dim=-1) / x.norm(dim=-1))[0])
         return x + change
 
     with llama.edited({"1.resid_post": clamp}):
         ours = llama.forward(tokens)[0, len(ids) - 1 : -1].double().log_softmax(-1)
     theirs = llama.forward(tokens)[0, len(ids) - 1 : -1].double().log_softmax(-1)
-    apart = divergence(llama, typed.bench.bind(typed.state.plan), ids, reply)
+    control, matched = control_latents([3], 0, typed.bench)
+    assert not matched
+    assert len(set(control) - {3}) == 5
+    apart = divergence(llama, typed.bench.bind(typed.state.plan), ids, reply, sae.W_dec[control])
     torch.testing.assert_close(apart.kl, (ours.exp() * (ours - theirs)).sum(-1), rtol=1e-4, atol=1e-6)
     picked = torch.tensor(reply).unsqueeze(-1)
     torch.testing.assert_close(apart.logprob, ours.gather(-1, picked)[:, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(apart.logprob_unsteered, theirs.gather(-1, picked)[:, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(apart.change, changes[0], rtol=1e-4, atol=1e-6)
+    for row, latent in enumerate(control):
+        unit = sae.W_dec[latent] / sae.W_dec[latent].norm()
+        with llama.edited({"1.resid_post": lambda x, at, unit=unit: x + norms[0].unsqueeze(-1) * unit}):
+            other = llama.forward(tokens)[0, len(ids) - 1 : -1].double().log_softmax(-1)
+        torch.testing.assert_close(apart.control[row], (other.exp() * (other - theirs)).sum(-1), rtol=1e-4, atol=1e-6)
+    means = apart.control.mean(-1)
+    told = f"Control: KL mean {means.median():.4f} ({means.min():.4f} to {means.max():.4f})"
+    assert any(line.startswith(told) for line in typed.lines)
     table = typed.tables[0]
     assert [row[2] for row in table.rows] == [f"{one:.4f}" for one in apart.kl]
     acted = f"on {len(ids) - 1} of {len(ids)} tokens of the prompt"
@@ -141,7 +204,22 @@ def test_what_changes_nothing_diverges_by_nothing(typed):
     typed(SHORT, "/clamp 3=scale:1", f"/diff {PROMPT}")
     assert typed.replies[0] == typed.replies[1]
     assert {row[2] for row in typed.tables[0].rows} == {"0.0000"}
+    assert any("Control: KL mean 0.0000 (0.0000 to 0.0000)" in line for line in typed.lines)
     assert "on 0 of" in typed.lines[-1]
+
+
+def test_controls_fire_about_as_often_and_are_not_edited(llama, sae, index, monkeypatch):
+    bench = Bench(llama, sae, "tiny/sae", index=index)
+    density = np.linspace(0.001, 0.1, 96)
+    density[[50, 52]] = 0
+    index.add_column("density", density, {})
+    monkeypatch.setattr("steer.explore.control.NEAR", 6)
+    for seed in range(4):
+        control, matched = control_latents([49, 51, 95], seed, bench)
+        assert matched
+        assert len(control) == 5
+        assert set(control) <= {46, 47, 48, 53, 54, 55, 56}  # 51 is the median; 50 and 52 never fire
+        assert control_latents([49, 51, 95], seed, bench)[0] == control
 
 
 def test_kl_of_distributions_that_rule_tokens_out():
@@ -168,10 +246,27 @@ def test_edits_as_they_are_typed(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["3", "3=", "=4", "3=x", "3=1_0", "-3=1", "3=nope:1", "3=1fish", "3=set:", "٣=1", "3=1:2"]
+    "text",
+    [
+        "3",
+        "3=",
+        "=4",
+        "3=x",
+        "3=1_0",
+        "-3=1",
+        "3=nope:1",
+        "3=1fish",
+        "3=set:",
+        "٣=1",
+        "3=1:2",
+        "3=nan",
+        "3=-inf",
+        "3=1e999",
+        "3=add:1e999max",
+    ],
 )
 def test_what_is_no_edit_is_refused(text):
-    with pytest.raises(DataError, match=r"Expected LATENT=VALUE|no operation|the unit"):
+    with pytest.raises(DataError, match=r"Expected LATENT=VALUE.*finite|Expected LATENT=VALUE|no operation|the unit"):
         parse(text)
 
 
@@ -213,6 +308,16 @@ def test_multiples_of_the_largest_activation(llama, sae, index):
         ("/search refusal", "start with --index"),
         ("/search like=3 like=4", "given twice"),
         ("/search nope=3", "nothing that can be given"),
+        ("/search where=density<1", "give words, or one of meaning=, promotes=,"),
+        ("/search meaning=saying", "start with --index"),
+        ("/search like=3 part=last", "part is of prompt or contrast"),
+        ("/search attribute=a", "two with a comma between"),
+        ("/search attribute=a,b", "no prompt yet"),
+        ("/search means=a.txt,a.txt", "a.txt twice"),
+        ("/search means=a.txt,b.txt", "a.txt cannot be read"),
+        ("/search like=3 steps=4", "steps is of attribute"),
+        ("/search like=3 weight=like", "weight needs a part"),
+        ("/search like=3 weight=nope=2", "No part of a query"),
         ("/contrast a.txt", "two files"),
         ("/contrast a.txt b.txt", "a.txt cannot be read"),
         ("/plan no.toml", "no.toml cannot be read"),
@@ -231,6 +336,8 @@ def test_multiples_of_the_largest_activation(llama, sae, index):
         ('/show "3', "closing quotation"),
         ("/nope", "No command"),
         ("/undo", "nothing to undo"),
+        ("/undo 3", "takes nothing behind it"),
+        ("/quit now", "takes nothing behind it"),
         ("/redo", "nothing to do again"),
         ("/save x.txt", "ends in .json"),
         ("\udcff", "not valid Unicode"),
@@ -346,6 +453,61 @@ def test_search_without_and_with_an_index(typed, llama, sae, index):
     hits = index.search(steer.search.query.Query(words=word, filters=("density<1",), limit=2)).hits
     assert [int(row[0]) for row in other.tables[0].rows] == [hit.latent for hit in hits]
     assert other.tables[0].columns == ["latent", "score", "label", "why"]
+
+
+def test_every_part_of_a_query_can_be_typed(llama, sae, index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = [f"zzzzzz qqqqq {i}" for i in range(14)], [f"hello there {i} ok" for i in range(14)]
+    (tmp_path / "a.txt").write_text("\n".join(first))
+    (tmp_path / "b c.txt").write_text("\n".join(second))
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(3))
+    save_file({"v": vector}, tmp_path / "v.safetensors")
+
+    embedder = Embedder(llama.model.model, llama.tokenizer)
+    typed = Typed(Bench(llama, sae, "tiny/sae", index=index, embedder=embedder))
+    word = index.labels(7)[0].text.split()[0]
+    config = steer.ContrastConfig(fdr=1.0)
+    parts = {
+        word: {"words": word},
+        f"meaning={word}": {"meaning": word},
+        "promotes=#5": {"promotes": 5},
+        "suppresses=a": {"suppresses": "a"},
+        "prompt=": {"prompt": PromptQuery(conversation(PROMPT), "last", "mean", 3)},
+        "'contrast=a.txt,b c.txt' fdr=1": {"contrast": ContrastQuery(first, second, "last", "mean", 3, config)},
+        "like=5": {"like": 5},
+        "direction=v.safetensors": {"direction": vector},
+        "'means=a.txt,b c.txt'": {"means": MeansQuery(first, second)},
+        "attribute=a,b on=a.txt steps=2": {"attribution": AttributionQuery(first, "a", "b", 2)},
+        "by=density": {"by": "density"},
+    }
+    typed(PROMPT)
+    assert {name for part in parts.values() for name in part} == set(PARTS_OF_A_QUERY)
+    for line, part in parts.items():
+        counted = " part=last pool=mean reply_tokens=3" if line.startswith(("prompt=", "'contrast=")) else ""
+        typed(f"/search {line}{counted} limit=4 where=density<1 weight=words=2")
+        query = Query(**part, limit=4, filters=("density<1",), weights={"words": 2.0})
+        hits = index.search(query, llama, sae, embedder=embedder).hits
+        assert hits
+        assert [int(row[0]) for row in typed.tables[0].rows] == [hit.latent for hit in hits]
+        assert [row[1] for row in typed.tables[0].rows] == [f"{hit.score:.4f}" for hit in hits]
+    typed("/search attribute=a,b limit=4")
+    asked = Query(attribution=AttributionQuery([conversation(PROMPT)], "a", "b"), limit=4)
+    assert [int(row[0]) for row in typed.tables[0].rows] == [hit.latent for hit in index.search(asked, llama, sae).hits]
+    assert replay(typed.session.recipe(typed.bench), typed.bench, Console(file=StringIO()), "r.json") == []
+
+
+def test_searches_read_the_sae_where_the_session_does(llama, index):
+    """``--layer`` names the site of an SAE that does not say it, or says another."""
+    saying, silent = (random_sae(site=site) for site in ("1.resid_post", None))
+    found = []
+    for sae in (random_sae(site="0.resid_post"), saying, silent):
+        typed = Typed(Bench(llama, sae, "tiny/sae", Site(0)))
+        typed(PROMPT, "/search prompt=", f"/search attribute=a,b prompt='{PROMPT}'")
+        found.append(typed.tables[0].rows)
+    assert found[0] == found[1] == found[2]
+    index.info.provenance["sae"]["site"] = "1.resid_post"
+    with pytest.raises(DataError, match=r"read 1\.resid_post, but here they read 0\.resid_post"):
+        Bench(llama, saying, "tiny/sae", Site(0), index)
 
 
 def test_contrast_finds_what_one_set_has(typed, tmp_path):

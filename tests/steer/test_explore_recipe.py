@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -26,6 +27,7 @@ from tests.conftest import random_sae
 from tests.steer.explore_data import Typed
 
 LINES = ["/set max_new_tokens=6 temperature=0.9 seed=3", "/ask how are you?", "/clamp 3=9", "/diff", "/undo", "/ask"]
+LINES += ["/more why?", "/undo"]
 
 
 @pytest.fixture
@@ -43,10 +45,18 @@ def test_a_recipe_gives_the_same_again(bench, tmp_path):
     recipe = read_recipe(tmp_path / "r.json")
     assert [step.line for step in recipe.steps] == [*LINES, "/redo"]
     assert recipe.state == typed.state
-    assert [len(step.replies) for step in recipe.steps] == [0, 1, 0, 2, 0, 1, 0]
+    assert [len(step.replies) for step in recipe.steps] == [0, 1, 0, 2, 0, 1, 1, 0, 0]
     console = plain()
     assert replay(recipe, bench, console, "r.json") == []
     assert console.file.getvalue().count("> /ask") == 2
+
+
+def test_what_is_older_than_more_is_read(bench):
+    typed = Typed(bench)
+    typed("/clamp 3=1")
+    data = recipe_data(typed.session.recipe(bench))
+    del data["state"]["said"], data["embedder"]
+    assert parse_recipe(json.dumps(data).encode(), "r.json").state == typed.state
 
 
 def test_another_reply_and_another_end_are_told(bench, tmp_path):
@@ -109,7 +119,7 @@ def test_a_recipe_of_another_model_sae_or_index_is_refused(bench, llama, sae, tm
         changed.model.model.norm.weight[0] += 1
     with pytest.raises(DataError, match="another model: its weights"):
         replay(recipe, Bench(changed, sae, "tiny/sae", index=index), plain(), "r.json")
-    moved = Bench(llama, sae, "tiny/sae", steer.Site(0), index)
+    moved = Bench(llama, sae, "tiny/sae", steer.Site(0))
     with pytest.raises(DataError, match="its site is"):
         replay(recipe, moved, plain(), "r.json")
 
@@ -128,6 +138,8 @@ def test_a_recipe_of_another_model_sae_or_index_is_refused(bench, llama, sae, tm
         (lambda data: data["state"]["sampling"].update(seed=-1), "seed"),
         (lambda data: data["state"].update(top=0), "top"),
         (lambda data: data["state"].update(prompt=[]), "prompt is a text"),
+        (lambda data: data["state"].update(said=[{"role": "user"}]), "needs a role"),
+        (lambda data: data["state"].update(said="hi"), "what was said is turns"),
         (lambda data: data["state"]["plan"].update(vectors="AAAA"), "damaged"),
         (lambda data: data.update(sae={}), "does not say of the sae"),
         (lambda data: data.update(model=None), "does not say of the model"),
@@ -151,6 +163,12 @@ def test_what_stands_there_is_not_overwritten_unless_it_is_a_recipe(bench, tmp_p
         with pytest.raises(OutputError, match="is something else"):
             typed(f"/save {tmp_path / name}")
         assert (tmp_path / name).read_text() == "[]"
+
+
+def test_what_a_save_says_can_be_typed(bench, tmp_path):
+    typed = Typed(bench)
+    typed("/clamp 3=1", f"/save '{tmp_path / 'a b.json'}'")
+    assert f"`steer explore --replay '{tmp_path / 'a b.json'}'`" in typed.lines[0]
 
 
 def looped(bench, kept, console=None):
@@ -243,6 +261,40 @@ def test_nothing_in_a_text_steers_the_terminal():
         assert not set(out) & set("\x1b\x07\x9b\u202e\r\x00")
         assert "\\x1b[31mred\\x07\\x9b2J\\u202egnp\\r\\x00" in out
         assert "[bold]x[/bold]" in out
+
+
+def drawn(shown, **console):
+    out = Console(file=StringIO(), highlight=False, **console)
+    draw(out, shown)
+    return out.file.getvalue()
+
+
+def test_without_colours_marks_are_told_in_words(monkeypatch):
+    strip = Strip("t", ["日本", "b"], [0, None], [1.0, 0.0], ["7 1.5", ""])
+    words = drawn([strip], width=80)
+    assert words == f"t\n     0  '日本'{' ' * 14} 7 1.5\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    told = drawn([strip], width=80, force_terminal=True, color_system="truecolor")
+    assert "7 1.5" in told
+    assert "48;2" not in told
+    monkeypatch.delenv("NO_COLOR")
+    coloured = drawn([strip], width=80, force_terminal=True, color_system="truecolor")
+    assert "7 1.5" not in coloured
+    both = drawn([replace(strip, spelled=True)], width=80, force_terminal=True, color_system="truecolor")
+    assert "7 1.5" in both
+    assert both.count("48;2") == 2
+
+
+def test_in_a_narrow_terminal_remarks_break_between_words_and_numbers_do_not():
+    terminal = {"width": 32, "force_terminal": True, "color_system": None}
+    remark = "seven words that are wrapped between them"
+    assert drawn([Line(remark)], **terminal).split("\n")[0].rstrip() == "seven words that are wrapped"
+    assert drawn([Line(remark)], width=32) == f"{remark}\n"
+    assert drawn([Said("m", "x" * 40)], **terminal).count("x" * 40) == 1  # the terminal wraps it
+    table = Table("", ["latent", "activation", "token"], [["123456", "1234.5678", "a long token " * 3]])
+    out = drawn([table], **terminal)
+    assert " activation " in out
+    assert " 1234.5678 " in out
 
 
 def test_what_is_visible_stays_what_it_is():

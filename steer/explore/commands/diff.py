@@ -6,7 +6,9 @@ from steer.errors import DataError
 from steer.explore.bench import Bench
 from steer.explore.command import Command, Outcome
 from steer.explore.commands.ask import said
+from steer.explore.commands.clamp import edited_latents
 from steer.explore.commands.prompt import asked
+from steer.explore.control import control_latents
 from steer.explore.divergence import Divergence, divergence
 from steer.explore.replies import prompt_ids, reply_ids
 from steer.explore.shown import Line, Shown, Strip, Table
@@ -27,10 +29,12 @@ def diff(state: State, arguments: str, bench: Bench) -> Outcome:
     prompt = prompt_ids(bench, state, text)
     plain, steered = reply_ids(bench, state, prompt), reply_ids(bench, state, prompt, interventions)
     shown: list[Shown] = [said(bench, state, "unsteered", plain), said(bench, state, "steered", steered)]
-    apart = divergence(bench.lm, interventions, prompt, steered)
+    control, matched = control_latents(edited_latents(state.plan, bench), state.sampling.seed, bench)
+    apart = divergence(bench.lm, interventions, prompt, steered, bench.sae.W_dec.detach()[control])
     if steered:
         pieces = bench.renderer.pieces([*prompt, *steered])
         shown += along(pieces[len(prompt) :], apart, len(prompt))
+        shown += [Line(_control(apart, control, matched))] if control else []
     shown.append(Line(_where(apart, len(prompt))))
     return Outcome(replace(state, prompt=text), tuple(shown), (tuple(plain), tuple(steered)))
 
@@ -53,6 +57,14 @@ def along(pieces: list[str], apart: Divergence, prompt: int) -> list[Shown]:
     mean = sum(kl) / len(kl)
     total = f"KL: mean {mean:.4f}, largest {max(kl):.4f}, sum {sum(kl):.4f} nats over {len(kl)} tokens."
     return [strip, Table(title, columns, rows), Line(total)]
+
+
+def _control(apart: Divergence, latents: list[int], matched: bool) -> str:
+    """How far as large a change along other latents moves the model: what a KL is to be compared with."""
+    means = apart.control.mean(dim=-1)
+    drawn = f"{len(latents)} other latents, drawn at random{' from those about as dense' if matched else ''}"
+    figures = f"mean {means.median().item():.4f} ({means.min().item():.4f} to {means.max().item():.4f})"
+    return f"Control: KL {figures} where as much is added to each token along {drawn}: {', '.join(map(str, latents))}."
 
 
 def _where(apart: Divergence, prompt: int) -> str:

@@ -5,10 +5,13 @@ from dataclasses import replace
 from steer.errors import DataError
 from steer.explore.bench import Bench
 from steer.explore.command import Command, Outcome
-from steer.explore.firing import Firing, fires
+from steer.explore.firing import Firing, fires, sink_ratio
 from steer.explore.replies import prompt_ids
 from steer.explore.shown import Line, Shown, Strip, Table
 from steer.explore.state import State
+
+OF_TOKEN = 3
+"""Latents that are named for each token, at most."""
 
 
 def prompt(state: State, arguments: str, bench: Bench) -> Outcome:
@@ -22,7 +25,8 @@ def prompt(state: State, arguments: str, bench: Bench) -> Outcome:
     shown: list[Shown] = [strip(bench, firing, firing.strongest(state.top)), table(bench, firing, state.top)]
     if firing.sinks:
         places = ", ".join(map(str, firing.sinks))
-        shown.append(Line(f"Not counted, for norms of more than ten times the usual: the tokens at {places}."))
+        ratio = f"{sink_ratio(bench):g}"
+        shown.append(Line(f"Not counted, for norms of more than {ratio} times the usual: the tokens at {places}."))
     if state.plan.edits:
         shown.append(Line("This is the model without what is done to it. /ask and /diff steer."))
     return Outcome(replace(state, prompt=text), tuple(shown))
@@ -42,15 +46,16 @@ def asked(state: State, arguments: str) -> str:
 
 
 def strip(bench: Bench, firing: Firing, latents: list[int]) -> Strip:
-    """The tokens, each marked by the latent with the largest share on it."""
+    """The tokens, each marked by the latent with the largest share on it, with its strongest latents."""
     places = {latent: place for place, latent in enumerate(latents)}
-    by_token = firing.by_token()
+    by_token = firing.by_token(OF_TOKEN)
     return Strip(
-        "Strongest latent of each token",
+        "Strongest latents of each token, with their activations",
         bench.renderer.pieces(firing.ids),
-        [None if one is None else places.get(one[0]) for one in by_token],
-        [0.0 if one is None else min(one[2], 1.0) for one in by_token],
-        ["" if one is None else f"{one[0]} {one[1]:.3g}" for one in by_token],
+        [places.get(there[0][0]) if there else None for there in by_token],
+        [min(there[0][2], 1.0) if there else 0.0 for there in by_token],
+        [", ".join(f"{latent} {value:.3g}" for latent, value, _ in there) for there in by_token],
+        spelled=True,
     )
 
 
@@ -69,7 +74,7 @@ def table(bench: Bench, firing: Firing, top: int) -> Table:
     columns = ["latent", "activation", "of max" if with_max else "of norm", "at", "token", "tokens"]
     columns += [] if bench.index is None else ["density", *(["label"] if any(labels) else [])]
     scale = "their largest activation in the index" if with_max else "the token's norm"
-    title = f"Latents by share of {scale}, at their strongest token"
+    title = f"Latents by share of {scale}, at the token of the messages where it is largest"
     return Table(title, columns, rows, list(range(len(latents))))
 
 

@@ -99,6 +99,7 @@ def show_state(state: State, arguments: str, bench: Bench) -> Outcome:
         ["system", state.plan.system or "none"],
         ["settings", settings(state)],
         ["prompt", "none" if state.prompt is None else state.prompt],
+        *([["said", f"{len(state.said) // 2} turns, which /more goes on with"]] if state.said else []),
     ]
     shown: tuple[Shown, ...] = (Table("", ["", ""], rows),)
     return Outcome(state, shown)
