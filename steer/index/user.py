@@ -20,7 +20,7 @@ CREATE TABLE tags (latent INTEGER NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (late
 CREATE TABLE lists (name TEXT NOT NULL, place INTEGER NOT NULL, latent INTEGER NOT NULL,
                                   PRIMARY KEY (name, latent));
 """
-_PATIENCE_S = 10.0  # that a writer waits for another
+_PATIENCE_S = 10.0  # that who reads or writes waits for another process
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,8 @@ class UserNotes:
             with closing(self._connected()) as connection:
                 return connection.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:
+            if _held_by_another(error):
+                raise DataError(self._held()) from error
             raise DataError(f"{self.path} cannot be read: {error}. Move it away to begin a new one.") from error
 
     def _connected(self) -> sqlite3.Connection:
@@ -145,8 +147,9 @@ class UserNotes:
         try:
             connection = sqlite3.connect(f"{uri}rw", uri=True, timeout=_PATIENCE_S)
             connection.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:
-            if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+        except sqlite3.OperationalError as error:
+            writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
+            if writable or _held_by_another(error):
                 raise
             connection = sqlite3.connect(f"{uri}ro&immutable=1", uri=True)  # on a disk that cannot be written to
         return connection
@@ -174,7 +177,21 @@ class UserNotes:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
         except sqlite3.Error as error:
+            if _held_by_another(error):
+                raise OutputError(self._held()) from error
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another place for the notes.") from error
+
+    def _held(self) -> str:
+        return (
+            f"Another process is writing to {self.path}, and has not finished within {_PATIENCE_S:g} seconds. Wait for "
+            "it, then try again."
+        )
+
+
+def _held_by_another(error: sqlite3.Error) -> bool:
+    """Whether the database is whole, and locked by another process."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells which lock
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def storable(text: str) -> str:

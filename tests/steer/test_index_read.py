@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import steer.index.labels as labels_module
+import steer.index.user as user_module
 import steer.index.words as words_module
 from steer.errors import DataError, IndexMismatchError, OutputError
 from steer.index.info import read_info, write_info
@@ -219,6 +222,22 @@ def test_notes_may_lie_elsewhere(index, tmp_path):
     assert not (index.folder / "user.sqlite").exists()
     with pytest.raises(OutputError, match="cannot be written"):
         FeatureIndex.open(index.folder, user=tmp_path / "no" / "mine.sqlite").add_note(1, "x")
+
+
+def test_notes_that_another_process_holds_are_to_be_tried_again(index, monkeypatch):
+    monkeypatch.setattr(user_module, "_PATIENCE_S", 0.05)
+    index.add_note(3, "mine")
+    with closing(sqlite3.connect(index.user.path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        for error, work in ((DataError, lambda: index.notes(3)), (OutputError, lambda: index.add_note(3, "x"))):
+            with pytest.raises(error, match=r"Another process is writing to .*user\.sqlite.* try again"):
+                work()
+        other.execute("ROLLBACK")
+    assert [note.text for note in index.notes(3)] == ["mine"]
+    index.user.path.write_bytes(b"no database" * 100)
+    with pytest.raises(DataError, match="Move it away"):
+        index.notes(3)
 
 
 def test_two_processes_read_while_a_third_adds_notes(index):
