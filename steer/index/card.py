@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt32
 
+from steer.files import finite
 from steer.index.labels import Label
 from steer.index.user import Note
 
@@ -70,7 +71,10 @@ class Card:
         return bool(self.windows)
 
     def to_json(self, pieces: Pieces | None = None) -> dict[str, Any]:
-        """The card as JSON data; with ``pieces``, texts of tokens stand beside their ids."""
+        """The card as JSON data; with ``pieces``, texts of tokens stand beside their ids.
+
+        What is not finite, as a figure that a latent has none of or where an array is damaged, is None.
+        """
         found: dict[str, Any] = {"latent": self.latent, "fires": self.fires}
         found["windows"] = [_window_json(window, pieces) for window in self.windows]
         found["histogram"] = {"counts": self.histogram.tolist(), "edges": [float(edge) for edge in self.edges]}
@@ -82,12 +86,13 @@ class Card:
             ]
         for name in ("coactive", "similar"):
             found[name] = [{"latent": latent, "cosine": value} for latent, value in getattr(self, name)]
-        found["columns"] = {name: _finite(value) for name, value in self.columns.items()}
+        found["columns"] = dict(self.columns)
         found["by_position"], found["by_role"] = dict(self.by_position), dict(self.by_role)
         found["labels"] = [asdict(label) for label in self.labels]
         found["notes"] = [asdict(note) for note in self.notes]
         found["tags"] = list(self.tags)
-        return found
+        plain: dict[str, Any] = finite(found)
+        return plain
 
 
 def _window_json(window: Window, pieces: Pieces | None) -> dict[str, Any]:
@@ -102,7 +107,3 @@ def _window_json(window: Window, pieces: Pieces | None) -> dict[str, Any]:
         "stratum": window.stratum,
     }
     return found if pieces is None else found | {"texts": pieces(ids)}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -272,7 +272,8 @@ class FeatureIndex:
         documents = np.searchsorted(self._documents, starts + peaks, side="right") - 1
         within = starts[:, None] + np.arange(self.info.window)
         tokens = self._tokens[np.minimum(within, len(self._tokens) - 1)].astype(np.uint32)
-        activations = row["ex_act"][places] * row["ex_scale"]
+        with np.errstate(invalid="ignore"):  # a damaged scale gives NaN, which cards show as not known
+            activations = row["ex_act"][places] * row["ex_scale"]
         rows = zip(
             tokens,
             activations,
