@@ -68,7 +68,7 @@ def search(
         from steer.cli import search_shown
         from steer.cli.console import import_transformers, shown
         from steer.cli.sae.evaluate import check_file
-        from steer.files import write_text
+        from steer.files import finite, write_text
         from steer.index.read import FeatureIndex
         from steer.models.load import load_model
         from steer.search.contrast import ContrastConfig
@@ -81,7 +81,9 @@ def search(
     if html is not None:
         check_file(html, overwrite, "--html")
     parts: dict[str, Any] = {"words": words, "meaning": meaning, "like": like, "direction": direction, "by": by}
-    parts |= {name: asked.token(text) for name, text in (("promotes", promotes), ("suppresses", suppresses)) if text}
+    for name, text in (("promotes", promotes), ("suppresses", suppresses)):
+        if text is not None:
+            parts[name] = asked.token(text, f"--{name}")
     said = prompt if conversation is None else read_conversation(conversation)
     if said is not None:
         parts["prompt"] = PromptQuery(said, part, pool.value, reply_tokens)
@@ -93,7 +95,7 @@ def search(
         parts["means"] = MeansQuery(*map(read_prompts, means))
     if attribute is not None:
         of = read_prompts(on) if on is not None else [said] if said is not None else []
-        toward, against = map(asked.token, attribute)
+        toward, against = (asked.token(text, "--attribute") for text in attribute)
         parts["attribution"] = AttributionQuery(of, toward, against, steps)
     query = Query(
         **parts, filters=tuple(filters or ()), weights=dict(map(asked.read_weight, weights or ())), limit=limit
@@ -105,7 +107,7 @@ def search(
     for note in found.notes:
         say(note)
     if as_json:
-        typer.echo(json.dumps(found.data(), ensure_ascii=False, indent=2, allow_nan=False))
+        typer.echo(json.dumps(finite(found.data()), ensure_ascii=False, indent=2, allow_nan=False))
     elif as_csv:
         typer.echo(search_shown.as_csv(opened, found), nl=False)
     else:

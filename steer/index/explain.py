@@ -30,13 +30,11 @@ _ANSWER = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _REASONING = re.compile(r"</?think|\b(?:let me|let's|i need to|i should|we need to|first, i|wait,)", re.IGNORECASE)
 _EXPLAIN = (
     "Below are excerpts of texts. Words between << and >> are those on which one unit of a neural network fires. Say "
-    "in "
-    "one short phrase what they, or the texts around them, have in common. Write the phrase alone.\n\n"
+    "in one short phrase what they, or the texts around them, have in common. Write the phrase alone.\n\n"
 )
 _DETECT = (
     "A unit of a neural network is said to fire on: {explanation}\n\nDoes it fire somewhere in this excerpt? Answer "
-    "yes "
-    "or no.\n\n"
+    "yes or no.\n\n"
 )
 _FUZZ = (
     "A unit of a neural network is said to fire on: {explanation}\n\nAre the words between << and >> in this excerpt "

@@ -13,7 +13,7 @@ from steer.activations.reading import by_length
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.index.info import check_files
-from steer.index.layout import BUILT_COLUMNS, LOGITS, NONE_ID, corpus_file
+from steer.index.layout import LOGITS, NONE_ID, corpus_file
 from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
@@ -71,8 +71,6 @@ def verify(
     index = FeatureIndex.open(folder, sae, lm)
     with show.stage("hashes"):
         check_files(index.folder, index.info.files, contents=True)
-    if lacking := [name for name in BUILT_COLUMNS if name not in index.columns]:
-        raise DataError(f"{folder} lacks the column {lacking[0]}. Copy the index again, or build it again.")
     live = np.flatnonzero(index.columns["density"] > 0)
     if not len(live):
         raise DataError(f"No latent of {folder} fires on its text, so no card can be computed again.")

@@ -24,6 +24,7 @@ from steer.models.site import Site
 from steer.models.tokens import Tokens
 from steer.search.counted import Counted
 
+MOST_STEPS = 10_000
 BATCH = 16  # rows whose pass is held for the gradient
 
 
@@ -45,7 +46,8 @@ def attributions(
     whose sum over latents is, up to the steps' coarseness, what switching them all on adds.
 
     Raises:
-        DataError: there is no prompt, the tokens are one, ``steps`` is below 1, or this is a transcoder.
+        DataError: there is no prompt, the tokens are one, ``steps`` is below 1 or above
+            ``MOST_STEPS``, or this is a transcoder.
     """
     if not prompts:
         raise DataError("An attribution needs at least one prompt.")
@@ -53,6 +55,10 @@ def attributions(
         raise DataError(f"An attribution needs two tokens that differ, got {toward} twice.")
     if steps is not None:
         require_whole("steps", steps, DataError)
+        if steps > MOST_STEPS:
+            raise DataError(
+                f"steps must be at most {MOST_STEPS:,}, got {steps:,}: each is a pass of the model. Lower it."
+            )
     if sae.config.is_transcoder:
         raise DataError("Attribution is through an SAE that writes where it reads, and this is a transcoder.")
     held, rows = sae.on(lm.device), lm.prompt_ids(prompts)

@@ -16,6 +16,7 @@ from steer.search.splits import HELD_FROM, Grouped, auc_on, grouped, held_out
 from steer.search.stability import found_again
 
 MOST_PERMUTATIONS = 100_000
+MOST_RESPLITS = 10_000
 LEVEL = 0.05  # that the smallest possible p must be below
 _BLOCK = 4096  # latents in memory as a dense matrix at a time
 _FIRING = 5  # prompts that a latent must fire on to be tested
@@ -26,7 +27,8 @@ class ContrastConfig:
     """How two sets of prompts are compared."""
 
     permutations: int = 1_000
-    """Exchanges of labels that every latent gets; those that few of them reach get up to ``MOST_PERMUTATIONS``."""
+    """Exchanges of labels that every latent gets; those that few of them reach get up to ``MOST_PERMUTATIONS``,
+    which is also the most that may be asked for."""
     fdr: float = 0.05
     """Latents are found at this false discovery rate; 1: all that fire more on the first set."""
     held_out_frac: float = 1 / 3
@@ -42,6 +44,9 @@ class ContrastConfig:
         require_whole("permutations", self.permutations, DataError, least=1_000)
         for name in ("resplits", "seed"):
             require_whole(name, getattr(self, name), DataError, least=0)
+        for name, most in (("permutations", MOST_PERMUTATIONS), ("resplits", MOST_RESPLITS)):
+            if (given := getattr(self, name)) > most:
+                raise DataError(f"{name} must be at most {most:,}, got {given:,}. Lower it: more would tell no more.")
         for name in ("fdr", "held_out_frac"):
             require_finite(name, getattr(self, name), DataError)
         if not 0 < self.fdr <= 1 or not 0 <= self.held_out_frac <= 0.5:
@@ -106,8 +111,7 @@ def contrast(
     Length: prompts are compared with those of similar length alone (``length_strata``), in the AUC, in the p-value and
     in the held-out AUC, so that a latent that fires more only because the prompts of a set are longer gains nothing.
     Firing frequency: ranks do not depend on a latent's scale, and the effect counts times the latent's ``rarity``, by
-    its
-    ``density`` in other text where that is given, else by the share of these prompts' tokens. Chance: p-values by
+    its ``density`` in other text where that is given, else by the share of these prompts' tokens. Chance: p-values by
     exchanging labels, false discovery rates over all latents tested. Latents that fire on fewer prompts than could
     tell are not tested; that choice does not see the labels.
 
@@ -126,8 +130,7 @@ def contrast(
     if sum(unmatched):
         notes.append(
             f"{unmatched[0]} of the first set's prompts and {unmatched[1]} of the second's have none of their length "
-            f"in "
-            "the other set, and took no part: length alone would tell them apart."
+            "in the other set, and took no part: length alone would tell them apart."
         )
     latents = _tested(pooled, found.used, min(_FIRING, *n))
     if not len(latents):
@@ -141,8 +144,7 @@ def contrast(
         notes.append(
             f"the smallest p possible with these prompts is {needed:.2g}: for one latent alone to be found among "
             f"{len(latents):,} at a false discovery rate of {config.fdr:g}, each set needs about {enough} prompts of "
-            f"one "
-            "length."
+            "one length."
         )
     effect = 2 * auc - 1
     weight = (
@@ -177,8 +179,7 @@ def _check_strata(found: Grouped, first: np.ndarray, lengths: np.ndarray, part: 
     ends = [f"{lengths[part & one].min()} to {lengths[part & one].max()}" for one in (first, ~first)]
     raise DataError(
         f"The lengths of the two sets' prompts overlap too little to tell anything from length: {ends[0]} and "
-        f"{ends[1]} "
-        f"tokens. At least {prompts_needed(LEVEL)} prompts of each set must be about as long as ones of the other."
+        f"{ends[1]} tokens. At least {prompts_needed(LEVEL)} prompts of each set must be about as long as ones of the other."
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from saes import SAE
 from steer.checks import require_whole
 from steer.errors import DataError
+from steer.files import read_ordinary
 
 BLOCK_ROWS = 16_384  # of the decoder at a time: what is cast to float32 stays small
 _ROUNDING = 2.0**-9  # of a number in bfloat16, relative
@@ -146,10 +147,9 @@ def read_direction(path: str | Path, name: str | None = None) -> Float[Tensor, "
         DataError: the file cannot be read, or holds not one such vector.
     """
     path = Path(path)
+    data = read_ordinary(path)
     try:
-        tensors = from_safetensors(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"The direction in {path} cannot be read: {error.strerror or error}.") from error
+        tensors = from_safetensors(data)
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path} is no safetensors file ({error}).") from error
     vectors = {key: tensor.squeeze() for key, tensor in tensors.items() if tensor.squeeze().ndim == 1}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -424,6 +425,7 @@ def test_attribution_that_cannot_be_is_refused(llama, sae):
         (([], 90, 91), "at least one prompt"),
         ((["a"], 90, 90), "two tokens that differ"),
         ((["a"], 90, 91, 0), "steps"),
+        ((["a"], 90, 91, 10**11), "steps must be at most 10,000"),
     ):
         with pytest.raises(DataError, match=match):
             attributions(llama, sae, Site(1), *arguments)
@@ -607,10 +609,42 @@ def test_prompts_and_conversations_from_files(tmp_path):
     (tmp_path / "odd.jsonl").write_text('{"question": 1}\n', encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
     (tmp_path / "odd.json").write_text('{"a": 1}', encoding="utf-8")
-    for name, match in (("empty.txt", "holds no prompt"), ("odd.jsonl", "object 1: expected"), ("latin.txt", "UTF-8"),
+    for name, match in (("empty.txt", "holds no prompt"), ("odd.jsonl", "line 1: expected"), ("latin.txt", "UTF-8"),
                         ("absent.txt", "cannot be read")):  # fmt: skip
         with pytest.raises(DataError, match=match):
             read_prompts(tmp_path / name)
     for name in ("odd.json", "absent.json", "a.txt"):
         with pytest.raises(DataError, match=name):
             read_conversation(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ('{"prompt": ""}', "the prompt is empty"),
+        ('{"text": " "}', "the text is empty"),
+        ('{"messages": []}', "at least one message"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', "needs a role"),
+        ('{"messages": 5}', "must be a text or a list"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_malformed_prompt_is_named_by_its_file_and_line(tmp_path, row, match):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "p"}\n\n' + row + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 3: .*{match}"):
+        read_prompts(path)
+    (tmp_path / "c.json").write_text('[{"role": "tool", "content": "x"}]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"c\.json: .*needs a role"):
+        read_conversation(tmp_path / "c.json")
+
+
+def test_what_may_have_no_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path in ("/dev/zero", tmp_path / "pipe.jsonl"):
+        for read in (read_prompts, read_conversation, read_direction):
+            with pytest.raises(DataError, match="a device or a pipe"):
+                read(path)
+    for read in (read_prompts, read_conversation, read_direction):
+        with pytest.raises(DataError, match="cannot be read"):
+            read("a\0b")

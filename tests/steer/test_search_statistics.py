@@ -275,7 +275,17 @@ def test_too_little_to_test_on_is_an_error_that_says_how_much_is_needed():
 
 
 @pytest.mark.parametrize(
-    "given", [{"permutations": 999}, {"fdr": 0}, {"fdr": 2.0}, {"held_out_frac": 0.6}, {"seed": -1}, {"resplits": -1}]
+    "given",
+    [
+        {"permutations": 999},
+        {"permutations": 10**11},
+        {"fdr": 0},
+        {"fdr": 2.0},
+        {"held_out_frac": 0.6},
+        {"seed": -1},
+        {"resplits": -1},
+        {"resplits": 10**11},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(given):
     with pytest.raises(DataError, match=next(iter(given))):
