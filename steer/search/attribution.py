@@ -22,7 +22,7 @@ from steer.models.model import LanguageModel
 from steer.models.passes import Pass, positions_of
 from steer.models.site import Site
 from steer.models.tokens import Tokens
-from steer.search.counted import Counted
+from steer.search.policy import IndexPolicy
 
 MOST_STEPS = 10_000
 BATCH = 16  # rows whose pass is held for the gradient
@@ -36,7 +36,7 @@ def attributions(
     toward: int,
     against: int,
     steps: int | None = None,
-    policy: Counted | None = None,
+    policy: IndexPolicy | None = None,
 ) -> Float[np.ndarray, " d_sae"]:
     """Mean over prompts of what each latent adds to ``logit(toward) - logit(against)`` where the reply begins.
 
@@ -75,7 +75,7 @@ def _of_batch(
     tokens: Tokens,
     pair: tuple[int, int],
     steps: int | None,
-    policy: Counted | None,
+    policy: IndexPolicy | None,
 ) -> Float[np.ndarray, " d_sae"]:
     """The sum over the rows of a batch."""
     x = lm.activations(tokens, [site])[site].float()

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -21,6 +23,8 @@ from steer.errors import DataError
 from steer.files import read_ordinary
 
 BLOCK_ROWS = 16_384  # of the decoder at a time: what is cast to float32 stays small
+_NORMS: WeakKeyDictionary[SAE, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
+"""Norms of the decoder's rows of SAEs that were asked about, and the state of the decoder that they are of."""
 _ROUNDING = 2.0**-9  # of a number in bfloat16, relative
 
 
@@ -47,6 +51,23 @@ def along(
     dots = torch.cat([part.float() @ unit for part in decoder.detach().split(BLOCK_ROWS)])
     norms = row_norms(decoder) if norms is None else norms
     return torch.where(norms > 0, dots / norms.clamp(min=torch.finfo(torch.float32).tiny), dots.new_zeros(()))
+
+
+def cosines(sae: SAE, direction: Float[Tensor, " width"]) -> Float[np.ndarray, " d_sae"]:
+    """``along`` of all decoder rows of an SAE; from the second question on in less than half of the time.
+
+    Norms take 4 bytes a latent, as long as the SAE lives, and are computed again where its decoder has changed.
+    ``Directions`` would take half of the decoder's memory more and two seconds to be made ready for 131,072 latents of
+    2,304 dimensions, and find the thousand latents that a ranking holds only a tenth faster.
+
+    Raises:
+        DataError: the direction is zero, not finite, or of another width.
+    """
+    state = (sae.W_dec.data_ptr(), sae.W_dec._version)
+    kept = _NORMS.get(sae)
+    if kept is None or kept[0] != state:
+        kept = _NORMS[sae] = (state, row_norms(sae.W_dec))
+    return along(sae.W_dec, direction, kept[1]).cpu().numpy().astype(np.float64)
 
 
 def nearest(

@@ -23,9 +23,8 @@ from steer.models.chat import raw_text
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.search.attribution import attributions
-from steer.search.counted import Counted
-from steer.search.decoders import cosines
-from steer.search.direction import along, read_direction
+from steer.search.by_prompt import rank_fired
+from steer.search.direction import along, cosines, read_direction
 from steer.search.filters import allowed, parse_filter
 from steer.search.firing import firing
 from steer.search.fuse import fused
@@ -33,8 +32,8 @@ from steer.search.label_vectors import FOLDER, label_vectors
 from steer.search.logits import promotes, token_id
 from steer.search.meaning import load_embedder
 from steer.search.parts import rows_of
+from steer.search.policy import IndexPolicy
 from steer.search.pooled import Fired
-from steer.search.prompt import rank_fired
 from steer.search.prompt_sets import distinct, read_conversation, read_prompts
 from steer.search.query import AttributionQuery, ContrastQuery, MeansQuery, PromptQuery, Query
 from steer.search.ranked import Ranking, best_first, rarity
@@ -287,13 +286,15 @@ def test_tokens_that_did_not_count_in_the_index_do_not_count_in_a_search(detecti
     row = lm.prompt_ids(["hello"])[0]
     ones = torch.ones(len(row), 2)
     ones[3] = 100
-    assert Counted().mask(row, ones).tolist() == [place != 3 for place in range(len(row))]  # by the row's own median
+    assert IndexPolicy().mask(row, ones).tolist() == [
+        place != 3 for place in range(len(row))
+    ]  # by the row's own median
 
 
 def test_attribution_leaves_out_what_the_policy_leaves_out(llama, sae):
     row = list(llama.prompt_ids(["hello there"])[0])
     x = llama.activations(llama.pad([row]), [Site(1)])[Site(1)][0]
-    policy = Counted(frozenset(row[-3:]), ratio=None)
+    policy = IndexPolicy(frozenset(row[-3:]), ratio=None)
     found = attributions(llama, sae, Site(1), ["hello there", "x"], 90, 91, policy=policy)
     alone = [attributions(llama, sae, Site(1), [one], 90, 91, policy=policy) for one in ("hello there", "x")]
     assert np.allclose(found, np.mean(alone, axis=0), atol=1e-5)

@@ -7,10 +7,11 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from steer.errors import DataError
-from steer.search.auc import auc_interval, length_strata, ranks_within, stratified_auc
+from steer.search.auc import auc_interval, ranks_within, stratified_auc
 from steer.search.contrast import ContrastConfig, contrast
 from steer.search.permutation import Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
 from steer.search.pooled import Fired, by_latent, pooled
+from steer.search.strata import length_strata
 
 
 def drawn(rng, lengths, density, extra=None):
