@@ -44,8 +44,8 @@ from steer.index.layout import (
 )
 from steer.index.leftovers import BUILDING, is_temporary, remove_temporary, removed_if_empty
 from steer.index.read import FeatureIndex
-from steer.index.reading import Read, Reader
 from steer.index.tables import Tables
+from steer.index.text_pass import Read, Reader
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.plans.digests import of_sae

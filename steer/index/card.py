@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt32
+from jaxtyping import Float32, Shaped, UInt32
 
 from steer.files import finite
 from steer.index.labels import Label
+from steer.index.layout import EMPTY, NONE_ID, TOP
 from steer.index.user import Note
 
 Pieces = Callable[[Sequence[int]], list[str]]
@@ -93,6 +94,40 @@ class Card:
         found["tags"] = list(self.tags)
         plain: dict[str, Any] = finite(found)
         return plain
+
+
+def windows_of(
+    row: Mapping[str, np.ndarray], tokens: Shaped[np.ndarray, " token"], documents: Shaped[np.ndarray, " document"]
+) -> tuple[Window, ...]:
+    """The windows of a latent from its ``row`` of the arrays ``ex_*`` (``steer.index.layout.arrays``), the index's
+    ``tokens``, and the places in them at which ``documents`` begin.
+    """
+    places = np.flatnonzero(row["ex_stratum"] != EMPTY)
+    starts, lengths = row["ex_off"][places].astype(np.int64), row["ex_len"][places].tolist()
+    peaks = row["ex_peak"][places]
+    numbers = np.searchsorted(documents, starts + peaks, side="right") - 1
+    within = starts[:, None] + np.arange(row["ex_act"].shape[1])
+    ids = tokens[np.minimum(within, len(tokens) - 1)].astype(np.uint32)
+    with np.errstate(invalid="ignore"):  # a damaged scale gives NaN, which cards show as not known
+        activations = row["ex_act"][places] * row["ex_scale"]
+    rows = zip(
+        ids,
+        activations,
+        lengths,
+        peaks.tolist(),
+        row["ex_max"][places].tolist(),
+        numbers.tolist(),
+        starts.tolist(),
+        (row["ex_stratum"][places] - np.uint8(TOP)).tolist(),
+        strict=True,
+    )
+    return tuple(Window(own[:length], values[:length], *rest) for own, values, length, *rest in rows)
+
+
+def with_ids(ids: Shaped[np.ndarray, " n"], values: Shaped[np.ndarray, " n"]) -> tuple[tuple[int, float], ...]:
+    """Ids of tokens or latents with their figures, without the entries that are none."""
+    both = zip(ids.tolist(), values.astype(np.float32).tolist(), strict=True)
+    return tuple(one for one in both if one[0] != NONE_ID)
 
 
 def _window_json(window: Window, pieces: Pieces | None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.checks import require_whole
 from steer.errors import DataError, OutputError
 from steer.files import writing
+from steer.index.layout import check_latent
 
 _TABLES = """
 CREATE TABLE notes (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL,
@@ -51,7 +51,7 @@ class UserNotes:
             DataError: there is no such latent, or the text is empty.
             OutputError: the database cannot be written to.
         """
-        self._check(latent)
+        check_latent(latent, self._d_sae)
         at = time.time()
         with self._writing() as connection:
             made = connection.execute(
@@ -76,7 +76,7 @@ class UserNotes:
             DataError: there is no such latent, or the tag is empty.
             OutputError: the database cannot be written to.
         """
-        self._check(latent)
+        check_latent(latent, self._d_sae)
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO tags VALUES (?, ?)", (latent, _text(tag)))
 
@@ -102,7 +102,7 @@ class UserNotes:
             OutputError: the database cannot be written to.
         """
         for latent in latents:
-            self._check(latent)
+            check_latent(latent, self._d_sae)
         with self._writing() as connection:
             for latent in latents:
                 connection.execute(
@@ -124,11 +124,6 @@ class UserNotes:
         return [
             row[0] for row in self._read("SELECT latent FROM lists WHERE name = ? ORDER BY place", (storable(name),))
         ]
-
-    def _check(self, latent: int) -> None:
-        require_whole("A latent", latent, DataError, least=0)
-        if latent >= self._d_sae:
-            raise DataError(f"Latent {latent} is out of range: the index has latents 0 to {self._d_sae - 1}.")
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if not self.path.exists():

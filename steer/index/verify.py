@@ -18,7 +18,7 @@ from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
 from steer.index.tables import lens_of
-from steer.index.whole import count_differences, counted, inconsistent_columns
+from steer.index.verify_counts import count_differences, counts_again, inconsistent_columns
 from steer.models.lens import Lens
 from steer.models.model import LanguageModel
 from steer.models.site import Site
@@ -88,7 +88,7 @@ def verify(
     if whole:
         kind = next(lm.model.parameters()).dtype
         share = _SHARE if kind in _CLOSE else _COARSE_SHARE
-        found += count_differences(index, counted(index, lm, sae, show), share, _CLOSE.get(kind, _COARSE))
+        found += count_differences(index, counts_again(index, lm, sae, show), share, _CLOSE.get(kind, _COARSE))
     return Verified(tuple(picked), windows, tokens, tuple(found), index.d_sae if whole else 0)
 
 

@@ -17,8 +17,8 @@ import steer.index.words as words_module
 from steer.errors import DataError, IndexMismatchError, OutputError
 from steer.index.info import read_info, write_info
 from steer.index.labels import NO_FTS5, Label
-from steer.index.layout import Sizes, bytes_per_latent, index_bytes
-from steer.index.read import FeatureIndex, position_names
+from steer.index.layout import Sizes, bytes_per_latent, index_bytes, position_names
+from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.search.direction import Directions, along, nearest
 from tests.conftest import random_sae
