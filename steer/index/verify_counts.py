@@ -1,4 +1,4 @@
-"""Counts of ``steer index verify --whole``: density, histogram, positions, roles, documents, max and mean of each latent,
+"""Counts of ``steer index verify --whole``: density, histogram, positions, roles, documents, max and mean of latents,
 computed again over the text of the index, whose rows say what the model reads together.
 """
 
