@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: JSON, JSON lines, and the check of an output folder."""
+"""Files that are whole or absent (JSON, JSON lines), files that a user names to be read, checks of output folders."""
 
 import json
 import math

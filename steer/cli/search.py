@@ -1,6 +1,5 @@
 """``steer search``: latents by any mixture of questions."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +67,7 @@ def search(
         from steer.cli import search_shown
         from steer.cli.console import import_transformers, shown
         from steer.cli.sae.evaluate import check_file
-        from steer.files import finite, write_text
+        from steer.files import write_text
         from steer.index.read import FeatureIndex
         from steer.models.load import load_model
         from steer.search.contrast import ContrastConfig
@@ -106,12 +105,7 @@ def search(
     found = _searched(opened, query, lm, None if embedder is None else load_embedder(embedder), threads)
     for note in found.notes:
         say(note)
-    if as_json:
-        typer.echo(json.dumps(finite(found.data()), ensure_ascii=False, indent=2, allow_nan=False))
-    elif as_csv:
-        typer.echo(search_shown.as_csv(opened, found), nl=False)
-    else:
-        search_shown.print_hits(opened, found)
+    search_shown.print_found(opened, found, "json" if as_json else "csv" if as_csv else "table")
     if html is not None:
         write_text(html.resolve(), search_shown.page(opened, found, query.asked))
         say(f"written to {shown(html)}")
