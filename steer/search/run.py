@@ -15,7 +15,7 @@ from steer.models.site import Site
 from steer.search.attribution import attributions
 from steer.search.by_contrast import by_contrast
 from steer.search.counted import Counted
-from steer.search.decoders import cosines
+from steer.search.decoders import nearest
 from steer.search.direction import read_direction, row_of
 from steer.search.filters import allowed as allowed_by
 from steer.search.fuse import fused
@@ -207,10 +207,21 @@ class _Search:
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
 
     def _along(self, kind: str, direction: Float[Tensor, " width"], text: str, leave_out: int | None = None) -> Ranking:
-        scores = cosines(self.sae, direction)
+        allowed = self.allowed
         if leave_out is not None:
-            scores[leave_out] = 0.0
-        return self._dense(kind, scores, "cosine", lambda score: f"{text}: cosine {score:.3f}")
+            allowed = np.ones(self.index.d_sae, dtype=bool) if allowed is None else allowed.copy()
+            allowed[leave_out] = False
+        # alone it is not fused with anything, which is what a deep ranking is for
+        depth = self.query.depth if len(self.query.asked) > 1 else min(self.query.depth, self.query.limit)
+        latents, cosines = nearest(self.sae, direction, depth, allowed)
+        return Ranking(
+            kind,
+            latents,
+            cosines,
+            "cosine",
+            lambda place: f"{text}: cosine {cosines[place]:.3f}",
+            self.index.d_sae,
+        )
 
     def _dense(
         self, kind: str, scores: Float[np.ndarray, " d_sae"], figure: str, says: Callable[[float], str]
