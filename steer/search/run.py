@@ -19,7 +19,8 @@ from steer.search.by_meaning import by_meaning
 from steer.search.by_prompt import by_prompt
 from steer.search.by_token import Pushes, by_listed_token, by_token
 from steer.search.by_words import by_words
-from steer.search.direction import cosines, read_direction, row_of
+from steer.search.decoders import nearest
+from steer.search.direction import read_direction, row_of
 from steer.search.filters import allowed as allowed_by
 from steer.search.fuse import fused
 from steer.search.hits import SearchResult
@@ -205,11 +206,20 @@ class _Search:
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
 
     def _along(self, kind: str, direction: Float[Tensor, " width"], text: str, leave_out: int | None = None) -> Ranking:
-        scores = cosines(self.sae, direction)
+        allowed = self.allowed
         if leave_out is not None:
-            scores[leave_out] = 0.0
-        return ranked(
-            kind, scores, "cosine", lambda score: f"{text}: cosine {score:.3f}", self.allowed, self.query.depth
+            allowed = np.ones(self.index.d_sae, dtype=bool) if allowed is None else allowed.copy()
+            allowed[leave_out] = False
+        # alone it is not fused with anything, which is what a deep ranking is for
+        depth = self.query.depth if len(self.query.asked) > 1 else min(self.query.depth, self.query.limit)
+        latents, cosines = nearest(self.sae, direction, depth, allowed)
+        return Ranking(
+            kind,
+            latents,
+            cosines,
+            "cosine",
+            lambda place: f"{text}: cosine {cosines[place]:.3f}",
+            self.index.d_sae,
         )
 
 

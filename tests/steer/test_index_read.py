@@ -20,7 +20,7 @@ from steer.index.labels import NO_FTS5, Label
 from steer.index.layout import Sizes, bytes_per_latent, index_bytes, position_names
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
-from steer.search.direction import Directions, along, nearest
+from steer.search.direction import Directions, along
 from tests.conftest import random_sae
 
 D_SAE = 120
@@ -331,16 +331,16 @@ def test_cosines_with_a_direction_are_those_of_torch_in_double():
     direction = torch.randn(24, generator=torch.Generator().manual_seed(1))
     expected = torch.nn.functional.cosine_similarity(decoder.double(), direction.double()[None], dim=-1)
     assert torch.allclose(along(decoder, direction).double(), expected, atol=1e-6)
-    best = nearest(decoder, direction, 5, leave_out=[int(expected.argmax())])
-    kept = expected.clone()
-    kept[expected.argmax()] = -2
-    assert [latent for latent, _ in best] == kept.topk(5).indices.tolist()
-    ready = Directions.of(decoder)
-    for seed in range(20):
-        other = torch.randn(24, generator=torch.Generator().manual_seed(100 + seed))
-        found, expected = ready.nearest(other, 7, leave_out=[3]), nearest(decoder, other, 7, leave_out=[3])
-        assert [latent for latent, _ in found] == [latent for latent, _ in expected]
-        assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-6)
+    for ready in (Directions.of(decoder), Directions.of(decoder.half()), Directions.of(decoder.bfloat16())):
+        for seed in range(20):
+            other = torch.randn(24, generator=torch.Generator().manual_seed(100 + seed))
+            allowed = np.arange(700) % 5 != seed % 5
+            exact = along(ready.decoder, other).numpy()
+            wanted = np.argsort(-np.where(allowed, exact, -2.0), kind="stable")[:7]
+            latents, cosines = ready.nearest(other, 7, allowed)
+            assert latents.tolist() == wanted.tolist()
+            assert cosines.tolist() == pytest.approx(exact[wanted].tolist(), abs=1e-6)
+        assert len(ready.nearest(direction, 700)[0]) == int((along(ready.decoder, direction) > 0).sum())
     for bad in (torch.zeros(24), torch.full((24,), float("nan")), torch.ones(7)):
         with pytest.raises(DataError):
             along(decoder, bad)

@@ -24,7 +24,8 @@ from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.search.attribution import attributions
 from steer.search.by_prompt import rank_fired
-from steer.search.direction import along, cosines, read_direction
+from steer.search.decoders import nearest
+from steer.search.direction import along, read_direction
 from steer.search.filters import allowed, parse_filter
 from steer.search.firing import firing
 from steer.search.fuse import fused
@@ -359,8 +360,14 @@ def test_a_decoder_that_is_asked_again_gives_the_same_until_it_changes(detecting
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
     for _ in range(2):
         expected = torch.nn.functional.cosine_similarity(sae.W_dec.double(), direction.double(), dim=1)
-        for _ in range(2):
-            assert np.allclose(cosines(sae, direction), expected.numpy(), atol=1e-6)
+        order = np.argsort(-expected.numpy(), kind="stable")
+        order = order[expected.numpy()[order] > 0]
+        allowed = np.arange(len(expected)) % 2 == 0
+        for _ in range(3):  # computed whole, made ready, found ready
+            for limit, mask, wanted in ((7, None, order), (3, allowed, order[allowed[order]]), (10**6, None, order)):
+                latents, found = nearest(sae, direction, limit, mask)
+                assert latents.tolist() == wanted[:limit].tolist()
+                assert np.allclose(found, expected.numpy()[latents], atol=1e-6)
         with torch.no_grad():
             sae.W_dec[3] = -5 * direction
 
