@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from steer.index.card import Card, Window
 from steer.search.hits import Hit, SearchResult
-from steer.studies.text import visible
+from steer.studies.page import render_page
 
 Pieces = Callable[[Sequence[int]], list[str]]
 """Token ids as texts that join to the text of the whole."""
@@ -50,15 +49,16 @@ class HitCard:
 
 def render_hits(found: SearchResult, cards: Sequence[Card], pieces: Pieces, asked: Sequence[str], index: str) -> str:
     """The page: ``cards`` are those of the hits, ``asked`` the parts of the query, ``index`` the name of the index."""
-    source = resources.files("steer.reports").joinpath("hits.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
-    )
-    shown = [hit_card(hit, card, pieces) for hit, card in zip(found.hits, cards, strict=True)]
-    about = [(name, settings) for name, settings in found.about]
-    return environment.from_string(source).render(
-        cards=shown, notes=found.notes, asked=asked, index=index, about=about, width=_WIDTH, height=_HEIGHT
-    )
+    context = {
+        "cards": [hit_card(hit, card, pieces) for hit, card in zip(found.hits, cards, strict=True)],
+        "notes": found.notes,
+        "asked": asked,
+        "index": index,
+        "about": list(found.about),
+        "width": _WIDTH,
+        "height": _HEIGHT,
+    }
+    return render_page(resources.files("steer.reports").joinpath("hits.html"), context)
 
 
 def hit_card(hit: Hit, card: Card, pieces: Pieces) -> HitCard:
