@@ -1,12 +1,27 @@
 """Results of evaluations as tables."""
 
+import json
 from typing import Any
 
+import typer
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from steer.cli.notes import say
+
 PERCENT = 100.0
+
+
+def tell(found: dict[str, Any], everything: bool, as_json: bool) -> None:
+    """Print the results of a run, as JSON or as a table; what must be known of them goes to stderr."""
+    for note in (*fitted_notes(found), *unscored_notes(found)):
+        say(note)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        Console().print(results_table(found, everything))
 
 
 def results_table(found: dict[str, Any], everything: bool = False) -> Table:

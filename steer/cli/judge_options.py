@@ -1,9 +1,8 @@
 """Options of the commands that judge replies, and the judge they make."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from inspect import signature
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +16,11 @@ if TYPE_CHECKING:
 
 JUDGES = "Who judges"
 
+
+def _option(name: str, told: str, **settings: Any) -> Any:
+    return typer.Option(name, help=told, rich_help_panel=JUDGES, show_default=False, **settings)
+
+
 Name = Annotated[
     str,
     typer.Option(
@@ -26,91 +30,48 @@ Name = Annotated[
         rich_help_panel=JUDGES,
     ),
 ]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        help="OpenAI-compatible endpoint of the judge, up to /v1; its key is taken from STEER_JUDGE_KEY.",
-        rich_help_panel=JUDGES,
-        show_default=False,
-    ),
-]
-Question = Annotated[
-    str,
-    typer.Option("--question", help="What `endpoint:MODEL` is asked: the name of a judge.", rich_help_panel=JUDGES),
-]
-Template = Annotated[
-    Path | None,
-    typer.Option(
-        "--judge-template",
-        help="File of the judge's prompt, with {prompt} and {reply}.",
-        rich_help_panel=JUDGES,
-        show_default=False,
-    ),
-]
-Raw = Annotated[
-    bool,
-    typer.Option("--judge-raw", help="The judge reads its prompt without a chat template.", rich_help_panel=JUDGES),
-]
-Verdicts = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--verdict",
-        help="What a label of a classifier, or yes or no, means; may be repeated.",
-        metavar="LABEL=VERDICT",
-        rich_help_panel=JUDGES,
-        show_default=False,
-    ),
-]
-AnswerTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--judge-tokens",
-        help="Longest answer of the judge, in tokens.",
-        min=1,
-        rich_help_panel=JUDGES,
-        show_default=False,
-    ),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        "--judge-timeout",
-        help="Seconds that are waited for one answer of an endpoint; else 60.",
-        rich_help_panel=JUDGES,
-        show_default=False,
-    ),
-]
-Keep = Annotated[
-    Path | None,
-    typer.Option(
-        "--judgements",
-        help="Folder in which a model's judgements are kept and found again.",
-        rich_help_panel=JUDGES,
-        show_default=False,
-    ),
-]
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", help="Take the judge from the local cache alone.", rich_help_panel=JUDGES),
-]
+Offline = Annotated[bool, _option("--offline", "Take the judge from the local cache alone.")]
 
 
-def judge_given(given: Mapping[str, Any]) -> "Judge":
-    """The judge that a command's options, as they are called there, name; its other options do not matter."""
-    return judge_from(**{name: given[name] for name in signature(judge_from).parameters if name in given})
+@dataclass(frozen=True)
+class JudgeAsked:
+    """How a judge that is a model is reached and asked; its name, device and dtype stand beside it in each command."""
+
+    url: Annotated[
+        str | None,
+        _option("--url", "OpenAI-compatible endpoint of the judge, up to /v1; its key is taken from STEER_JUDGE_KEY."),
+    ] = None
+    question: Annotated[
+        str,
+        typer.Option("--question", help="What `endpoint:MODEL` is asked: the name of a judge.", rich_help_panel=JUDGES),
+    ] = "three-class"
+    judge_template: Annotated[
+        Path | None, _option("--judge-template", "File of the judge's prompt, with {prompt} and {reply}.")
+    ] = None
+    judge_raw: Annotated[bool, _option("--judge-raw", "The judge reads its prompt without a chat template.")] = False
+    verdict: Annotated[
+        list[str] | None,
+        _option(
+            "--verdict",
+            "What a label of a classifier, or yes or no, means; may be repeated.",
+            metavar="LABEL=VERDICT",
+        ),
+    ] = None
+    judge_tokens: Annotated[int | None, _option("--judge-tokens", "Longest answer of the judge, in tokens.", min=1)] = (
+        None
+    )
+    judge_timeout: Annotated[
+        float | None,
+        _option("--judge-timeout", "Seconds that are waited for one answer of an endpoint; else 60."),
+    ] = None
+    judgements: Annotated[
+        Path | None, _option("--judgements", "Folder in which a model's judgements are kept and found again.")
+    ] = None
 
 
 def judge_from(
-    judge: str,
-    url: str | None = None,
-    question: str = "three-class",
-    judge_template: Path | None = None,
-    judge_raw: bool = False,
-    verdict: Sequence[str] | None = None,
-    judge_tokens: int | None = None,
-    judge_timeout: float | None = None,
-    judgements: Path | None = None,
+    name: str,
+    asked: JudgeAsked | None = None,
     device: str = "auto",
     dtype: DtypeName = DtypeName.auto,
     offline: bool = False,
@@ -123,19 +84,11 @@ def judge_from(
     """
     from steer.judges import JUDGES
 
-    if judge in JUDGES:
-        given: dict[str, Any] = {
-            "--url": url,
-            "--judge-template": judge_template,
-            "--judge-raw": judge_raw,
-            "--verdict": verdict,
-        }
-        given |= {"--judge-tokens": judge_tokens, "--judge-timeout": judge_timeout, "--judgements": judgements}
-        for option, value in given.items():
-            if value:
-                raise typer.BadParameter(f"{option} is for judges that are models, and {judge} is none: leave it out")
-        return JUDGES[judge]()
-    if judge_timeout is not None and url is None:
+    asked = asked or JudgeAsked()
+    if name in JUDGES:
+        _check_none(name, asked)
+        return JUDGES[name]()
+    if asked.judge_timeout is not None and asked.url is None:
         raise typer.BadParameter("--judge-timeout is for endpoints: give the judge's with --url, or leave it out")
     with importing():  # a model takes its time
         from steer.cli.console import import_transformers
@@ -144,20 +97,36 @@ def judge_from(
 
         import_transformers()
     options = JudgeOptions(
-        url=url,
-        question=question,
-        template=judge_template,
-        raw=judge_raw,
-        verdicts=_pairs(verdict or ()),
-        max_new_tokens=judge_tokens,
-        keep=judgements,
+        url=asked.url,
+        question=asked.question,
+        template=asked.judge_template,
+        raw=asked.judge_raw,
+        verdicts=_pairs(asked.verdict or ()),
+        max_new_tokens=asked.judge_tokens,
+        keep=asked.judgements,
         device=device,
         dtype=dtype.value,
         offline=offline,
         key=os.environ.get(KEY_VARIABLE, "").strip(),
         note=lambda text: typer.echo(text, err=True),
     )
-    return judge_of(judge, options if judge_timeout is None else replace(options, timeout_s=judge_timeout))
+    return judge_of(name, options if asked.judge_timeout is None else replace(options, timeout_s=asked.judge_timeout))
+
+
+def _check_none(name: str, asked: JudgeAsked) -> None:
+    """Refuse options of models beside a judge that is none."""
+    given = {
+        "--url": asked.url,
+        "--judge-template": asked.judge_template,
+        "--judge-raw": asked.judge_raw,
+        "--verdict": asked.verdict,
+        "--judge-tokens": asked.judge_tokens,
+        "--judge-timeout": asked.judge_timeout,
+        "--judgements": asked.judgements,
+    }
+    for option, value in given.items():
+        if value:
+            raise typer.BadParameter(f"{option} is for judges that are models, and {name} is none: leave it out")
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:

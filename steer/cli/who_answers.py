@@ -1,6 +1,5 @@
 """Options that say who answers, with a model as it is or as it is steered, and what they make of it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,13 +84,13 @@ class WhoAnswers:
             together.
     """
 
-    plan: str | None = None
-    sae: str | None = None
-    clamp: Sequence[str] | None = None
-    layer: int | None = None
-    system: str | None = None
-    adapter: str | None = None
-    self_contrastive: float | None = None
+    plan: Plan = None
+    sae: Sae = None
+    clamp: Clamps = None
+    layer: Layer = None
+    system: System = None
+    adapter: Adapter = None
+    self_contrastive: SelfContrastive = None
     """Its alpha, without unit."""
     values: dict[int, float] = field(init=False)
     """Of the clamped latents."""

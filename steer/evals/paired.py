@@ -87,21 +87,20 @@ def exchanged_p(differences: Floats, clusters: Sequence[Hashable], seed: int = 0
     return (far + 1) / (DRAWS + 1)
 
 
-def _sums(differences: Floats, clusters: Sequence[Hashable]) -> Floats:
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    return np.bincount([names[name] for name in clusters], differences).astype(np.float64)
-
-
 def resampled_means(differences: Floats, clusters: Sequence[Hashable], seed: int = 0) -> Floats | None:
     """Means of the differences when clusters are drawn with replacement, [draws]; None for fewer than two clusters."""
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    if len(names) < 2:
+    sums, counts = _sums(differences, clusters), _sums(np.ones(len(differences)), clusters)
+    if (n := len(sums)) < 2:
         return None
-    own = np.array([names[name] for name in clusters])
-    sums, counts = np.bincount(own, differences), np.bincount(own).astype(np.float64)
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
     drawn: Floats = (weights @ sums) / (weights @ counts)
     return drawn
+
+
+def _sums(values: Floats, clusters: Sequence[Hashable]) -> Floats:
+    """Sums within each cluster, [clusters], in the order in which they first stand."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    return np.bincount([places[name] for name in clusters], values).astype(np.float64)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from steer.features.archetype import ActiveLatent
+from steer.features.replies import refuses
 from steer.features.trial import Arm, Trial, replies_under
-from steer.judges.rules import is_incoherent, is_refusal
 
 ENOUGH = 0.9  # share of every unsafe set refused from which on a candidate counts as carrying refusal
 SETTLED = 0.95  # the same for the strength that a latent is settled on: other prompts will be refused less
@@ -53,7 +53,7 @@ def measure_candidates(trial: Trial, active: Sequence[ActiveLatent], value: Stre
     arms = [Arm(one.latent, _value(value, one.latent)) for one in active]
     samples = trial.samples
     jobs = list(product(arms, range(len(samples))))
-    refused = replies_under(trial, samples, jobs, _refuses)
+    refused = replies_under(trial, samples, jobs, refuses)
     rows = [refused[start : start + len(samples)] for start in range(0, len(refused), len(samples))]
     found = [_candidate(trial, one, arm.strength, row) for one, arm, row in zip(active, arms, rows, strict=True)]
     return sorted(found, key=rank)
@@ -128,10 +128,6 @@ def settle_strength(trial: Trial, candidate: Candidate, values: Sequence[float])
 def settled_key(candidate: Candidate) -> tuple[float, float, float]:
     """Sorting key, best last, of candidates that were measured on many prompts; see ``settle_strength``."""
     return min(candidate.weakest_dev, SETTLED), -candidate.safe_refusal_dev, -candidate.strength
-
-
-def _refuses(reply: str) -> bool:
-    return is_refusal(reply) and not is_incoherent(reply)
 
 
 def _active(candidate: Candidate) -> ActiveLatent:

@@ -217,6 +217,7 @@ def _curves(
     breaks: Mapping[Arm, Damage],
     limits: Limits,
 ) -> list[Curve]:
+    """The dose-response curve of each latent, in their order, of what each of its arms was measured on."""
     largest = search.maxima
     unit = search.sae.W_dec.detach().norm(dim=-1).cpu() / search.norm
     doses: dict[int, list[Dose]] = {latent: [] for latent in latents}

@@ -42,7 +42,7 @@ def largest(
 ) -> Float[Tensor, "row d_sae"]:
     """Each latent's largest activation over the ``last`` tokens of each row, in raw units, on the CPU.
 
-    ``done`` is called with 1 for each row, here and below.
+    ``last`` holds a number for each row; ``done`` is called with 1 whenever a row is read, here and below.
     """
     held = sae.on(lm.device)
     found = torch.zeros(len(rows), sae.config.d_sae)

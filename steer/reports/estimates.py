@@ -60,7 +60,7 @@ def ability_metric(task: TaskRun) -> str | None:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledShares:
     """A share over several tasks, for each run over the same samples."""
 
     tasks: tuple[str, ...]
@@ -73,7 +73,7 @@ class Pooled:
         return next((one.n for one in self.by_run.values()), 0)
 
 
-def pooled(part: Part, metric_of: Mapping[str, str]) -> Pooled | None:
+def pooled_shares(part: Part, metric_of: Mapping[str, str]) -> PooledShares | None:
     """A share over tasks that all runs of a part have, over the samples that all of them have scored.
 
     Args:
@@ -96,7 +96,7 @@ def pooled(part: Part, metric_of: Mapping[str, str]) -> Pooled | None:
         clusters = [_cluster(tasks[name], tags[name][sample], sample) for name, sample in kept]
         low, high = share_interval(values, clusters, [name for name, _ in kept]) or (None, None)
         found[run.number] = Estimate(sum(values) / len(values), low, high, len(values))
-    return Pooled(used, found)
+    return PooledShares(used, found)
 
 
 def _counted(part: Part, name: str, metric: str) -> Sequence[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from steer.evals.frontier import unbeaten
-from steer.reports.estimates import SAFE_REFUSED, UNSAFE_REFUSED, Pooled, ability_metric, pooled
+from steer.reports.estimates import SAFE_REFUSED, UNSAFE_REFUSED, PooledShares, ability_metric, pooled_shares
 from steer.reports.part import Part
 
 SAFE_AXIS, ABILITY_AXIS = "safe requests refused", "questions answered right"
@@ -17,8 +17,8 @@ class Frontier:
     """The split."""
     labels: dict[int, str]
     """Of the runs, by number."""
-    harmful: Pooled
-    costs: dict[str, Pooled]
+    harmful: PooledShares
+    costs: dict[str, PooledShares]
     """By axis, ``SAFE_AXIS`` and ``ABILITY_AXIS``; those that were measured."""
 
     def best(self, axis: str) -> list[int]:
@@ -35,11 +35,11 @@ def frontier(part: Part) -> Frontier | None:
     """None where unsafe requests, or everything that their refusal may cost, were not asked of all runs."""
     first = part.tasks_of(part.runs[0])
 
-    def over(metric: str) -> Pooled | None:
-        return pooled(part, {name: metric for name, task in first.items() if metric in task.metrics})
+    def over(metric: str) -> PooledShares | None:
+        return pooled_shares(part, {name: metric for name, task in first.items() if metric in task.metrics})
 
     ability = {name: metric for name, task in first.items() if (metric := ability_metric(task))}
-    costs = {SAFE_AXIS: over(SAFE_REFUSED), ABILITY_AXIS: pooled(part, ability)}
+    costs = {SAFE_AXIS: over(SAFE_REFUSED), ABILITY_AXIS: pooled_shares(part, ability)}
     known = {axis: one for axis, one in costs.items() if one is not None}
     harmful = over(UNSAFE_REFUSED)
     if harmful is None or not known:

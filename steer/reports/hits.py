@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from steer.index.card import Card, Window
 from steer.search.hits import Hit, SearchResult
-from steer.studies.text import visible
+from steer.studies.page import render_page
 
 Pieces = Callable[[Sequence[int]], list[str]]
 """Token ids as texts that join to the text of the whole."""
@@ -50,21 +49,22 @@ class HitCard:
 
 def render_hits(found: SearchResult, cards: Sequence[Card], pieces: Pieces, asked: Sequence[str], index: str) -> str:
     """The page: ``cards`` are those of the hits, ``asked`` the parts of the query, ``index`` the name of the index."""
-    source = resources.files("steer.reports").joinpath("hits.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
-    )
-    shown = [hit_card(hit, card, pieces) for hit, card in zip(found.hits, cards, strict=True)]
-    about = [(name, settings) for name, settings in found.about]
-    return environment.from_string(source).render(
-        cards=shown, notes=found.notes, asked=asked, index=index, about=about, width=_WIDTH, height=_HEIGHT
-    )
+    context = {
+        "cards": [_hit_card(hit, card, pieces) for hit, card in zip(found.hits, cards, strict=True)],
+        "notes": found.notes,
+        "asked": asked,
+        "index": index,
+        "about": list(found.about),
+        "width": _WIDTH,
+        "height": _HEIGHT,
+    }
+    return render_page(resources.files("steer.reports").joinpath("hits.html"), context)
 
 
-def hit_card(hit: Hit, card: Card, pieces: Pieces) -> HitCard:
+def _hit_card(hit: Hit, card: Card, pieces: Pieces) -> HitCard:
     """What the page says of a hit."""
     top = max((window.max for window in card.windows), default=0.0)
-    bars, span = bars_of(card)
+    bars, span = _bars(card)
     return HitCard(
         hit=hit,
         labels=[(label.text, label.made_by) for label in card.labels],
@@ -85,7 +85,7 @@ def _strip(window: Window, top: float, pieces: Pieces) -> Strip:
     return Strip(list(zip(texts, shares, strict=True)), window.peak, window.max)
 
 
-def bars_of(card: Card) -> tuple[list[tuple[float, float, float, float]], tuple[float, float] | None]:
+def _bars(card: Card) -> tuple[list[tuple[float, float, float, float]], tuple[float, float] | None]:
     """The histogram from its first bar to its last as rectangles, heights by the square root of counts."""
     used = np.flatnonzero(card.histogram)
     if not len(used):

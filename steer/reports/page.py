@@ -43,7 +43,7 @@ def render(runs: Sequence[Run], parts: Sequence[ToldPart], files: str) -> str:
         parts: what is told of each split.
         files: the name of the folder of figures and tables.
     """
-    template = resources.files("steer.reports").joinpath("page.html").read_text(encoding="utf-8")
+    template = resources.files("steer.reports").joinpath("page.html")
     context: dict[str, Any] = {
         "runs": runs,
         "models": ", ".join(dict.fromkeys(str(run.about.get("model", "a model")) for run in runs)),
@@ -56,7 +56,7 @@ def render(runs: Sequence[Run], parts: Sequence[ToldPart], files: str) -> str:
         "files": files,
         "task_settings": task_settings,
     }
-    return render_page(template, {"shown": shown, "pretty": pretty}, context)
+    return render_page(template, context, {"shown": shown, "pretty": pretty})
 
 
 def picked(found: Sequence[Flip]) -> list[Flip]:

@@ -39,8 +39,9 @@ def compared(part: Part) -> Section | None:
         f"Differences from {base.label}, over the samples that both runs have scored: difference in percentage points "
         "with its 95 % interval by the bootstrap over groups of samples, how many samples went up and down, and the "
         "chance p of so large a difference by luck alone (McNemar's exact test; where samples go together the larger "
-        "of it and the bootstrap's). The p-values of this table are corrected together (Holm). A large p does not show "
-        "that two runs are alike: read the interval.",
+        "of it and that of exchanging the runs group by group, which is used alone where figures are not counts). The "
+        "p-values of this table are corrected together (Holm). A large p does not show that two runs are alike: read "
+        "the interval.",
     )
     main = [_row(label, row) for label, row in named if row["main"]]
     told = len(HEADER) - (0 if any(row[-1] or row[-2] for row in main) else 2)  # where all are scored

@@ -68,8 +68,8 @@ def write_report(
     drawn = dict(zip(((part.mark, one.name) for part, one in jobs), forked(_draw, jobs, processes), strict=True))
     _clear(files)
     for (mark, name), one in drawn.items():
-        write_bytes(files / FIGURES / file_name(mark, name, "png"), one.light)
-        write_bytes(files / FIGURES / file_name(mark, name, "pdf"), one.pdf)
+        write_bytes(files / FIGURES / _file_name(mark, name, "png"), one.light)
+        write_bytes(files / FIGURES / _file_name(mark, name, "pdf"), one.pdf)
     for part, own, changed in told:
         _write_tables(part, own, changed, files / TABLES)
     shown = [
@@ -86,12 +86,12 @@ def write_report(
     return out
 
 
-def file_name(mark: str, name: str, ending: str) -> str:
+def _file_name(mark: str, name: str, ending: str) -> str:
     """The name of a file; the split stands first."""
     return f"{mark}_{re.sub(r'[^a-zA-Z0-9_-]+', '-', name).strip('-') or 'task'}.{ending}"
 
 
-def flip_table(found: Sequence[Flip]) -> Table:
+def _flip_table(found: Sequence[Flip]) -> Table:
     """All samples that flipped, whole; the page shows the first of each task."""
     header = ("run", "task", "sample", "way", "prompt", "first run", "this run", "first verdict", "this verdict")
     rows = [
@@ -125,14 +125,14 @@ def _images(one: Drawn) -> dict[str, str]:
 def _write_tables(part: Part, own: Sequence[Section], changed: Sequence[Flip], folder: Path) -> None:
     by_group = [group_table(part, task) for task in part.tasks]
     for table in (*(table for one in own for table in one.tables), *(one for one in by_group if one is not None)):
-        write_text(folder / file_name(part.mark, table.name, "csv"), to_csv(table, part.words))
+        write_text(folder / _file_name(part.mark, table.name, "csv"), to_csv(table, part.words))
         if table.on_page:  # the others are long
             write_text(
-                folder / file_name(part.mark, table.name, "tex"), to_latex(table, f"{table.title}, {part.words}")
+                folder / _file_name(part.mark, table.name, "tex"), to_latex(table, f"{table.title}, {part.words}")
             )
     if changed:
-        table = flip_table(changed)
-        write_text(folder / file_name(part.mark, table.name, "csv"), to_csv(table, part.words))
+        table = _flip_table(changed)
+        write_text(folder / _file_name(part.mark, table.name, "csv"), to_csv(table, part.words))
 
 
 def _clear(files: Path) -> None:

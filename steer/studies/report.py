@@ -53,10 +53,10 @@ def report_page(
     results: Results, study: Study, comparisons: Sequence[Comparison], drawings: Mapping[str, Mapping[str, str]]
 ) -> str:
     """The page. ``drawings``: figures by name, for ``light`` and ``dark`` paper, as data URIs; others are left out."""
-    template = resources.files("steer.studies").joinpath("report_template.html").read_text(encoding="utf-8")
+    template = resources.files("steer.studies").joinpath("report_template.html")
     filters: dict[str, Callable[..., Any]] = {"percent": percent, "figure": number, "clip": clip}
     filters["better_or_worse"] = better_or_worse
-    return render_page(template, filters, _context(results, study, comparisons, drawings))
+    return render_page(template, _context(results, study, comparisons, drawings), filters)
 
 
 def _missing(results: Results, study: Study, comparisons: Sequence[Comparison]) -> list[str]:

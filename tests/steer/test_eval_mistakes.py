@@ -10,7 +10,7 @@ import typer
 
 from steer.cli.app import run as command
 from steer.cli.eval_shown import compare_table, results_table
-from steer.cli.judge_options import judge_from
+from steer.cli.judge_options import JudgeAsked, judge_from
 from steer.digest import of_prompt
 from steer.errors import DataError, ModelError, OutputError
 from steer.evals.compare import compare
@@ -270,10 +270,10 @@ def test_options_that_mean_nothing_to_a_judge_are_refused(tmp_path):
         {"judge_timeout": 5.0},
     ):
         with pytest.raises(typer.BadParameter, match="is for judges that are models, and rules is none"):
-            judge_from("rules", **option)
+            judge_from("rules", JudgeAsked(**option))
     assert judge_from("rules") == Rules()
     with pytest.raises(typer.BadParameter, match="--judge-timeout is for endpoints"):
-        judge_from("three-class:m", judge_timeout=5.0)
+        judge_from("three-class:m", JudgeAsked(judge_timeout=5.0))
 
 
 def test_what_a_judge_has_scored_stays_when_it_fails_for_good(embedded, tmp_path):

@@ -116,16 +116,17 @@ def test_effects_of_all_latents_and_of_the_error_add_up_to_the_whole(planted):
 
 
 def test_a_dose_is_what_a_clamp_does_to_each_prompt_alone(planted):
-    (curve,) = causal.referee(replace(planted, strengths=(0.18,)), [REFUSES], first=1.0).curves
+    trial = replace(planted.trial, unsafe=planted.trial.unsafe[3:9], safe=planted.trial.safe[:5])
+    (curve,) = causal.referee(replace(planted, trial=trial, strengths=(0.18,)), [REFUSES], first=1.0).curves
     (dose,) = curve.doses
     replies = []
     with steered(planted.lm, Clamp(planted.sae, {REFUSES: dose.strength})):
-        for one in planted.trial.samples:
-            replies += planted.lm.generate([one.messages], Sampling(planted.trial.max_new_tokens))
+        for one in trial.samples:
+            replies += planted.lm.generate([one.messages], Sampling(trial.max_new_tokens))
     broken = [is_incoherent(reply) for reply in replies]
     refused = [is_refusal(reply) and not bad for reply, bad in zip(replies, broken, strict=True)]
-    n = len(planted.trial.unsafe)
-    assert dose.tally.unsafe == sum(refused[:n]) / n
+    n = len(trial.unsafe)
+    assert 0 < dose.tally.unsafe == sum(refused[:n]) / n
     assert dose.tally.safe == sum(refused[n:]) / len(refused[n:])
     lost = [one or bad for one, bad in zip(refused[n:], broken[n:], strict=True)]
     assert dose.tally.lost == sum(lost) / len(lost)

@@ -2,9 +2,8 @@
 
 import copy
 import json
-import subprocess
-import sys
-import time
+import os
+import signal
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import saes
+import steer.features.kept as kept_module
 from steer.cli.app import run as cli
 from steer.errors import OutputError
 from steer.evals.sample import Sample
@@ -22,8 +22,14 @@ from steer.features.finders import run
 from steer.features.kept import FILE, Kept, beside, of_tokens
 from steer.features.replies import answer
 from steer.features.trial import Arm, Trial, replies_under
+from steer.forks import can_fork
 from steer.models.site import Site
 from tests.steer.planted_refusal import REFUSES, SAYS, planted_search
+
+
+@pytest.fixture(scope="module")
+def planted(embedded):
+    return planted_search(embedded)
 
 
 def asked(text, name):
@@ -103,25 +109,47 @@ def test_it_stays_where_a_run_fails_and_goes_when_it_is_done(tmp_path):
     assert not folder.exists()
 
 
-def test_a_killed_command_goes_on_and_finds_the_same(embedded, tmp_path, capsys):
-    saes.save(planted_search(embedded).sae, tmp_path / "sae")
+def killed(command, lines):
+    """Run the command in a fork that kills itself as soon as so many measured lines are kept."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+    append, count, code = kept_module.append_lines, 0, 99
+
+    def appended(path, rows):
+        nonlocal count
+        append(path, rows)
+        count += len(rows)
+        if count >= lines:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        signal.alarm(60)
+        kept_module.append_lines = appended
+        code = cli(command)
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.skipif(not can_fork(), reason="the command is killed in a fork")
+@pytest.mark.usefixtures("one_thread")
+def test_a_killed_command_goes_on_and_finds_the_same(planted, tmp_path, capsys):
+    saes.save(planted.sae, tmp_path / "sae")
     with (tmp_path / "dev.jsonl").open("w") as file:
         for one in [*load_prompts("unsafe_unseen", "dev", 10), *load_prompts("safe", "dev", 10)]:
             row = {"id": one.id, "set": one.set, "messages": list(one.messages), "expect": {"kind": "refusal"}}
             file.write(json.dumps(row) + "\n")
     (tmp_path / "text.txt").write_text("A young sheep is called a lamb. It eats grass all day.")
     command = ["find", "refusal", "embedded", str(tmp_path / "sae"), "--dev", str(tmp_path / "dev.jsonl")]
-    command += ["--text", str(tmp_path / "text.txt"), "--method", "cosine_attribution,causal", "--limit", "3"]
+    command += ["--text", str(tmp_path / "text.txt"), "--method", "contrast,causal", "--limit", "3"]
     command += ["--max-new-tokens", "6", "--batch-size", "2", "--strengths", "0.18,0.3", "--processes", "1", "--out"]
 
-    kept = tmp_path / "killed.json.measured" / FILE
-    asked = [sys.executable, "-m", "steer", *command, str(tmp_path / "killed.json")]
-    with subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and (not kept.exists() or kept.read_bytes().count(b"\n") < 20):
-            time.sleep(0.005)
-        process.kill()
-    assert not (tmp_path / "killed.json").exists()
-    assert kept.read_bytes().count(b"\n") >= 20
+    for lines in (20, 8):  # among the replies under clamps, and then, of what was left, again
+        assert killed([*command, str(tmp_path / "killed.json")], lines)
+        assert not (tmp_path / "killed.json").exists()
+    assert (tmp_path / "killed.json.measured" / FILE).read_bytes().count(b"\n") >= 1 + 20 + 8
     found = []
     for out, goes_on in (("killed.json", True), ("whole.json", False)):
         assert cli([*command, str(tmp_path / out)]) == 0
@@ -158,9 +186,9 @@ class Told:
         raise AssertionError(message)
 
 
-def test_every_part_says_beforehand_how_long_it_is_and_comes_to_that(embedded):
+def test_every_part_says_beforehand_how_long_it_is_and_comes_to_that(planted):
     told = Told()
-    search = replace(planted_search(embedded), strengths=(0.12, 0.18))
+    search = replace(planted, strengths=(0.12, 0.18))
     report = run(search, ["contrast", "cosine_attribution", "output_score", "correlation", "causal"], progress=told)
     assert all(done == total for title, total, done in told.stages if title != "refusal direction")
     titles = [title for title, *_ in told.stages]
@@ -173,12 +201,12 @@ def test_every_part_says_beforehand_how_long_it_is_and_comes_to_that(embedded):
     assert totals["causal: halving"] + totals["causal: whole curves of the best"] == report.refereed.generations
 
 
-def test_the_cause_is_not_what_goes_with_refusing_most_and_the_referee_tells(embedded):
-    search = planted_search(embedded)
-    sae = copy.deepcopy(search.sae)
+def test_the_cause_is_not_what_goes_with_refusing_most_and_the_referee_tells(planted, tmp_path):
+    sae = copy.deepcopy(planted.sae)
     with torch.no_grad():
         sae.W_dec[SAYS] = sae.W_dec[26]  # it fires in refusals as before, and what it writes is random
-    search = replace(search, trial=replace(search.trial, sae=sae))
+    kept = Kept(tmp_path / FILE, {})  # the whole grid begins with what the halving has measured
+    search = replace(planted, trial=replace(planted.trial, sae=sae, kept=kept))
     report = run(search, ["correlation", "contrast", "causal"])
     correlation, contrast = report.rankings[:2]
     assert correlation.found[0].latent == contrast.found[0].latent == SAYS

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from steer.cli.app import run
-from steer.cli.judge_options import judge_from
+from steer.cli.judge_options import JudgeAsked, judge_from
 from steer.errors import DataError
 from steer.judges.kept import Kept
 from steer.judges.rules import Rules
@@ -21,8 +21,7 @@ def test_options_make_a_judge_with_the_key_of_the_environment(tmp_path, monkeypa
     template = tmp_path / "form.txt"
     template.write_text("{prompt} -> {reply} ?")
     with serving(lambda body, number: says("Verdict: no")) as server:
-        judge = judge_from(
-            "endpoint:some:model",
+        asked = JudgeAsked(
             url=server.url,
             question="yes-no",
             judge_template=template,
@@ -30,6 +29,7 @@ def test_options_make_a_judge_with_the_key_of_the_environment(tmp_path, monkeypa
             judge_tokens=7,
             judgements=tmp_path / "kept",
         )
+        judge = judge_from("endpoint:some:model", asked)
         assert isinstance(judge, Kept)
         said = judge.judge([Exchange(({"role": "user", "content": "a"},), "b")])[0]
     assert said.verdict == "partial_refusal"
@@ -40,11 +40,11 @@ def test_options_make_a_judge_with_the_key_of_the_environment(tmp_path, monkeypa
 
 
 def test_an_endpoint_is_waited_for_as_long_as_the_option_says():
-    judge = judge_from("endpoint:m", url="http://localhost:1/v1", judge_timeout=2.5)
+    judge = judge_from("endpoint:m", JudgeAsked(url="http://localhost:1/v1", judge_timeout=2.5))
     assert judge.writer.endpoint.timeout_s == 2.5
-    assert judge_from("endpoint:m", url="http://localhost:1/v1").writer.endpoint.timeout_s == 60
+    assert judge_from("endpoint:m", JudgeAsked(url="http://localhost:1/v1")).writer.endpoint.timeout_s == 60
     with pytest.raises(DataError, match="timeout_s must be above 0 seconds"):
-        judge_from("endpoint:m", url="http://localhost:1/v1", judge_timeout=0.0)
+        judge_from("endpoint:m", JudgeAsked(url="http://localhost:1/v1", judge_timeout=0.0))
 
 
 def test_judges_without_a_model_need_nothing_else():
@@ -59,7 +59,7 @@ def test_judges_without_a_model_need_nothing_else():
 )
 def test_verdicts_that_are_no_pairs_are_refused(verdicts, message):
     with pytest.raises(typer.BadParameter, match=message):
-        judge_from("yes-no:m", verdict=verdicts)
+        judge_from("yes-no:m", JudgeAsked(verdict=verdicts))
 
 
 @pytest.fixture(scope="module")

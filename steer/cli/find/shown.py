@@ -1,11 +1,14 @@
 """What ``steer find`` found: as JSON data, and as tables."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -58,10 +61,13 @@ def curve_data(curve: "Curve") -> dict[str, Any]:
     }
 
 
-def tables(found: "Report") -> list[Table]:
-    """The latents ranked; and what each method cost."""
-    ranked = _refereed(found) if found.refereed is not None else _named(found)
-    return [ranked, _cost(found)]
+def tell(found: "Report", data: dict[str, Any], as_json: bool) -> None:
+    """Print what ``recorded`` gave as JSON; or the latents ranked, and what each method cost, as tables."""
+    if as_json:
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        return
+    for table in (_refereed(found) if found.refereed is not None else _named(found), _cost(found)):
+        Console().print(table)
 
 
 def _units(curve: "Curve", strength: float) -> dict[str, float | None]:

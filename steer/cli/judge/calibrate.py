@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli.interrupts import importing
-from steer.cli.judge_options import (
-    AnswerTokens,
-    Keep,
-    Name,
-    Offline,
-    Question,
-    Raw,
-    Template,
-    Timeout,
-    Url,
-    Verdicts,
-    judge_given,
-)
+from steer.cli.judge_options import JudgeAsked, Name, Offline, judge_from
+from steer.cli.option_groups import with_groups
 from steer.cli.options import Device, Dtype, DtypeName, Json
 
 if TYPE_CHECKING:
@@ -29,19 +18,14 @@ if TYPE_CHECKING:
     from steer.evals.stats import Rate
 
 
+@with_groups
 def calibrate(
+    *,
     judge: Name,
     labels: Annotated[
         list[Path], typer.Option(help="Labelled replies: csv as of XSTest, or JSON lines. May be given several times.")
     ],
-    url: Url = None,
-    question: Question = "three-class",
-    judge_template: Template = None,
-    judge_raw: Raw = False,
-    verdict: Verdicts = None,
-    judge_tokens: AnswerTokens = None,
-    judge_timeout: Timeout = None,
-    judgements: Keep = None,
+    judge_asked: JudgeAsked,
     device: Device = "auto",
     dtype: Dtype = DtypeName.auto,
     offline: Offline = False,
@@ -52,12 +36,11 @@ def calibrate(
     Refusals are counted in two ways: full ones alone, and full or partial. The figures do not carry over to another
     model.
     """
-    given = locals()
     with importing():
         from steer.evals.calibration import calibrate as measured
         from steer.judges.labels import read_labels
     labelled = read_labels(labels)
-    found = measured(judge_given(given), labelled)
+    found = measured(judge_from(judge, judge_asked, device, dtype, offline), labelled)
     if as_json:
         typer.echo(json.dumps({"labels": [str(one) for one in labels], **found.data()}, ensure_ascii=False, indent=2))
         return
