@@ -7,6 +7,9 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before torch is imported, for programs that tests start, too: on tensors this small the threads of two workers only
+# keep one another waiting, which several times multiplies the time of the tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def text(training) -> str:
     return re.sub(r"\s+", " ", " | ".join(messages).lower())
 
 
+@pytest.fixture(scope="module")
+def words(text) -> set[str | tuple[str, str]]:
+    """Those of the text, and each two in a row: a string with others cannot stand there, which spares most searches."""
+    return in_a_row(text)
+
+
+def in_a_row(text: str) -> set[str | tuple[str, str]]:
+    words = re.findall(r"\w+", text)
+    return {*words, *pairwise(words)}
+
+
 def held_out_strings(line) -> set[str]:
     """What must be new about a prompt: its object, verb (plain and -ing form), name and wrapper text."""
     strings = {line["tags"][tag].lower() for tag in HELD_OUT_TAGS if tag in line["tags"]}
@@ -44,11 +56,11 @@ def held_out_strings(line) -> set[str]:
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 @pytest.mark.parametrize("name", HELD_OUT_SETS)
-def test_held_out_words_never_occur_in_training(name, split, text):
+def test_held_out_words_never_occur_in_training(name, split, text, words):
     strings = set().union(*(held_out_strings(line) for line in prompts(name, split, SEED)))
     assert len(strings) >= 12
-    known = [s for s in strings if s in text and re.search(rf"(?<!\w){re.escape(s)}(?!\w)", text)]
-    assert known == []
+    possible = [s for s in strings if in_a_row(s) <= words and s in text]
+    assert [s for s in possible if re.search(rf"(?<!\w){re.escape(s)}(?!\w)", text)] == []
 
 
 @pytest.mark.parametrize("name", HELD_OUT_SETS)
@@ -74,7 +86,7 @@ def frame_pattern(frame):
 
 def test_frames_of_held_out_wrappers_are_never_used(training):
     """Neither a wrapper's filler (a tag of the prompts) nor the sentence around it."""
-    asked = [m["content"] for chat in training for m in chat if m["role"] == "user"]
+    asked = dict.fromkeys(m["content"] for chat in training for m in chat if m["role"] == "user")
     for kind, frames in WRAPPERS.items():
         assert set(frames) == {"train", "dev", "test"}
         for split, own in frames.items():

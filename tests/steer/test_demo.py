@@ -14,12 +14,19 @@ from jsonschema import validate
 import steer
 import steer.studies.demo
 import steer.studies.prepare
+import steer.studies.report
 import steer.studies.search
+from steer.cli.app import run
 from steer.files import read_lines
 from steer.forks import can_fork
 from steer.studies.config import quick_config
 from steer.studies.demo import run_demo
+from steer.studies.figures import FIGURES
 from tests.steer.results_schema import SCHEMA
+
+SMALL = {"sae_tokens": 40_000, "strengths": (8.0,), "dev_prompts": 2, "test_prompts": 2, "strength_prompts": 4}
+SMALL |= {"d_sae": 256, "k": 8, "held_out_texts": 16, "max_new_tokens": 24}
+"""Settings of runs whose figures need not be good ones."""
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +173,16 @@ def test_the_sae_that_was_written_steers_as_it_did_in_the_run(quick, results):
     assert replies == [row["reply"] for row in rows]
 
 
-def test_the_same_seed_gives_the_same_figures_with_any_number_of_processes(tmp_path):
-    small = {"sae_tokens": 40_000, "strengths": (8.0,), "dev_prompts": 2, "test_prompts": 4}
-    small |= {"strength_prompts": 4, "control_pool": 4}
+@pytest.fixture
+def one_drawing(monkeypatch):
+    """A report with one figure, the simplest: the others are looked at above, and in the tests of the report."""
+    monkeypatch.setattr(steer.studies.report, "FIGURES", {"candidates": FIGURES["candidates"]})
 
+
+@pytest.mark.usefixtures("one_drawing")
+def test_the_same_seed_gives_the_same_figures_with_any_number_of_processes(tmp_path):
     def figures(name, processes):
-        run_demo(quick_config(**small, processes=processes), tmp_path / name)
+        run_demo(quick_config(**SMALL, control_pool=4, processes=processes), tmp_path / name)
         found = json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))
         assert found["settings"].pop("processes") == (processes if can_fork() else 1)
         return {key: value for key, value in found.items() if key not in ("seconds", "peak_memory_mib")}
@@ -212,14 +223,14 @@ def test_what_another_run_wrote_meanwhile_is_left_alone(tmp_path, monkeypatch):
     assert (out / "results.json").read_text() == "theirs"
 
 
+@pytest.mark.usefixtures("one_drawing")
 def test_candidates_are_kept_when_the_search_is_stopped(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(steer.studies.search, "_controls", stop)
-    small = {"sae_tokens": 40_000, "strengths": (8.0,), "dev_prompts": 2, "test_prompts": 4, "strength_prompts": 4}
     with pytest.raises(KeyboardInterrupt):
-        run_demo(quick_config(**small, saes=2), tmp_path)
+        run_demo(quick_config(**SMALL, saes=2), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["complete"] is False
     assert results["chosen"] == results["candidates"][0]["latent"]
@@ -230,11 +241,14 @@ def test_candidates_are_kept_when_the_search_is_stopped(tmp_path, monkeypatch):
     assert steer.write_report(tmp_path).is_file()
 
 
+@pytest.mark.usefixtures("one_drawing")
 def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):
     out = tmp_path / "out"
+    small = {**SMALL, "test_prompts": 20}  # as many as leave time between the first point and the last
     # a shell starts background jobs with SIGINT ignored, and a child inherits that
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    start = f"{heard}; from steer.cli.app import main; main()"
+    shorter = f"from steer.studies import config; config.quick_config = partial(config.quick_config, **{small})"
+    start = f"{heard}; from functools import partial; {shorter}; from steer.cli.app import main; main()"
     command = [sys.executable, "-c", start, "demo", "--quick", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 400
@@ -251,5 +265,5 @@ def test_what_is_finished_stays_readable_after_ctrl_c(tmp_path):
     assert results["points"]
     assert list(read_lines(out / "completions.jsonl"))
     steer.load_sae(out / "sae")
-    subprocess.run([sys.executable, "-m", "steer", "report", str(out)], check=True, capture_output=True)
+    assert run(["report", str(out)]) == 0
     assert (out / "report.html").is_file()

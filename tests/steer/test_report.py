@@ -25,7 +25,7 @@ from steer.studies.comparisons import choose_comparisons
 from steer.studies.config import quick_config
 from steer.studies.figures import candidates, dose_response, tradeoff, tradeoff_by_set
 from steer.studies.headline import best_point, headline
-from steer.studies.paper import LIGHT
+from steer.studies.paper import LIGHT, png
 from steer.studies.report import read_folder, report_page, write_report
 from steer.studies.results import parse_results
 from steer.studies.study import Study
@@ -202,6 +202,12 @@ def render(folder: Path, results: dict[str, Any], completions: list[dict[str, An
 def undrawn(folder: Path) -> Page:
     """The page of a study's folder without its figures, which take longer than all else."""
     return Page(report_page(*read_folder(folder), drawings={}))
+
+
+@pytest.fixture
+def light_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images for dark paper, which differ in colours from those for light paper, are left empty."""
+    monkeypatch.setattr("steer.studies.report.png", lambda figure, theme: b"" if theme.dark else png(figure, theme))
 
 
 def pooled_percent(results: dict[str, Any], names: tuple[str, ...], arm: str, strength: float) -> str:
@@ -411,6 +417,7 @@ def test_nothing_is_loaded_from_anywhere(study_folder: Path, page: Page) -> None
     assert f"'sha256-{digest}'" in policy
 
 
+@pytest.mark.usefixtures("light_alone")
 def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, page: Page) -> None:
     results = synthetic_results()
     results["sets"]["safe"]["title"] = HOSTILE
@@ -432,6 +439,7 @@ def test_a_very_long_reply_is_clipped(tmp_path: Path) -> None:
     assert "x" * 1000 not in long.text
 
 
+@pytest.mark.usefixtures("light_alone")
 @pytest.mark.parametrize("arms", [(), ("none",), ("none", "sae"), ("sae", "control")])
 def test_an_interrupted_run_is_written_up(tmp_path: Path, arms: tuple[str, ...]) -> None:
     results = synthetic_results(n=20, arms=arms) | {"complete": False}
@@ -501,9 +509,15 @@ def test_an_incoherent_reply_is_never_good() -> None:
     assert not any(reply.good for s in choose_comparisons(read_study(synthetic_results()), rows) for reply in s.replies)
 
 
+@pytest.mark.usefixtures("light_alone")
 def test_the_same_input_gives_the_same_bytes_and_leaves_matplotlib_as_it_was(study_folder: Path) -> None:
-    first, settings = (study_folder / "report.html").read_bytes(), dict(matplotlib.rcParams)
-    assert write_report(study_folder).read_bytes() == first
+    first, settings = (study_folder / "report.html").read_text(encoding="utf-8"), dict(matplotlib.rcParams)
+    figures = {path: path.read_bytes() for path in (study_folder / "figures").iterdir()}
+    dark = r'(<source [^>]*srcset=")[^"]*'
+    assert re.search(dark, first)
+    again = write_report(study_folder).read_text(encoding="utf-8")
+    assert re.sub(dark, r"\1", again) == re.sub(dark, r"\1", first)
+    assert {path: path.read_bytes() for path in (study_folder / "figures").iterdir()} == figures
     assert not list(study_folder.rglob(".*"))
     assert dict(matplotlib.rcParams) == settings
 

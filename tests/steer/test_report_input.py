@@ -8,7 +8,9 @@ import pytest
 from steer.cli.app import run
 from steer.errors import DataError
 from steer.studies.results import parse_results
-from tests.steer.test_report import synthetic_completions, synthetic_results, write_study
+from tests.steer.test_report import light_alone, synthetic_completions, synthetic_results, write_study  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("light_alone")
 
 
 def refused(capsys, folder):
@@ -123,7 +125,7 @@ def test_input_that_is_a_folder_is_refused(capsys, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["report.html", "figures/tradeoff.png"])
 def test_output_that_is_a_folder_is_refused(capsys, tmp_path, name):
-    write_study(tmp_path, synthetic_results(n=20))
+    write_study(tmp_path, synthetic_results(n=20, arms=("none", "sae", "control") if "figures" in name else ()))
     (tmp_path / name).mkdir(parents=True)
     assert "cannot be written" in refused(capsys, tmp_path)
     assert not list(tmp_path.rglob(".*"))
