@@ -31,7 +31,7 @@ def by_words(index: Indexed, words: str, allowed: Allowed, depth: int) -> Rankin
         labels = index.labels(latent)
         if not labels:
             return f"{what} {words!r} (score {score:.3g})"
-        return f"labels or {what} {words!r} (score {score:.3g}): {labels[0].text!r}"
+        return f"labels or {what} {words!r} (score {score:.3g}); labelled {labels[0].text!r}"
 
     return _listed(index, "words", found, allowed, depth, "score of words", says)
 
