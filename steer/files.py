@@ -1,8 +1,10 @@
-"""Files that are either whole or absent: JSON, JSON lines, and the check of an output folder."""
+"""Files that are whole or absent (JSON, JSON lines), files that a user names to be read, checks of output folders."""
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,15 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def finite(value: Any) -> Any:
+    """JSON data without NaN and infinity, which JSON lacks: None stands for them. Tuples become lists."""
+    if isinstance(value, Mapping):
+        return {str(name): finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append rows to a JSON-lines file in one write, flushed to disk before the call returns.
 
@@ -91,11 +102,22 @@ def read_lines(path: Path, missing_ok: bool = False, whole: bool = False) -> Ite
         DataError: the file cannot be read, or another line is not a JSON object.
     """
     try:
-        lines = path.read_bytes().split(b"\n")  # bytes: U+2028 inside a string is no line break
+        data = path.read_bytes()
     except OSError as error:
         if missing_ok and isinstance(error, FileNotFoundError):
             return
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    for _, row in numbered_rows(data, path, whole):
+        yield row
+
+
+def numbered_rows(data: bytes, path: Path, whole: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of the JSON lines in ``data``, which stand in the file ``path``, each with the number of its line from 1.
+
+    Raises:
+        DataError: see ``read_lines``.
+    """
+    lines = data.split(b"\n")  # bytes: U+2028 inside a string is no line break
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -107,7 +129,29 @@ def read_lines(path: Path, missing_ok: bool = False, whole: bool = False) -> Ite
             raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}.")
-        yield row
+        yield number, row
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise DataError where a device or a pipe is there, which may have no end; OSError where nothing is."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path} cannot be read: it is a device or a pipe. Give a file.")
+
+
+def read_ordinary(path: Path) -> bytes:
+    """The contents of a file that a user names.
+
+    Raises:
+        DataError: it is not there, cannot be read, or is a device or a pipe.
+    """
+    try:
+        check_ordinary(path)
+        return path.read_bytes()
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def is_file(path: Path) -> bool:

@@ -24,12 +24,12 @@ import torch
 from saes import SAE, SAEConfig
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
+from steer.search.by_prompt import rank_fired
 from steer.search.contrast import contrast
 from steer.search.filters import allowed
 from steer.search.firing import fired_tokens
 from steer.search.fuse import fused
 from steer.search.pooled import Fired, pooled
-from steer.search.prompt import rank_fired
 from steer.search.query import Query
 
 LATENTS = 131_072

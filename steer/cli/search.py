@@ -1,6 +1,5 @@
 """``steer search``: latents by any mixture of questions."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,9 @@ def search(
     if html is not None:
         check_file(html, overwrite, "--html")
     parts: dict[str, Any] = {"words": words, "meaning": meaning, "like": like, "direction": direction, "by": by}
-    parts |= {name: asked.token(text) for name, text in (("promotes", promotes), ("suppresses", suppresses)) if text}
+    for name, text in (("promotes", promotes), ("suppresses", suppresses)):
+        if text is not None:
+            parts[name] = asked.token(text, f"--{name}")
     said = prompt if conversation is None else read_conversation(conversation)
     if said is not None:
         parts["prompt"] = PromptQuery(said, part, pool.value, reply_tokens)
@@ -93,7 +94,7 @@ def search(
         parts["means"] = MeansQuery(*map(read_prompts, means))
     if attribute is not None:
         of = read_prompts(on) if on is not None else [said] if said is not None else []
-        toward, against = map(asked.token, attribute)
+        toward, against = (asked.token(text, "--attribute") for text in attribute)
         parts["attribution"] = AttributionQuery(of, toward, against, steps)
     query = Query(
         **parts, filters=tuple(filters or ()), weights=dict(map(asked.read_weight, weights or ())), limit=limit
@@ -104,12 +105,7 @@ def search(
     found = _searched(opened, query, lm, None if embedder is None else load_embedder(embedder), threads)
     for note in found.notes:
         say(note)
-    if as_json:
-        typer.echo(json.dumps(found.data(), ensure_ascii=False, indent=2, allow_nan=False))
-    elif as_csv:
-        typer.echo(search_shown.as_csv(opened, found), nl=False)
-    else:
-        search_shown.print_hits(opened, found)
+    search_shown.print_found(opened, found, "json" if as_json else "csv" if as_csv else "table")
     if html is not None:
         write_text(html.resolve(), search_shown.page(opened, found, query.asked))
         say(f"written to {shown(html)}")

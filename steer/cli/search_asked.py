@@ -115,18 +115,25 @@ On = Annotated[Path | None, typer.Option(help="Prompts of --attribute: .txt or .
 Steps = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Of integrated gradients, for --attribute; else gradient times activation.", rich_help_panel=HOW
+        min=1,
+        max=10_000,
+        help="Of integrated gradients, for --attribute; else gradient times activation.",
+        rich_help_panel=HOW,
     ),
 ]
 Fdr = Annotated[float, typer.Option(help="False discovery rate of --contrast; 1 shows all.", rich_help_panel=HOW)]
 Permutations = Annotated[
     int,
-    typer.Option(min=1000, help="Of --contrast; up to 100,000 where few are as extreme.", rich_help_panel=HOW),
+    typer.Option(
+        min=1000, max=100_000, help="Of --contrast; up to 100,000 where few are as extreme.", rich_help_panel=HOW
+    ),
 ]
 HeldOut = Annotated[float, typer.Option(help="Share of prompts kept for the AUC of --contrast.", rich_help_panel=HOW)]
 Resplits = Annotated[
     int,
-    typer.Option(min=0, help="Other splits on which --contrast ranks again, to see what recurs.", rich_help_panel=HOW),
+    typer.Option(
+        min=0, max=10_000, help="Other splits on which --contrast ranks again, to see what recurs.", rich_help_panel=HOW
+    ),
 ]
 ByRarity = Annotated[
     bool, typer.Option("--by-rarity/--by-effect", help="Rank --contrast by effect times rarity.", rich_help_panel=HOW)
@@ -142,8 +149,14 @@ Overwrite = Annotated[
 ]
 
 
-def token(text: str) -> str | int:
-    """``#123`` as the number of a token; anything else as its text."""
+def token(text: str, option: str) -> str | int:
+    """``#123`` as the number of a token; anything else as its text.
+
+    Raises:
+        typer.BadParameter: the text is empty.
+    """
+    if not text:
+        raise typer.BadParameter(f"an empty text after {option} is no token: give its text, or #NUMBER")
     number = text[:1] == "#" and text[1:].isdecimal() and text.isascii() and len(text) < 20
     return int(text[1:]) if number else text
 

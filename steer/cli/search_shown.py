@@ -1,13 +1,16 @@
-"""What ``steer search`` prints: a table, or CSV."""
+"""What ``steer search`` prints: a table, CSV or JSON; and its page of cards."""
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from steer.files import finite
 from steer.studies.text import visible
 
 if TYPE_CHECKING:
@@ -20,7 +23,17 @@ _COLUMNS = ("density", "max", "refusal_steerability")  # those shown in the tabl
 _FORMULA = ("=", "+", "-", "@")  # what spreadsheets run
 
 
-def print_hits(index: "FeatureIndex", found: "SearchResult") -> None:
+def print_found(index: "FeatureIndex", found: "SearchResult", form: Literal["table", "csv", "json"]) -> None:
+    """The hits on stdout. JSON has the notes and settings too; what is not finite there is null."""
+    if form == "json":
+        typer.echo(json.dumps(finite(found.data()), ensure_ascii=False, indent=2, allow_nan=False))
+    elif form == "csv":
+        typer.echo(as_csv(index, found), nl=False)
+    else:
+        _print_table(index, found)
+
+
+def _print_table(index: "FeatureIndex", found: "SearchResult") -> None:
     """The hits as a table on stdout: each with its label, a few columns, and why it matched."""
     names = [name for name in _COLUMNS if name in index.columns]
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")

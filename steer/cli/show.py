@@ -44,7 +44,7 @@ def show(
         is_index = False
     card, renderer = _of_index(path, latent) if is_index else _of_sae(source, latent, model)
     if as_json:
-        typer.echo(json.dumps(card.to_json(renderer.pieces), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(card.to_json(renderer.pieces), ensure_ascii=False, indent=2, allow_nan=False))
         return
     from rich.console import Console
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from saes import SAE
 from steer.errors import DataError
 from steer.explore.bench import Bench
-from steer.index.config import SINK_RATIO
 from steer.models.roles import TEMPLATE, PromptIds, Said
 from steer.search.firing import fired_tokens
+from steer.search.policy import SINK_RATIO
 from steer.search.pooled import Fired
 
 

@@ -1,13 +1,13 @@
 """Files that commands read. Their contents are kept, so that a recipe runs again where they have changed."""
 
 import hashlib
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from steer.errors import DataError
+from steer.files import check_ordinary
 
 MOST_BYTES = 2**26
 """Size of a file that a recipe keeps, at most."""
@@ -70,13 +70,6 @@ def expanded(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise DataError(f"{name} cannot be found: {name.split('/')[0]} is nobody's home folder here.") from error
-
-
-def check_ordinary(path: Path) -> None:
-    """Raise DataError where a device or a pipe is there, which may have no end; OSError where nothing is."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise DataError(f"{path} cannot be read: it is a device or a pipe. Give a file.")
 
 
 def _read(path: Path) -> bytes:

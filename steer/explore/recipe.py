@@ -13,9 +13,9 @@ from safetensors.torch import save as to_safetensors
 
 from steer.checks import require_whole
 from steer.errors import DataError, PlanError
-from steer.explore.kept_files import check_ordinary, sha256
+from steer.explore.kept_files import sha256
 from steer.explore.state import State
-from steer.files import write_json
+from steer.files import check_ordinary, write_json
 from steer.models.chat import as_conversation
 from steer.models.decode import Sampling
 from steer.plans.plan import SamplingSpec, SteeringPlan

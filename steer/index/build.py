@@ -8,7 +8,7 @@ estimates of a stream; what is in memory is bounded by ``IndexConfig.chunk_hits`
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ from steer.index.layout import (
 )
 from steer.index.leftovers import BUILDING, is_temporary, remove_temporary, removed_if_empty
 from steer.index.read import FeatureIndex
-from steer.index.reading import Read, Reader
 from steer.index.tables import Tables
+from steer.index.text_pass import Read, Reader
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.plans.digests import of_sae
@@ -53,6 +53,20 @@ from steer.progress import Progress, Silent
 from steer.search.label_vectors import FOLDER as VECTORS
 
 _ANEW = "replace it with overwrite (--overwrite), which keeps its notes"
+
+
+@dataclass(frozen=True)
+class _Build:
+    """What is built of what, and where."""
+
+    lm: LanguageModel
+    sae: SAE
+    """On the model's device."""
+    source: Source
+    site: Site
+    config: IndexConfig
+    folder: Path
+    show: Progress
 
 
 def build_index(
@@ -86,35 +100,28 @@ def build_index(
     with removed_if_empty(folder), claimed(folder):
         state = _begun(folder, identity, overwrite)
         if state is not None:
+            build = _Build(lm, sae.on(lm.device), source, site, config, folder, show)
             if not state.read:
                 with _forgotten_if_nothing_read(folder):
-                    state = _read(lm, sae.on(lm.device), source, site, config, folder, state, show)
-            _tabulate(lm, sae.on(lm.device), source, site, config, folder, state, show)
+                    state = _read(build, state)
+            _tabulate(build, state)
         remove_building(folder)
     return FeatureIndex.open(folder)
 
 
-def _tabulate(
-    lm: LanguageModel,
-    sae: SAE,
-    source: Source,
-    site: Site,
-    config: IndexConfig,
-    folder: Path,
-    state: State,
-    show: Progress,
-) -> None:
+def _tabulate(build: _Build, state: State) -> None:
     """Write all that an index holds, from what was read; ``index.json`` is the last of it."""
+    folder = build.folder
     if not state.files:
         _remove_replaced(folder)
     chunks = Chunks(folder, state)
-    tables = Tables(lm, sae, config, folder, chunks, chunks.corpus())
-    state, columns = tables.written(state, show)
-    with show.stage("words and columns"):
+    tables = Tables(build.lm, build.sae, build.config, folder, chunks, chunks.corpus())
+    state, columns = tables.written(state, build.show)
+    with build.show.stage("words and columns"):
         tables.words()
         for name, values in columns.items():
             Columns(folder, tables.sizes.d_sae).add(name, values, {"by": "steer index build"})
-    write_info(folder, _info(tables, state, source, site))
+    write_info(folder, _info(tables, state, build.source, build.site))
 
 
 def _fitting(lm: LanguageModel, sae: SAE, site: Site | str | None) -> Site:
@@ -209,34 +216,30 @@ def _remove_replaced(folder: Path) -> None:
                 path.unlink()
 
 
-def _read(
-    lm: LanguageModel,
-    sae: SAE,
-    source: Source,
-    site: Site,
-    config: IndexConfig,
-    folder: Path,
-    state: State,
-    show: Progress,
-) -> State:
-    """The pass over the text, from where ``state`` is to its end."""
-    reader = Reader(lm, sae, site, config, state.medians)
+def _read(build: _Build, state: State) -> State:
+    """The pass over the text, from where ``state`` is to its end.
+
+    Raises:
+        DataError: the source cannot be read, no token of it counts, or an activation is not finite.
+    """
+    folder, config, show = build.folder, build.config, build.show
+    reader = Reader(build.lm, build.sae, build.site, config, state.medians)
     start: Position | None = state.chunks[-1].position if state.chunks else None
     with show.stage("reading", config.tokens):
         show.advance(state.tokens)
-        windows = reader.windows(source, start, state.tokens)
+        windows = reader.windows(build.source, start, state.tokens)
         for part in _gathered(windows, config, show):
             hits = Hits(*(np.concatenate([getattr(one.hits, name) for one in part]) for name in vars(part[0].hits)))
             corpus = Corpus(
                 *(np.concatenate([getattr(one.corpus, name) for one in part]) for name in vars(part[0].corpus))
             )
             state = replace(state, medians=reader.median)
-            state = add_chunk(folder, state, hits, corpus, sae.config.d_sae, part[-1].position)
+            state = add_chunk(folder, state, hits, corpus, build.sae.config.d_sae, part[-1].position)
     state = replace(state, read=True)
-    if not any(Chunks(folder, state).corpus().counts) if state.chunks else True:
+    if not state.chunks or not Chunks(folder, state).corpus().counts.any():
         remove_building(folder)
         raise DataError(
-            f"{source.name} holds no token that counts by the token policy. Give text of at least two tokens, or "
+            f"{build.source.name} holds no token that counts by the token policy. Give text of at least two tokens, or "
             "exclude fewer."
         )
     write_state(folder, state)

@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt32
+from jaxtyping import Float32, Shaped, UInt32
 
+from steer.files import finite
 from steer.index.labels import Label
+from steer.index.layout import EMPTY, NONE_ID, TOP
 from steer.index.user import Note
 
 Pieces = Callable[[Sequence[int]], list[str]]
@@ -70,7 +72,10 @@ class Card:
         return bool(self.windows)
 
     def to_json(self, pieces: Pieces | None = None) -> dict[str, Any]:
-        """The card as JSON data; with ``pieces``, texts of tokens stand beside their ids."""
+        """The card as JSON data; with ``pieces``, texts of tokens stand beside their ids.
+
+        What is not finite, as a figure that a latent has none of or where an array is damaged, is None.
+        """
         found: dict[str, Any] = {"latent": self.latent, "fires": self.fires}
         found["windows"] = [_window_json(window, pieces) for window in self.windows]
         found["histogram"] = {"counts": self.histogram.tolist(), "edges": [float(edge) for edge in self.edges]}
@@ -82,12 +87,47 @@ class Card:
             ]
         for name in ("coactive", "similar"):
             found[name] = [{"latent": latent, "cosine": value} for latent, value in getattr(self, name)]
-        found["columns"] = {name: _finite(value) for name, value in self.columns.items()}
+        found["columns"] = dict(self.columns)
         found["by_position"], found["by_role"] = dict(self.by_position), dict(self.by_role)
         found["labels"] = [asdict(label) for label in self.labels]
         found["notes"] = [asdict(note) for note in self.notes]
         found["tags"] = list(self.tags)
-        return found
+        plain: dict[str, Any] = finite(found)
+        return plain
+
+
+def windows_of(
+    row: Mapping[str, np.ndarray], tokens: Shaped[np.ndarray, " token"], documents: Shaped[np.ndarray, " document"]
+) -> tuple[Window, ...]:
+    """The windows of a latent from its ``row`` of the arrays ``ex_*`` (``steer.index.layout.arrays``), the index's
+    ``tokens``, and the places in them at which ``documents`` begin.
+    """
+    places = np.flatnonzero(row["ex_stratum"] != EMPTY)
+    starts, lengths = row["ex_off"][places].astype(np.int64), row["ex_len"][places].tolist()
+    peaks = row["ex_peak"][places]
+    numbers = np.searchsorted(documents, starts + peaks, side="right") - 1
+    within = starts[:, None] + np.arange(row["ex_act"].shape[1])
+    ids = tokens[np.minimum(within, len(tokens) - 1)].astype(np.uint32)
+    with np.errstate(invalid="ignore"):  # a damaged scale gives NaN, which cards show as not known
+        activations = row["ex_act"][places] * row["ex_scale"]
+    rows = zip(
+        ids,
+        activations,
+        lengths,
+        peaks.tolist(),
+        row["ex_max"][places].tolist(),
+        numbers.tolist(),
+        starts.tolist(),
+        (row["ex_stratum"][places] - np.uint8(TOP)).tolist(),
+        strict=True,
+    )
+    return tuple(Window(own[:length], values[:length], *rest) for own, values, length, *rest in rows)
+
+
+def with_ids(ids: Shaped[np.ndarray, " n"], values: Shaped[np.ndarray, " n"]) -> tuple[tuple[int, float], ...]:
+    """Ids of tokens or latents with their figures, without the entries that are none."""
+    both = zip(ids.tolist(), values.astype(np.float32).tolist(), strict=True)
+    return tuple(one for one in both if one[0] != NONE_ID)
 
 
 def _window_json(window: Window, pieces: Pieces | None) -> dict[str, Any]:
@@ -102,7 +142,3 @@ def _window_json(window: Window, pieces: Pieces | None) -> dict[str, Any]:
         "stratum": window.stratum,
     }
     return found if pieces is None else found | {"texts": pieces(ids)}
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -7,8 +7,8 @@ from steer.activations.policy import TokenPolicy
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.index.layout import Sizes
+from steer.search.policy import SINK_RATIO
 
-SINK_RATIO = 10.0
 POLICY = TokenPolicy(form="documents", max_norm_ratio=SINK_RATIO)
 """What counts if nobody says otherwise: no first token of a row or document, no tokens of ten times the usual norm."""
 

@@ -30,13 +30,11 @@ _ANSWER = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _REASONING = re.compile(r"</?think|\b(?:let me|let's|i need to|i should|we need to|first, i|wait,)", re.IGNORECASE)
 _EXPLAIN = (
     "Below are excerpts of texts. Words between << and >> are those on which one unit of a neural network fires. Say "
-    "in "
-    "one short phrase what they, or the texts around them, have in common. Write the phrase alone.\n\n"
+    "in one short phrase what they, or the texts around them, have in common. Write the phrase alone.\n\n"
 )
 _DETECT = (
     "A unit of a neural network is said to fire on: {explanation}\n\nDoes it fire somewhere in this excerpt? Answer "
-    "yes "
-    "or no.\n\n"
+    "yes or no.\n\n"
 )
 _FUZZ = (
     "A unit of a neural network is said to fire on: {explanation}\n\nAre the words between << and >> in this excerpt "
@@ -83,6 +81,28 @@ class Explained:
     """Answers that were neither yes nor no: not counted as wrong."""
 
 
+@dataclass(frozen=True)
+class _Explanation:
+    """What an explainer wrote of a latent."""
+
+    text: str
+    """The label; empty where there is none."""
+    raw: str
+    """The text as it came."""
+    problem: str
+    """Why there is no label, or what is odd about it; empty if nothing."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A question of a test of an explanation."""
+
+    test: Test
+    right: bool
+    """Whether the right answer is yes."""
+    request: Request
+
+
 def explain(
     index: FeatureIndex, latents: Sequence[int], writer: Writer, config: ExplainConfig | None = None
 ) -> list[Explained]:
@@ -103,16 +123,18 @@ def explain(
     asked = [place for place, (shown, held) in enumerate(halves) if shown and held]
     requests = [_explaining([_marked(one, config, pieces) for one in halves[place][0]]) for place in asked]
     written = dict(_all(writer, requests, config.explanation_tokens))
-    made = {place: written[number] for number, place in enumerate(asked) if number in written}
-    labels = {place: _read(one, config) for place, one in made.items()}
+    made = {place: _read(written[number], config) for number, place in enumerate(asked) if number in written}
     questions = [
-        (place, test, expected, request)
-        for place, (text, _, _) in labels.items()
-        if text
-        for test, expected, request in _tests(index, cards, place, halves[place][1], text, config)
+        (place, question)
+        for place, one in made.items()
+        if one.text
+        for question in _questions(index, cards[place], halves[place][1], one.text, config)
     ]
-    answers = dict(_all(writer, [one[3] for one in questions], max(8, config.explanation_tokens)))
-    return [_explained(card, place, labels, questions, answers, writer, config) for place, card in enumerate(cards)]
+    answered = dict(_all(writer, [question.request for _, question in questions], max(8, config.explanation_tokens)))
+    answers: dict[int, list[tuple[_Question, bool | None]]] = {place: [] for place in range(len(cards))}
+    for number, (place, question) in enumerate(questions):
+        answers[place].append((question, _answer(answered.get(number))))
+    return [_explained(card, made.get(place), answers[place], writer, config) for place, card in enumerate(cards)]
 
 
 def _all(writer: Writer, requests: Sequence[Request], tokens: int) -> Iterator[tuple[int, Written]]:
@@ -167,41 +189,44 @@ def _request(question: str, text: str) -> Request:
     return Request(lambda shown: Prompt((Message(role="user", content=question + shown),)), text)
 
 
-def _read(written: Written, config: ExplainConfig) -> tuple[str, str, str]:
-    """The label, the raw text, and what is odd about it; no label where reasoning leaked into it."""
+def _read(written: Written, config: ExplainConfig) -> _Explanation:
+    """An explanation without what leaked into it; no label where that is reasoning."""
     raw = written.text.strip()
     if written.failure:
-        return "", raw, f"no explanation: {written.failure}"
+        return _Explanation("", raw, f"no explanation: {written.failure}")
     text = clean_label(raw)
     if not text:
-        return "", raw, "the explanation is empty but for what was taken off it"
+        return _Explanation("", raw, "the explanation is empty but for what was taken off it")
     if len(text) > config.longest or _REASONING.search(text):
-        return "", raw, "reasoning leaked into the explanation"
+        return _Explanation("", raw, "reasoning leaked into the explanation")
     told = {
         written.note: bool(written.note),
         f"the explanation was cut off at {config.explanation_tokens} tokens": written.cut,
         "what the explainer said around the label was taken off": text != raw,
     }
-    return text, raw, "; ".join(note for note, applies in told.items() if applies)
+    return _Explanation(text, raw, "; ".join(note for note, applies in told.items() if applies))
 
 
-def _tests(
-    index: FeatureIndex, cards: Sequence[Card], place: int, held: Sequence[Window], text: str, config: ExplainConfig
-) -> Iterator[tuple[Test, bool, Request]]:
-    """Questions about an explanation, each with the right answer."""
-    card, pieces = cards[place], index.renderer.pieces
+def _questions(
+    index: FeatureIndex, card: Card, held: Sequence[Window], text: str, config: ExplainConfig
+) -> Iterator[_Question]:
+    """Questions about the explanation ``text``: of windows that are ``held`` out, and of other latents' windows."""
+    pieces = index.renderer.pieces
     generator = np.random.default_rng([config.seed, card.latent])
     others = _elsewhere(index, card, len(held), generator)
     for window, fires in [*((one, True) for one in held), *((one, False) for one in others)]:
-        yield "detection", fires, _request(_DETECT.format(explanation=text), "".join(pieces(window.token_ids.tolist())))
+        request = _request(_DETECT.format(explanation=text), "".join(pieces(window.token_ids.tolist())))
+        yield _Question("detection", fires, request)
     for window in held:
         marks = _fires(window, config)
         free = np.flatnonzero(window.activations <= 0)
-        yield "fuzzing", True, _request(_FUZZ.format(explanation=text), _marked(window, config, pieces))
+        request = _request(_FUZZ.format(explanation=text), _marked(window, config, pieces))
+        yield _Question("fuzzing", True, request)
         if len(free) >= marks.sum():
             wrong = np.zeros(len(marks), dtype=bool)
             wrong[generator.choice(free, int(marks.sum()), replace=False)] = True
-            yield "fuzzing", False, _request(_FUZZ.format(explanation=text), _marked(window, config, pieces, wrong))
+            request = _request(_FUZZ.format(explanation=text), _marked(window, config, pieces, wrong))
+            yield _Question("fuzzing", False, request)
 
 
 def _elsewhere(index: FeatureIndex, card: Card, count: int, generator: np.random.Generator) -> list[Window]:
@@ -229,36 +254,30 @@ def _answer(written: Written | None) -> bool | None:
 
 def _explained(
     card: Card,
-    place: int,
-    labels: Mapping[int, tuple[str, str, str]],
-    questions: Sequence[tuple[int, Test, bool, Request]],
-    answers: Mapping[int, Written],
+    made: _Explanation | None,
+    answers: Sequence[tuple[_Question, bool | None]],
     writer: Writer,
     config: ExplainConfig,
 ) -> Explained:
-    """A latent's label with its scores."""
-    if place not in labels:
+    """A latent's label with its scores; ``answers``: yes or no to each question about it, None where unread."""
+    if made is None:
         few = f"it has {len(card.windows)} windows, of which some must be shown and some held out"
         return Explained(card.latent, None, few if len(card.windows) < 3 else "no answer", {}, 0)
-    text, raw, problem = labels[place]
-    if not text:
-        return Explained(card.latent, None, problem, {}, 0)
+    if not made.text:
+        return Explained(card.latent, None, made.problem, {}, 0)
     right: dict[Test, list[bool]] = {"detection": [], "fuzzing": []}
-    asked = unread = 0
-    for number, (of, kind, expected, _) in enumerate(questions):
-        if of == place:
-            asked += 1
-            answer = _answer(answers.get(number))
-            unread += answer is None
-            if answer is not None:
-                right[kind].append(answer == expected)
+    for question, answer in answers:
+        if answer is not None:
+            right[question.test].append(answer == question.right)
+    unread = sum(answer is None for _, answer in answers)
     tests = {test: Rate(sum(found), len(found)) for test, found in right.items() if found}
     scores: dict[str, float] = {}
     for test, rate in tests.items():
         low, high = rate.interval or (0.0, 1.0)
         scores |= {test: float(rate.rate or 0.0), f"{test}_low": low, f"{test}_high": high, f"{test}_n": float(rate.n)}
     more: dict[str, Any] = {"explainer": dict(writer.settings()), "config": asdict(config), "unread": unread}
+    problem = made.problem
     if unread:
-        problem = "; ".join(filter(None, (problem, f"{unread} of {asked} answers were neither yes nor no")))
-    label = Label(card.latent, text, writer.name, KIND, None if raw == text else raw, scores, more)
+        problem = "; ".join(filter(None, (problem, f"{unread} of {len(answers)} answers were neither yes nor no")))
+    label = Label(card.latent, made.text, writer.name, KIND, None if made.raw == made.text else made.raw, scores, more)
     return Explained(card.latent, label, problem, tests, unread)

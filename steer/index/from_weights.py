@@ -3,12 +3,9 @@
 import numpy as np
 
 from saes import SAE
-from steer.checks import require_whole
-from steer.errors import DataError
-from steer.index.card import Card
-from steer.index.layout import BINS, LOGITS, NONE_ID
+from steer.index.card import Card, with_ids
+from steer.index.layout import BINS, LOGITS, NONE_ID, check_latent, histogram_edges
 from steer.index.neighbours import similar
-from steer.index.read import histogram_edges
 from steer.index.render import Renderer
 from steer.index.tables import lens_of
 from steer.models.model import LanguageModel
@@ -20,26 +17,24 @@ def card_of_weights(sae: SAE, lm: LanguageModel, latent: int) -> tuple[Card, Ren
     Raises:
         DataError: there is no such latent.
     """
-    require_whole("latent", latent, DataError, least=0)
-    if latent >= sae.config.d_sae:
-        raise DataError(f"Latent {latent} is out of range: the SAE has latents 0 to {sae.config.d_sae - 1}.")
+    check_latent(latent, sae.config.d_sae, "SAE")
     ids, cosines = similar(sae.W_dec, range(latent, latent + 1))
     lens, _ = lens_of(lm, sae)
-    logits: list[tuple[int, float]] = []
+    promoted: tuple[tuple[int, float], ...] = ()
+    suppressed = promoted
     if lens is not None:
-        tokens, values = lens.extremes(sae.W_dec[latent : latent + 1], LOGITS, NONE_ID)
-        logits = list(zip(tokens[0].tolist(), values[0].tolist(), strict=True))
-    neighbours = zip(ids[0].tolist(), cosines[0].tolist(), strict=True)
+        tokens, logits = (one[0].numpy() for one in lens.extremes(sae.W_dec[latent : latent + 1], LOGITS, NONE_ID))
+        promoted, suppressed = (with_ids(tokens[half], logits[half]) for half in (slice(LOGITS), slice(LOGITS, None)))
     weights = {"encoder_norm": float(sae.W_enc[:, latent].norm()), "decoder_norm": float(sae.W_dec[latent].norm())}
     card = Card(
         latent=latent,
         windows=(),
         histogram=np.zeros(BINS, dtype=np.uint32),
         edges=histogram_edges(1.0),
-        promoted=tuple(one for one in logits[:LOGITS] if one[0] != NONE_ID),
-        suppressed=tuple(one for one in logits[LOGITS:] if one[0] != NONE_ID),
+        promoted=promoted,
+        suppressed=suppressed,
         coactive=(),
-        similar=tuple(one for one in neighbours if one[0] != NONE_ID),
+        similar=with_ids(ids[0], cosines[0]),
         columns=weights | {"encoder_bias": float(sae.b_enc[latent])},
         by_position={},
         by_role={},

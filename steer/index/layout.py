@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float32
+
 from steer.checks import require_whole
 from steer.errors import DataError
 
@@ -141,3 +144,21 @@ def shard_file(name: str, shard: range) -> str:
 def corpus_file(folder: Path, name: str) -> Path:
     """Path of an array of the corpus: ``tokens``, ``roles``, ``counts``, ``rows``, ``documents``, ``vocabulary``."""
     return folder / CORPUS / f"{name}.npy"
+
+
+def histogram_edges(top: float) -> Float32[np.ndarray, " edge"]:
+    """Limits of the histogram's bins: ``top`` is the upper end of the last, and each bin is 2^(1/4) wide."""
+    return (top * 2.0 ** ((np.arange(BINS + 1) - BINS) / BINS_PER_OCTAVE)).astype(np.float32)
+
+
+def position_names() -> list[str]:
+    """Names of the classes of positions: ``0``, ``1``, ``2-3``, ``4-7``, ... and an open one."""
+    names = ["0", "1", *(f"{2**k}-{2 ** (k + 1) - 1}" for k in range(1, POSITIONS - 2))]
+    return [*names, f"{2 ** (POSITIONS - 2)}-"]
+
+
+def check_latent(latent: int, d_sae: int, of: str = "index") -> None:
+    """Raise DataError unless ``latent`` is one of ``d_sae`` latents, from 0; ``of``: what has them, for the message."""
+    require_whole("latent", latent, DataError, least=0)
+    if latent >= d_sae:
+        raise DataError(f"Latent {latent} is out of range: the {of} has latents 0 to {d_sae - 1}.")

@@ -13,23 +13,20 @@ from saes import SAE
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.files import claimed
-from steer.index.card import Card, Window
+from steer.index.card import Card, windows_of, with_ids
 from steer.index.columns import Columns
 from steer.index.info import IndexInfo, check_files, check_model, check_sae, read_info
 from steer.index.labels import Label, Labels
 from steer.index.layout import (
-    BINS,
-    BINS_PER_OCTAVE,
     BUILT_COLUMNS,
     COLUMNS,
-    EMPTY,
     LOGITS,
-    NONE_ID,
-    POSITIONS,
     ROLES,
-    TOP,
     USER,
+    check_latent,
     corpus_file,
+    histogram_edges,
+    position_names,
 )
 from steer.index.render import Renderer
 from steer.index.shards import ShardedArray, mapped, open_arrays
@@ -140,18 +137,17 @@ class FeatureIndex:
         Raises:
             DataError: there is no such latent.
         """
-        self._check(latent)
+        check_latent(latent, self.d_sae)
         row = {name: array.row(latent) for name, array in self._arrays.items()}
-        logits = list(zip(row["logit_id"].tolist(), row["logit_v"].astype(np.float32).tolist(), strict=True))
         return Card(
             latent=latent,
-            windows=self._windows(row),
+            windows=windows_of(row, self._tokens, self._documents),
             histogram=np.array(row["hist"]),
             edges=histogram_edges(self.info.histogram_top),
-            promoted=tuple(one for one in logits[:LOGITS] if one[0] != NONE_ID),
-            suppressed=tuple(one for one in logits[LOGITS:] if one[0] != NONE_ID),
-            coactive=_pairs(row["coact_id"], row["coact_v"]),
-            similar=_pairs(row["decnn_id"], row["decnn_v"]),
+            promoted=with_ids(row["logit_id"][:LOGITS], row["logit_v"][:LOGITS]),
+            suppressed=with_ids(row["logit_id"][LOGITS:], row["logit_v"][LOGITS:]),
+            coactive=with_ids(row["coact_id"], row["coact_v"]),
+            similar=with_ids(row["decnn_id"], row["decnn_v"]),
             columns={name: float(self.columns[name][latent]) for name in self.columns},
             by_position=_shares(position_names(), row["pos_count"], self.info.position_counts),
             by_role=_shares(ROLES, row["role_count"], self.info.role_counts),
@@ -175,7 +171,7 @@ class FeatureIndex:
 
     def labels(self, latent: int) -> list[Label]:
         """Labels of a latent, in the order in which they were added."""
-        self._check(latent)
+        check_latent(latent, self.d_sae)
         return self._labels.of(latent)
 
     def all_labels(self) -> Iterable[Label]:
@@ -199,7 +195,7 @@ class FeatureIndex:
 
     def notes(self, latent: int) -> list[Note]:
         """The user's notes of a latent, oldest first."""
-        self._check(latent)
+        check_latent(latent, self.d_sae)
         return self.user.notes(latent)
 
     def add_note(self, latent: int, text: str) -> Note:
@@ -265,52 +261,10 @@ class FeatureIndex:
         order = np.lexsort((every, sign * value))[:limit]
         return list(zip(every[order].tolist(), value[order].tolist(), strict=True))
 
-    def _windows(self, row: Mapping[str, np.ndarray]) -> tuple[Window, ...]:
-        places = np.flatnonzero(row["ex_stratum"] != EMPTY)
-        starts, lengths = row["ex_off"][places].astype(np.int64), row["ex_len"][places].tolist()
-        peaks = row["ex_peak"][places]
-        documents = np.searchsorted(self._documents, starts + peaks, side="right") - 1
-        within = starts[:, None] + np.arange(self.info.window)
-        tokens = self._tokens[np.minimum(within, len(self._tokens) - 1)].astype(np.uint32)
-        activations = row["ex_act"][places] * row["ex_scale"]
-        rows = zip(
-            tokens,
-            activations,
-            lengths,
-            peaks.tolist(),
-            row["ex_max"][places].tolist(),
-            documents.tolist(),
-            starts.tolist(),
-            (row["ex_stratum"][places] - np.uint8(TOP)).tolist(),
-            strict=True,
-        )
-        return tuple(Window(ids[:length], own[:length], *rest) for ids, own, length, *rest in rows)
-
-    def _check(self, latent: int) -> None:
-        require_whole("latent", latent, DataError, least=0)
-        if latent >= self.d_sae:
-            raise DataError(f"Latent {latent} is out of range: the index has latents 0 to {self.d_sae - 1}.")
-
 
 def _renderer(folder: Path, info: IndexInfo) -> Renderer:
     table, offsets = (mapped(corpus_file(folder, name)) for name in ("vocabulary", "vocabulary_offsets"))
     return Renderer.of_table(table, offsets, info.provenance.get("rendering", "plain"))
-
-
-def histogram_edges(top: float) -> Shaped[np.ndarray, " edge"]:
-    """Limits of the histogram's bins: ``top`` is the upper end of the last, and each bin is 2^(1/4) wide."""
-    return (top * 2.0 ** ((np.arange(BINS + 1) - BINS) / BINS_PER_OCTAVE)).astype(np.float32)
-
-
-def position_names() -> list[str]:
-    """Names of the classes of positions: ``0``, ``1``, ``2-3``, ``4-7``, ... and an open one."""
-    names = ["0", "1", *(f"{2**k}-{2 ** (k + 1) - 1}" for k in range(1, POSITIONS - 2))]
-    return [*names, f"{2 ** (POSITIONS - 2)}-"]
-
-
-def _pairs(ids: np.ndarray, values: np.ndarray) -> tuple[tuple[int, float], ...]:
-    both = zip(ids.tolist(), values.astype(np.float32).tolist(), strict=True)
-    return tuple(one for one in both if one[0] != NONE_ID)
 
 
 def _shares(names: Iterable[str], counts: np.ndarray, of: Iterable[int]) -> dict[str, float]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.checks import require_whole
 from steer.errors import DataError, OutputError
 from steer.files import writing
+from steer.index.layout import check_latent
 
 _TABLES = """
 CREATE TABLE notes (id INTEGER PRIMARY KEY, latent INTEGER NOT NULL, text TEXT NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE tags (latent INTEGER NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (late
 CREATE TABLE lists (name TEXT NOT NULL, place INTEGER NOT NULL, latent INTEGER NOT NULL,
                                   PRIMARY KEY (name, latent));
 """
-_PATIENCE_S = 10.0  # that a writer waits for another
+_PATIENCE_S = 10.0  # that who reads or writes waits for another process
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class UserNotes:
             DataError: there is no such latent, or the text is empty.
             OutputError: the database cannot be written to.
         """
-        self._check(latent)
+        check_latent(latent, self._d_sae)
         at = time.time()
         with self._writing() as connection:
             made = connection.execute(
@@ -76,7 +76,7 @@ class UserNotes:
             DataError: there is no such latent, or the tag is empty.
             OutputError: the database cannot be written to.
         """
-        self._check(latent)
+        check_latent(latent, self._d_sae)
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO tags VALUES (?, ?)", (latent, _text(tag)))
 
@@ -102,7 +102,7 @@ class UserNotes:
             OutputError: the database cannot be written to.
         """
         for latent in latents:
-            self._check(latent)
+            check_latent(latent, self._d_sae)
         with self._writing() as connection:
             for latent in latents:
                 connection.execute(
@@ -125,11 +125,6 @@ class UserNotes:
             row[0] for row in self._read("SELECT latent FROM lists WHERE name = ? ORDER BY place", (storable(name),))
         ]
 
-    def _check(self, latent: int) -> None:
-        require_whole("A latent", latent, DataError, least=0)
-        if latent >= self._d_sae:
-            raise DataError(f"Latent {latent} is out of range: the index has latents 0 to {self._d_sae - 1}.")
-
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         if not self.path.exists():
             return []
@@ -137,6 +132,8 @@ class UserNotes:
             with closing(self._connected()) as connection:
                 return connection.execute(query, tuple(values)).fetchall()
         except sqlite3.Error as error:
+            if _held_by_another(error):
+                raise DataError(self._held()) from error
             raise DataError(f"{self.path} cannot be read: {error}. Move it away to begin a new one.") from error
 
     def _connected(self) -> sqlite3.Connection:
@@ -145,8 +142,9 @@ class UserNotes:
         try:
             connection = sqlite3.connect(f"{uri}rw", uri=True, timeout=_PATIENCE_S)
             connection.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.OperationalError:
-            if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+        except sqlite3.OperationalError as error:
+            writable = os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)
+            if writable or _held_by_another(error):
                 raise
             connection = sqlite3.connect(f"{uri}ro&immutable=1", uri=True)  # on a disk that cannot be written to
         return connection
@@ -174,7 +172,21 @@ class UserNotes:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
         except sqlite3.Error as error:
+            if _held_by_another(error):
+                raise OutputError(self._held()) from error
             raise OutputError(f"{self.path} cannot be written: {error}. Choose another place for the notes.") from error
+
+    def _held(self) -> str:
+        return (
+            f"Another process is writing to {self.path}, and has not finished within {_PATIENCE_S:g} seconds. Wait for "
+            "it, then try again."
+        )
+
+
+def _held_by_another(error: sqlite3.Error) -> bool:
+    """Whether the database is whole, and locked by another process."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest tells which lock
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def storable(text: str) -> str:

@@ -13,12 +13,12 @@ from steer.activations.reading import by_length
 from steer.checks import require_whole
 from steer.errors import DataError
 from steer.index.info import check_files
-from steer.index.layout import BUILT_COLUMNS, LOGITS, NONE_ID, corpus_file
+from steer.index.layout import LOGITS, NONE_ID, corpus_file
 from steer.index.neighbours import similar
 from steer.index.read import FeatureIndex
 from steer.index.shards import mapped
 from steer.index.tables import lens_of
-from steer.index.whole import count_differences, counted, inconsistent_columns
+from steer.index.verify_counts import count_differences, counts_again, inconsistent_columns
 from steer.models.lens import Lens
 from steer.models.model import LanguageModel
 from steer.models.site import Site
@@ -71,8 +71,6 @@ def verify(
     index = FeatureIndex.open(folder, sae, lm)
     with show.stage("hashes"):
         check_files(index.folder, index.info.files, contents=True)
-    if lacking := [name for name in BUILT_COLUMNS if name not in index.columns]:
-        raise DataError(f"{folder} lacks the column {lacking[0]}. Copy the index again, or build it again.")
     live = np.flatnonzero(index.columns["density"] > 0)
     if not len(live):
         raise DataError(f"No latent of {folder} fires on its text, so no card can be computed again.")
@@ -90,7 +88,7 @@ def verify(
     if whole:
         kind = next(lm.model.parameters()).dtype
         share = _SHARE if kind in _CLOSE else _COARSE_SHARE
-        found += count_differences(index, counted(index, lm, sae, show), share, _CLOSE.get(kind, _COARSE))
+        found += count_differences(index, counts_again(index, lm, sae, show), share, _CLOSE.get(kind, _COARSE))
     return Verified(tuple(picked), windows, tokens, tuple(found), index.d_sae if whole else 0)
 
 

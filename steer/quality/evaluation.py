@@ -1,6 +1,5 @@
 """All that is known of an SAE on a model: ``evaluate_sae`` reads downwards and gives one JSON object."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -15,6 +14,7 @@ from steer.activations.stream import placed_rows
 from steer.errors import DataError, PlanError
 from steer.evals.sets import load_prompts
 from steer.evals.stats import Floats, bootstrap, percentiles, resamples
+from steer.files import finite
 from steer.models.model import LanguageModel
 from steer.models.site import Site, check_written_after
 from steer.progress import Progress, Silent
@@ -197,12 +197,3 @@ def absorption_figures(found: Absorption, enough: int) -> dict[str, Any]:
         "probe_f1": found.probe_f1,
         "concepts": [asdict(one) for one in found.concepts],
     }
-
-
-def finite(value: Any) -> Any:
-    """The same as JSON data: what is not finite becomes None."""
-    if isinstance(value, dict):
-        return {str(name): finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,8 +22,9 @@ from steer.models.model import LanguageModel
 from steer.models.passes import Pass, positions_of
 from steer.models.site import Site
 from steer.models.tokens import Tokens
-from steer.search.counted import Counted
+from steer.search.policy import IndexPolicy
 
+MOST_STEPS = 10_000
 BATCH = 16  # rows whose pass is held for the gradient
 
 
@@ -35,7 +36,7 @@ def attributions(
     toward: int,
     against: int,
     steps: int | None = None,
-    policy: Counted | None = None,
+    policy: IndexPolicy | None = None,
 ) -> Float[np.ndarray, " d_sae"]:
     """Mean over prompts of what each latent adds to ``logit(toward) - logit(against)`` where the reply begins.
 
@@ -45,7 +46,8 @@ def attributions(
     whose sum over latents is, up to the steps' coarseness, what switching them all on adds.
 
     Raises:
-        DataError: there is no prompt, the tokens are one, ``steps`` is below 1, or this is a transcoder.
+        DataError: there is no prompt, the tokens are one, ``steps`` is below 1 or above
+            ``MOST_STEPS``, or this is a transcoder.
     """
     if not prompts:
         raise DataError("An attribution needs at least one prompt.")
@@ -53,6 +55,10 @@ def attributions(
         raise DataError(f"An attribution needs two tokens that differ, got {toward} twice.")
     if steps is not None:
         require_whole("steps", steps, DataError)
+        if steps > MOST_STEPS:
+            raise DataError(
+                f"steps must be at most {MOST_STEPS:,}, got {steps:,}: each is a pass of the model. Lower it."
+            )
     if sae.config.is_transcoder:
         raise DataError("Attribution is through an SAE that writes where it reads, and this is a transcoder.")
     held, rows = sae.on(lm.device), lm.prompt_ids(prompts)
@@ -69,7 +75,7 @@ def _of_batch(
     tokens: Tokens,
     pair: tuple[int, int],
     steps: int | None,
-    policy: Counted | None,
+    policy: IndexPolicy | None,
 ) -> Float[np.ndarray, " d_sae"]:
     """The sum over the rows of a batch."""
     x = lm.activations(tokens, [site])[site].float()

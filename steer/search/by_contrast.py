@@ -5,21 +5,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from saes import SAE
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.search.contrast import Contrasted, contrast
-from steer.search.counted import policy_of
 from steer.search.firing import firing
 from steer.search.indexed import Indexed
 from steer.search.parts import rows_of
+from steer.search.policy import policy_of
 from steer.search.pooled import pooled
 from steer.search.prompt_sets import distinct
 from steer.search.query import ContrastQuery
-from steer.search.ranked import Ranking
-from steer.search.stability import AMONG
+from steer.search.ranked import Allowed, Ranking
+from steer.search.resplits import AMONG
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def by_contrast(
     site: Site,
     asked: ContrastQuery,
     index: Indexed,
-    allowed: Bool[np.ndarray, " d_sae"] | None,
+    allowed: Allowed,
     depth: int,
 ) -> Compared:
     """All latents tested on two sets of prompts; those that fire more on the first are ranked.

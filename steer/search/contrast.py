@@ -8,15 +8,15 @@ from jaxtyping import Bool, Float, Int
 
 from steer.checks import require_finite, require_whole
 from steer.errors import DataError
-from steer.search.auc import auc_interval, ranks_within, stratified_auc
-from steer.search.permutation import Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
+from steer.search.auc import auc_interval, auc_within, ranks_within, stratified_auc
+from steer.search.permutation import LEVEL, Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
 from steer.search.pooled import Pooled
 from steer.search.ranked import rarity
-from steer.search.splits import HELD_FROM, Grouped, auc_on, grouped, held_out
-from steer.search.stability import found_again
+from steer.search.resplits import HELD_FROM, found_again, held_out
+from steer.search.strata import Strata, strata_of
 
 MOST_PERMUTATIONS = 100_000
-LEVEL = 0.05  # that the smallest possible p must be below
+MOST_RESPLITS = 10_000
 _BLOCK = 4096  # latents in memory as a dense matrix at a time
 _FIRING = 5  # prompts that a latent must fire on to be tested
 
@@ -26,7 +26,8 @@ class ContrastConfig:
     """How two sets of prompts are compared."""
 
     permutations: int = 1_000
-    """Exchanges of labels that every latent gets; those that few of them reach get up to ``MOST_PERMUTATIONS``."""
+    """Exchanges of labels that every latent gets; those that few of them reach get up to ``MOST_PERMUTATIONS``,
+    which is also the most that may be asked for."""
     fdr: float = 0.05
     """Latents are found at this false discovery rate; 1: all that fire more on the first set."""
     held_out_frac: float = 1 / 3
@@ -42,6 +43,9 @@ class ContrastConfig:
         require_whole("permutations", self.permutations, DataError, least=1_000)
         for name in ("resplits", "seed"):
             require_whole(name, getattr(self, name), DataError, least=0)
+        for name, most in (("permutations", MOST_PERMUTATIONS), ("resplits", MOST_RESPLITS)):
+            if (given := getattr(self, name)) > most:
+                raise DataError(f"{name} must be at most {most:,}, got {given:,}. Lower it: more would tell no more.")
         for name in ("fdr", "held_out_frac"):
             require_finite(name, getattr(self, name), DataError)
         if not 0 < self.fdr <= 1 or not 0 <= self.held_out_frac <= 0.5:
@@ -77,7 +81,7 @@ class Contrasted:
     held_high: Float[np.ndarray, " latent"]
     """95 % interval of it (Newcombe 2006), for each latent on its own."""
     stable: Float[np.ndarray, " latent"]
-    """Share of re-splits in which it is among the first (``steer.search.stability``); NaN where that is not known."""
+    """Share of re-splits in which it is among the first (``steer.search.resplits``); NaN where that is not known."""
     n: tuple[int, int]
     """Prompts of each set that latents were tested on."""
     n_held: tuple[int, int]
@@ -106,8 +110,7 @@ def contrast(
     Length: prompts are compared with those of similar length alone (``length_strata``), in the AUC, in the p-value and
     in the held-out AUC, so that a latent that fires more only because the prompts of a set are longer gains nothing.
     Firing frequency: ranks do not depend on a latent's scale, and the effect counts times the latent's ``rarity``, by
-    its
-    ``density`` in other text where that is given, else by the share of these prompts' tokens. Chance: p-values by
+    its ``density`` in other text where that is given, else by the share of these prompts' tokens. Chance: p-values by
     exchanging labels, false discovery rates over all latents tested. Latents that fire on fewer prompts than could
     tell are not tested; that choice does not see the labels.
 
@@ -117,33 +120,25 @@ def contrast(
     config = config or ContrastConfig()
     _check_sizes(int(first.sum()), int((~first).sum()))
     held = held_out(pooled.lengths, first, config.held_out_frac, config.seed)
-    found = grouped(~held, pooled.lengths, first, 2)
+    strata = strata_of(~held, pooled.lengths, first)
     notes = []
     if not held.any() and config.held_out_frac:
         notes.append(f"no held-out AUC: with fewer than {HELD_FROM} prompts in a set, the test needs them all.")
-    _check_strata(found, first, pooled.lengths, ~held)
-    n, unmatched = _counts(found.used, first), _counts(found.left, first)
+    _check_strata(strata, first, pooled.lengths, ~held)
+    n, unmatched = _counts(strata.used, first), _counts(strata.left, first)
     if sum(unmatched):
         notes.append(
             f"{unmatched[0]} of the first set's prompts and {unmatched[1]} of the second's have none of their length "
-            f"in "
-            "the other set, and took no part: length alone would tell them apart."
+            "in the other set, and took no part: length alone would tell them apart."
         )
-    latents = _tested(pooled, found.used, min(_FIRING, *n))
+    latents = _tested(pooled, strata.used, min(_FIRING, *n))
     if not len(latents):
         raise DataError("No latent fires on enough of these prompts to be tested. Give more, or look at another part.")
-    permuted = Permutations(first, found.strata, config.permutations, MOST_PERMUTATIONS, config.seed)
-    parts = [_block(pooled, first, found, block, permuted) for block in _blocks(latents)]
+    permuted = Permutations(first, strata.groups, config.permutations, MOST_PERMUTATIONS, config.seed)
+    parts = [_block(pooled, first, strata, block, permuted) for block in _blocks(latents)]
     auc, difference, rate_first, rate_second = (np.concatenate(one) for one in zip(*parts, strict=True))
     p, _ = permuted.ps()
-    if (needed := least_p(first, found.strata)) > config.fdr / len(latents):
-        enough = prompts_needed(config.fdr, len(latents))
-        notes.append(
-            f"the smallest p possible with these prompts is {needed:.2g}: for one latent alone to be found among "
-            f"{len(latents):,} at a false discovery rate of {config.fdr:g}, each set needs about {enough} prompts of "
-            f"one "
-            "length."
-        )
+    notes += _too_few(least_p(first, strata.groups), config.fdr, len(latents))
     effect = 2 * auc - 1
     weight = (
         rarity(pooled.density if density is None else density)[latents] if config.by_rarity else np.ones(len(latents))
@@ -157,28 +152,38 @@ def contrast(
         stable=found_again(
             pooled, first, latents, score, weight, config.held_out_frac, config.resplits, config.seed
         ),
-        n=n, n_held=n_held, unmatched=unmatched, strata=len(found.strata), notes=tuple(notes),
+        n=n, n_held=n_held, unmatched=unmatched, strata=len(strata.groups), notes=tuple(notes),
     )  # fmt: skip
+
+
+def _too_few(least: float, fdr: float, tested: int) -> list[str]:
+    """A note where no single latent could be found, however well it tells the sets apart."""
+    if least <= fdr / tested:
+        return []
+    return [
+        f"the smallest p possible with these prompts is {least:.2g}: for one latent alone to be found among "
+        f"{tested:,} at a false discovery rate of {fdr:g}, each set needs about {prompts_needed(fdr, tested)} prompts "
+        "of one length."
+    ]
 
 
 def _check_sizes(n_first: int, n_second: int) -> None:
     if not n_first or not n_second:
         raise DataError(f"Both sets need prompts: got {n_first} and {n_second}.")
-    if min(n_first, n_second) < (needed := prompts_needed(LEVEL)):
+    if min(n_first, n_second) < (needed := prompts_needed()):
         raise DataError(
             f"A contrast needs at least {needed} prompts in each set, got {n_first} and {n_second}: with fewer, no "
             f"difference could have a p-value below {LEVEL}."
         )
 
 
-def _check_strata(found: Grouped, first: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> None:
-    if least_p(first, found.strata) <= LEVEL:
+def _check_strata(strata: Strata, first: np.ndarray, lengths: np.ndarray, part: np.ndarray) -> None:
+    if least_p(first, strata.groups) <= LEVEL:
         return
     ends = [f"{lengths[part & one].min()} to {lengths[part & one].max()}" for one in (first, ~first)]
     raise DataError(
         f"The lengths of the two sets' prompts overlap too little to tell anything from length: {ends[0]} and "
-        f"{ends[1]} "
-        f"tokens. At least {prompts_needed(LEVEL)} prompts of each set must be about as long as ones of the other."
+        f"{ends[1]} tokens. At least {prompts_needed()} prompts of each set must be about as long as ones of the other."
     )
 
 
@@ -190,29 +195,29 @@ def _tested(pooled: Pooled, used: Int[np.ndarray, " _"], least: int) -> Int[np.n
 def _block(
     pooled: Pooled,
     first: Bool[np.ndarray, " prompt"],
-    found: Grouped,
+    strata: Strata,
     latents: Int[np.ndarray, " latent"],
     permuted: Permutations,
 ) -> tuple[np.ndarray, ...]:
     """AUC, difference and firing in each set of some latents, which are handed on to the permutations."""
     values = pooled.dense(latents)
-    ranks = ranks_within(values, found.strata)
-    permuted.add(weighted_ranks(ranks, found.strata))
-    ones, others = found.used[first[found.used]], found.used[~first[found.used]]
+    ranks = ranks_within(values, strata.groups)
+    permuted.add(weighted_ranks(ranks, strata.groups))
+    ones, others = strata.used[first[strata.used]], strata.used[~first[strata.used]]
     difference = values[ones].mean(0) - values[others].mean(0)
-    auc = stratified_auc(ranks, first, found.strata)
+    auc = stratified_auc(ranks, first, strata.groups)
     return auc, difference, (values[ones] > 0).mean(0), (values[others] > 0).mean(0)
 
 
 def _held_auc(
     pooled: Pooled, first: np.ndarray, held: Bool[np.ndarray, " prompt"], latents: Int[np.ndarray, " latent"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]]:
-    found = grouped(held, pooled.lengths, first, 1)
+    strata = strata_of(held, pooled.lengths, first, 1)
     nothing = np.full(len(latents), np.nan)
-    if not found.strata:
+    if not strata.groups:
         return nothing, nothing, nothing, (0, 0)
-    n = _counts(found.used, first)
-    auc = np.concatenate([auc_on(pooled.dense(block), first, found) for block in _blocks(latents)])
+    n = _counts(strata.used, first)
+    auc = np.concatenate([auc_within(pooled.dense(block), first, strata.groups) for block in _blocks(latents)])
     return auc, *auc_interval(auc, *n), n
 
 

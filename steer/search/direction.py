@@ -1,16 +1,16 @@
 """Latents that write along a direction of the residual stream: cosines with all decoder rows, block by block.
 
-``Directions`` answers many questions of one decoder fast: it holds the rows at length one in bfloat16, half the memory
-to read, and computes again exactly all that rounding could have put among the first.
+``Directions`` answers many questions of one decoder fast: it holds the rows in bfloat16, half the memory to read, and
+computes again exactly all that rounding could have put among the first.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch import Tensor
 from saes import SAE
 from steer.checks import require_whole
 from steer.errors import DataError
+from steer.files import read_ordinary
+from steer.search.ranked import best_first
 
 BLOCK_ROWS = 16_384  # of the decoder at a time: what is cast to float32 stays small
 _ROUNDING = 2.0**-9  # of a number in bfloat16, relative
@@ -44,27 +46,7 @@ def along(
     """
     unit = _unit(decoder, direction)
     dots = torch.cat([part.float() @ unit for part in decoder.detach().split(BLOCK_ROWS)])
-    norms = row_norms(decoder) if norms is None else norms
-    return torch.where(norms > 0, dots / norms.clamp(min=torch.finfo(torch.float32).tiny), dots.new_zeros(()))
-
-
-def nearest(
-    decoder: Float[Tensor, "d_sae d_model"],
-    direction: Float[Tensor, " width"],
-    limit: int = 20,
-    norms: Float[Tensor, " d_sae"] | None = None,
-    leave_out: Sequence[int] = (),
-) -> list[tuple[int, float]]:
-    """The latents whose decoder rows have the largest cosine with a direction, the largest first.
-
-    Raises:
-        DataError: see ``along``; or ``limit`` is below 1.
-    """
-    require_whole("limit", limit, DataError)
-    cosines = along(decoder, direction, norms)
-    cosines[list(leave_out)] = -torch.inf
-    found = cosines.topk(min(limit, len(cosines) - len(set(leave_out))))
-    return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+    return _over(row_norms(decoder) if norms is None else norms, dots)
 
 
 @dataclass(frozen=True)
@@ -74,40 +56,49 @@ class Directions:
     decoder: Float[Tensor, "d_sae d_model"]
     norms: Float[Tensor, " d_sae"]
     rows: Float[Tensor, "d_sae d_model"]
-    """The decoder's rows at length one, in bfloat16; zeros stay zeros."""
+    """The decoder in bfloat16."""
 
     @classmethod
-    def of(cls, decoder: Float[Tensor, "d_sae d_model"]) -> "Directions":
-        """Takes twice ``d_sae * d_model`` bytes besides the decoder."""
-        norms = row_norms(decoder)
-        rows = torch.empty(decoder.shape, dtype=torch.bfloat16, device=decoder.device)
-        for first in range(0, len(decoder), BLOCK_ROWS):
-            here = slice(first, first + BLOCK_ROWS)
-            rows[here] = decoder.detach()[here].float() / norms[here, None].clamp(min=torch.finfo(torch.float32).tiny)
-        return cls(decoder.detach(), norms, rows)
+    def of(cls, decoder: Float[Tensor, "d_sae d_model"], norms: Float[Tensor, " d_sae"] | None = None) -> "Directions":
+        """Takes twice ``d_sae * d_model`` bytes besides the decoder, unless that is in bfloat16 already.
 
+        ``norms`` are those of ``row_norms``; None: they are computed.
+        """
+        decoder = decoder.detach()
+        return cls(decoder, row_norms(decoder) if norms is None else norms, decoder.to(torch.bfloat16))
+
+    @torch.no_grad()
     def nearest(
-        self, direction: Float[Tensor, " width"], limit: int = 20, leave_out: Sequence[int] = ()
-    ) -> list[tuple[int, float]]:
-        """What the function ``nearest`` gives.
+        self,
+        direction: Float[Tensor, " width"],
+        limit: int = 20,
+        allowed: Bool[np.ndarray, " d_sae"] | None = None,
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """The latents, of those ``allowed``, with the largest positive cosines, and these, the largest first.
 
-        A cosine from rows and a direction in bfloat16 is off by at most two roundings of the products, whose sizes sum
-        to at most 1, and one of the sum. So no latent further below the ``limit``-th than twice that can be among the
-        first, and the others are computed again.
+        They are what ``along`` gives for all of them. A cosine from rows and a direction in bfloat16 is off by at most
+        two roundings of the products, whose sizes sum to at most 1, and one of the sum. So no latent further below the
+        ``limit``-th than twice that can be among the first, and the others are computed again.
 
         Raises:
             DataError: see ``along``; or ``limit`` is below 1.
         """
         require_whole("limit", limit, DataError)
         unit = _unit(self.decoder, direction)
-        rough = (self.rows @ unit.to(torch.bfloat16)).float()
-        rough[list(leave_out)] = -torch.inf
-        last = rough.topk(min(limit, len(rough) - len(set(leave_out)))).values[-1]
+        rough = _over(self.norms, (self.rows @ unit.to(torch.bfloat16)).float())
+        if allowed is not None:
+            rough[~torch.from_numpy(allowed).to(rough.device)] = -torch.inf
+        last = rough.topk(min(limit, len(rough))).values[-1]
         slack = 2 * (3 * _ROUNDING + _ROUNDING**2 + 1e-4)  # 1e-4: sums in float32 of thousands of products
-        near = (rough >= last - slack).nonzero().squeeze(1)
-        exact = along(self.decoder[near], direction, self.norms[near])
-        found = exact.topk(min(limit, len(near)))
-        return list(zip(near[found.indices].tolist(), found.values.tolist(), strict=True))
+        near = (rough >= (last - slack).clamp(min=-slack)).nonzero().squeeze(1)
+        exact = along(self.decoder[near], direction, self.norms[near]).cpu().numpy().astype(np.float64)
+        order = best_first(exact, None, limit)
+        return near.cpu().numpy()[order], exact[order]
+
+
+def _over(norms: Float[Tensor, " row"], dots: Float[Tensor, " row"]) -> Float[Tensor, " row"]:
+    """Products with rows as cosines; 0 for a row of zeros."""
+    return torch.where(norms > 0, dots / norms.clamp(min=torch.finfo(torch.float32).tiny), dots.new_zeros(()))
 
 
 def _unit(decoder: Float[Tensor, "d_sae d_model"], direction: Float[Tensor, " width"]) -> Float[Tensor, " d_model"]:
@@ -146,10 +137,9 @@ def read_direction(path: str | Path, name: str | None = None) -> Float[Tensor, "
         DataError: the file cannot be read, or holds not one such vector.
     """
     path = Path(path)
+    data = read_ordinary(path)
     try:
-        tensors = from_safetensors(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"The direction in {path} cannot be read: {error.strerror or error}.") from error
+        tensors = from_safetensors(data)
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path} is no safetensors file ({error}).") from error
     vectors = {key: tensor.squeeze() for key, tensor in tensors.items() if tensor.squeeze().ndim == 1}

@@ -12,8 +12,8 @@ from steer.checks import hint
 from steer.errors import DataError
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_ONE = re.compile(rf"\s*([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>|=)\s*({_NUMBER})\s*")
-_RANGE = re.compile(rf"\s*({_NUMBER})\s*(<=|<)\s*([A-Za-z_]\w*)\s*(<=|<)\s*({_NUMBER})\s*")
+_ONE = re.compile(rf"\s*([A-Za-z_]\w*)\s*(<=|>=|==|!=|<|>|=)\s*({_NUMBER})\s*", re.ASCII)
+_RANGE = re.compile(rf"\s*({_NUMBER})\s*(<=|<)\s*([A-Za-z_]\w*)\s*(<=|<)\s*({_NUMBER})\s*", re.ASCII)
 _COMPARE: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -57,8 +57,7 @@ def parse_filter(text: str) -> tuple[Condition, ...] | bool:
         return Condition(column, _MIRRORED[sign], float(low)), Condition(column, other, float(high))
     raise DataError(
         f"Cannot read the filter {text!r}: expected COLUMN<NUMBER (or <=, >, >=, =, !=), NUMBER<COLUMN<NUMBER, label, "
-        f"or "
-        "no-label."
+        "or no-label."
     )
 
 

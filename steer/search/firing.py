@@ -12,15 +12,17 @@ from steer.errors import DataError
 from steer.models.batches import batches_of
 from steer.models.model import LanguageModel
 from steer.models.site import Site
-from steer.search.counted import Counted
 from steer.search.parts import Row
+from steer.search.policy import IndexPolicy
 from steer.search.pooled import Fired
 
 BATCH = 64  # rows
 PRE_ACTIVATIONS = 2**26  # in memory at a time: 256 MiB in float32
 
 
-def firing(lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Row], policy: Counted | None = None) -> list[Fired]:
+def firing(
+    lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Row], policy: IndexPolicy | None = None
+) -> list[Fired]:
     """For each row, what fires on the tokens that count: those of its part that the ``policy`` leaves (None: all).
 
     Raises:
@@ -42,7 +44,7 @@ def firing(lm: LanguageModel, sae: SAE, site: Site, rows: Sequence[Row], policy:
     return [found[i] for i in range(len(rows))]
 
 
-def _mask(row: Row, x: Float[Tensor, "token d_in"], policy: Counted | None, number: int) -> Bool[Tensor, " token"]:
+def _mask(row: Row, x: Float[Tensor, "token d_in"], policy: IndexPolicy | None, number: int) -> Bool[Tensor, " token"]:
     asked = torch.from_numpy(row.counted).to(x.device)
     if policy is None:
         return asked

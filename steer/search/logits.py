@@ -28,8 +28,7 @@ def token_id(lm: LanguageModel, token: str | int) -> int:
         parts = ", ".join(f"{lm.tokenizer.decode([one])!r} ({one})" for one in ids)
         raise DataError(
             f"{token!r} is {len(ids)} tokens of this model: {parts}. Give one of them, by its text or by its number, "
-            f"such "
-            f"as #{ids[0] if ids else 0}."
+            f"such as #{ids[0] if ids else 0}."
         )
     return ids[0]
 

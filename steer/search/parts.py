@@ -15,7 +15,7 @@ from steer.models.roles import message_spans, token_roles
 
 PARTS = ("whole", "prompt", "reply", "last", "system", "user", "assistant")
 REPLY_TOKENS = 32
-_CHARACTERS = re.compile(r"(\d{1,9}):(\d{1,9})")
+_CHARACTERS = re.compile(r"(\d{1,9}):(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ def check_part(part: str) -> None:
     if part not in PARTS and (match is None or int(match[1]) >= int(match[2])):
         raise DataError(
             f"The part {part!r} of a conversation is unknown: expected one of {', '.join(PARTS)}, or characters "
-            f"FROM:TO of "
-            "its last message, such as 10:25."
+            "FROM:TO of its last message, such as 10:25."
         )
 
 
@@ -128,8 +127,7 @@ def _places(lm: LanguageModel, text: str, special_tokens: bool) -> list[tuple[in
     if not getattr(lm.tokenizer, "is_fast", False):
         raise DataError(
             f"A {type(lm.tokenizer).__name__} does not tell where in the text its tokens lie, which parts of "
-            f"conversations "
-            "need. Search on the whole."
+            "conversations need. Search on the whole."
         )
     found: list[tuple[int, int]] = lm.tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)[
         "offset_mapping"

@@ -12,7 +12,7 @@ GROWTH = 10  # times as many permutations in each further look
 FEW = 10  # permutations as extreme as the labels themselves, below which a latent is looked at again
 _BLOCK = 2**21  # sums held at a time: 8 MiB
 _ROUNDING = 2e-5  # of sums in float32
-_LEVEL = 0.05
+LEVEL = 0.05  # that the smallest possible p must be below
 
 
 def weighted_ranks(
@@ -106,7 +106,7 @@ def least_p(first: Bool[np.ndarray, " prompt"], strata: Sequence[Int[np.ndarray,
     return min(1.0, 2 / ways)
 
 
-def prompts_needed(level: float = _LEVEL, tests: int = 1) -> int:
+def prompts_needed(level: float = LEVEL, tests: int = 1) -> int:
     """Prompts of each set, all of one length, with which a p-value of ``level / tests`` can be reached at all."""
     n = 1
     while log(2) - log(comb(2 * n, n)) > log(level) - log(tests):

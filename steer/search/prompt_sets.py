@@ -1,11 +1,12 @@
 """Sets of prompts from files, and what is odd about two of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steer.errors import DataError
-from steer.files import read_lines
+from steer.files import numbered_rows, read_ordinary
 from steer.models.chat import Conversation, as_conversation, as_conversations
 
 Prompts = Sequence[str | Conversation]
@@ -20,26 +21,35 @@ def read_prompts(path: str | Path) -> list[str | Conversation]:
         DataError: the file cannot be read, a line of it is something else, or it holds no prompt.
     """
     path = Path(path)
-    found: list[str | Conversation] = []
+    data = read_ordinary(path)
+    found: list[str | Conversation]
     if path.suffix == ".jsonl":
-        for number, row in enumerate(read_lines(path, whole=True), start=1):
-            value = next((row[name] for name in ("messages", "prompt", "text") if name in row), None)
-            if not isinstance(value, str | list):
-                raise DataError(
-                    f"{path}, object {number}: expected messages, prompt or text, got {', '.join(row) or 'nothing'}."
-                )
-            found.append(value)
+        found = [_prompt_of(row, f"{path}, line {number}") for number, row in numbered_rows(data, path, whole=True)]
     else:
         try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")  # a mark of the byte order is no part of a prompt
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+            text = data.decode("utf-8-sig")  # a mark of the byte order is no part of a prompt
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is no text in UTF-8 ({error}).") from error
+        lines = text.replace("\r", "\n").split("\n")  # not splitlines: U+2028 may stand in a prompt
         found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise DataError(f"{path} holds no prompt.")
     return found
+
+
+def _prompt_of(row: Mapping[str, Any], where: str) -> str | Conversation:
+    """The prompt in an object of a ``.jsonl``; ``where`` names file and line in errors."""
+    name = next((name for name in ("messages", "prompt", "text") if name in row), None)
+    if name is None:
+        raise DataError(f"{where}: expected messages, prompt or text, got {', '.join(row) or 'nothing'}.")
+    value = row[name]
+    if isinstance(value, str) and not value.strip():
+        raise DataError(f"{where}: the {name} is empty. Give it words, or take the line out.")
+    try:
+        conversation = as_conversation(value)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return value if isinstance(value, str) else conversation
 
 
 def read_conversation(path: str | Path) -> Conversation:
@@ -49,16 +59,18 @@ def read_conversation(path: str | Path) -> Conversation:
         DataError: the file cannot be read, or holds something else.
     """
     path = Path(path)
+    data = read_ordinary(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+        held = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}).") from error
-    messages = data.get("messages") if isinstance(data, dict) else data
+    messages = held.get("messages") if isinstance(held, dict) else held
     if not isinstance(messages, list):
         raise DataError(f"{path} must hold a list of messages, got {type(messages).__name__}.")
-    return as_conversation(messages)
+    try:
+        return as_conversation(messages)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def distinct(first: Prompts, second: Prompts) -> tuple[list[Conversation], list[Conversation], list[str]]:

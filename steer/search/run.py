@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from saes import SAE
@@ -13,26 +13,27 @@ from steer.errors import DataError
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.search.attribution import attributions
+from steer.search.by_column import by_column
 from steer.search.by_contrast import by_contrast
-from steer.search.counted import Counted
-from steer.search.decoders import cosines
+from steer.search.by_meaning import by_meaning
+from steer.search.by_prompt import by_prompt
+from steer.search.by_token import Pushes, by_listed_token, by_token
+from steer.search.by_words import by_words
+from steer.search.decoders import nearest
 from steer.search.direction import read_direction, row_of
 from steer.search.filters import allowed as allowed_by
 from steer.search.fuse import fused
 from steer.search.hits import SearchResult
 from steer.search.indexed import Indexed
-from steer.search.lists import by_column, by_listed_token, by_meaning, by_words
-from steer.search.logits import first_token, promotes
+from steer.search.logits import first_token
 from steer.search.meaning import Embedder
-from steer.search.prompt import by_prompt
+from steer.search.policy import IndexPolicy
 from steer.search.prompt_sets import distinct
 from steer.search.query import AttributionQuery, Query
-from steer.search.ranked import Ranking, best_first
+from steer.search.ranked import Ranking, ranked
 from steer.search.token_text import listed_token, token_meant
 from steer.steering.directions import refusal_direction
 from steer.steering.latents import check_width, site_of
-
-Allowed = Bool[np.ndarray, " d_sae"] | None
 
 
 def search(
@@ -123,12 +124,12 @@ class _Search:
         return ranking
 
     def promotes(self) -> Ranking:
-        return self._token("promotes", self.query.promotes, 1.0)
+        return self._token("promotes", self.query.promotes)
 
     def suppresses(self) -> Ranking:
-        return self._token("suppresses", self.query.suppresses, -1.0)
+        return self._token("suppresses", self.query.suppresses)
 
-    def _token(self, kind: Any, token: str | int | None, sign: float) -> Ranking:
+    def _token(self, kind: Pushes, token: str | int | None) -> Ranking:
         """By the logit lens over all latents; without a model and SAE, by the lists that the index keeps."""
         assert token is not None
         alone = self._lm is None or self._sae is None
@@ -139,10 +140,7 @@ class _Search:
         self.about[kind] = {"token": number, "text": self.index.renderer.text([number]), "of_all_latents": not alone}
         if alone:
             return by_listed_token(self.index, kind, number, shown, self.allowed, self.query.depth)
-        scores = sign * _numbers(promotes(self.lm, self.sae, number))
-        return self._dense(
-            kind, scores, "cosine", lambda score: f"{kind} {shown}: cosine {score:.3f} by the logit lens"
-        )
+        return by_token(self.lm, self.sae, kind, number, shown, self.allowed, self.query.depth)
 
     def prompt(self) -> Ranking:
         assert self.query.prompt is not None
@@ -192,12 +190,13 @@ class _Search:
         assert asked is not None
         toward, against = (first_token(self.lm, one) for one in (asked.toward, asked.against))
         scores = attributions(
-            self.lm, self.sae, self.site, asked.prompts, toward, against, asked.steps, Counted.of(self.index)
+            self.lm, self.sae, self.site, asked.prompts, toward, against, asked.steps, IndexPolicy.of(self.index)
         )
         shown = [self._shown(one) for one in (toward, against)]
         self.about["attribution"] = _told_attribution(asked, toward, against)
         text = f"logit {shown[0]} - logit {shown[1]}"
-        return self._dense("attribution", scores, "logits", lambda score: f"adds {score:+.3g} to {text}")
+        depth = self.query.depth
+        return ranked("attribution", scores, "logits", lambda one: f"adds {one:+.3g} to {text}", self.allowed, depth)
 
     def _shown(self, token: int) -> str:
         return repr(self.index.renderer.text([token]))
@@ -207,17 +206,20 @@ class _Search:
         return by_column(self.index, str(self.query.by), self.allowed, self.query.depth)
 
     def _along(self, kind: str, direction: Float[Tensor, " width"], text: str, leave_out: int | None = None) -> Ranking:
-        scores = cosines(self.sae, direction)
+        allowed = self.allowed
         if leave_out is not None:
-            scores[leave_out] = 0.0
-        return self._dense(kind, scores, "cosine", lambda score: f"{text}: cosine {score:.3f}")
-
-    def _dense(
-        self, kind: str, scores: Float[np.ndarray, " d_sae"], figure: str, says: Callable[[float], str]
-    ) -> Ranking:
-        latents = best_first(scores, self.allowed, self.query.depth)
+            allowed = np.ones(self.index.d_sae, dtype=bool) if allowed is None else allowed.copy()
+            allowed[leave_out] = False
+        # alone it is not fused with anything, which is what a deep ranking is for
+        depth = self.query.depth if len(self.query.asked) > 1 else min(self.query.depth, self.query.limit)
+        latents, cosines = nearest(self.sae, direction, depth, allowed)
         return Ranking(
-            kind, latents, scores[latents], figure, lambda place: says(float(scores[latents[place]])), len(scores)
+            kind,
+            latents,
+            cosines,
+            "cosine",
+            lambda place: f"{text}: cosine {cosines[place]:.3f}",
+            self.index.d_sae,
         )
 
 
@@ -239,10 +241,6 @@ _RANK: dict[str, Callable[[_Search], Ranking]] = {
 def _told_attribution(asked: AttributionQuery, toward: int, against: int) -> dict[str, Any]:
     method = "gradient x activation" if asked.steps is None else "integrated gradients"
     return {"method": method, "steps": asked.steps, "toward": toward, "against": against, "prompts": len(asked.prompts)}
-
-
-def _numbers(tensor: Float[Tensor, " d_sae"]) -> Float[np.ndarray, " d_sae"]:
-    return tensor.cpu().numpy().astype(np.float64)
 
 
 def _from_file(given: str) -> Any:

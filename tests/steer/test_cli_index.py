@@ -157,13 +157,37 @@ def test_a_card_is_drawn_and_given_as_json(places, capsys):
 def test_a_card_of_a_damaged_index_is_drawn_without_what_is_lost(places, capsys, tmp_path):
     shutil.copytree(places / "index", tmp_path / "index")
     live = int(np.load(places / "index" / "columns" / "density.npy").argmax())
-    (tmp_path / "index" / "columns" / "max.npy").unlink()
-    assert "lacks the column max" in said(capsys, 2, "index", "verify", tmp_path / "index", "embedded", places / "sae")
     histogram = tmp_path / "index" / "latents" / "hist.00000000.npy"
     np.save(histogram, np.zeros_like(np.load(histogram)))
     told = said(capsys, 0, "show", tmp_path / "index", live)
     assert " top " in told
     assert "activations" not in told
+
+
+def test_what_is_not_finite_in_a_damaged_index_is_null(places, capsys, tmp_path):
+    def no_json(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    folder = tmp_path / "index"
+    shutil.copytree(places / "index", folder)
+    live = int(np.load(folder / "columns" / "density.npy").argmax())
+    for name, value in (("ex_max", np.nan), ("ex_scale", np.inf), ("logit_v", np.nan), ("coact_v", -np.inf)):
+        path = folder / "latents" / f"{name}.00000000.npy"
+        values = np.full_like(np.load(path), value)
+        path.unlink()
+        np.save(path, values)
+    card = json.loads(said(capsys, 0, "show", folder, live, "--json"), parse_constant=no_json)
+    assert card["windows"][0]["max"] is None
+    assert card["promoted"][0]["logit"] is None
+    assert card["coactive"][0]["cosine"] is None
+    assert card["columns"]["max"] > 0
+    token = f"#{card['promoted'][0]['token']}"
+    found = json.loads(said(capsys, 0, "search", folder, "--promotes", token, "--json"), parse_constant=no_json)
+    assert found["hits"][0]["reasons"][0]["score"] is None
+    made_by = folder / "columns" / "max.json"
+    made_by.write_text('{"by": "somebody", "threshold": NaN}', encoding="utf-8")
+    info = json.loads(said(capsys, 0, "index", "info", folder, "--json"), parse_constant=no_json)
+    assert info["columns"]["max"] == {"by": "somebody", "threshold": None}
 
 
 def test_a_latent_that_never_fires_says_so(places, capsys):

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 import saes
+from steer.cli import search_asked
 from steer.cli.app import run
 from steer.index.labels import Label
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.models.load import load_model
+from steer.search.attribution import MOST_STEPS
+from steer.search.contrast import MOST_PERMUTATIONS, MOST_RESPLITS
 from tests.conftest import D_MODEL, random_sae, tiny_model
 
 HOSTILE = "<script>alert(1)</script> [bold]=1+1 :smile: \u202eevil"
@@ -143,6 +147,13 @@ def test_a_conversation_from_a_file(made, capsys):
         (["--words", "a", "--weight", "words"], "PART=NUMBER"),
         (["--words", "a", "--weight", "word=1"], "Did you mean words"),
         (["--like", "96"], "out of range"),
+        (["--promotes", ""], "an empty text after --promotes is no token"),
+        (["--words", "a", "--filter", "max>\uff15"], "Cannot read the filter"),
+        (["--prompt", "a", "--part", "\uff11:\uff15"], "is unknown"),
+        (["--contrast", "/dev/zero", "b.txt"], "/dev/zero cannot be read: it is a device or a pipe"),
+        (["--contrast", "a.txt", "b.txt", "--permutations", "100000000000"], "less than or equal to 100000"),
+        (["--contrast", "a.txt", "b.txt", "--resplits", "100000000000"], "less than or equal to 10000"),
+        (["--attribute", "a", "b", "--prompt", "a", "--steps", "100000000000"], "less than or equal to 10000"),
         (["--promotes", "xyz"], "3 tokens"),
         (["--promotes", "#" + "9" * 5000], "tokens of this model"),
         (["--words", "a", "--html", "z" * 300], "File name too long"),
@@ -180,3 +191,15 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--contrast" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "most"),
+    [
+        (search_asked.Permutations, MOST_PERMUTATIONS),
+        (search_asked.Resplits, MOST_RESPLITS),
+        (search_asked.Steps, MOST_STEPS),
+    ],
+)
+def test_limits_of_options_are_those_of_the_search(option, most):
+    assert get_args(option)[1].max == most  # written twice, since --help imports no search

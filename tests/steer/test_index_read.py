@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +12,15 @@ import pytest
 import torch
 
 import steer.index.labels as labels_module
+import steer.index.user as user_module
 import steer.index.words as words_module
 from steer.errors import DataError, IndexMismatchError, OutputError
 from steer.index.info import read_info, write_info
 from steer.index.labels import BUILT_WITHOUT_FTS5, NO_FTS5, Label
-from steer.index.layout import Sizes, bytes_per_latent, index_bytes
-from steer.index.read import FeatureIndex, position_names
+from steer.index.layout import Sizes, bytes_per_latent, index_bytes, position_names
+from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
-from steer.search.direction import Directions, along, nearest
+from steer.search.direction import Directions, along
 from tests.conftest import random_sae
 
 D_SAE = 120
@@ -222,6 +225,22 @@ def test_notes_may_lie_elsewhere(index, tmp_path):
         FeatureIndex.open(index.folder, user=tmp_path / "no" / "mine.sqlite").add_note(1, "x")
 
 
+def test_notes_that_another_process_holds_are_to_be_tried_again(index, monkeypatch):
+    monkeypatch.setattr(user_module, "_PATIENCE_S", 0.05)
+    index.add_note(3, "mine")
+    with closing(sqlite3.connect(index.user.path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        for error, work in ((DataError, lambda: index.notes(3)), (OutputError, lambda: index.add_note(3, "x"))):
+            with pytest.raises(error, match=r"Another process is writing to .*user\.sqlite.* try again"):
+                work()
+        other.execute("ROLLBACK")
+    assert [note.text for note in index.notes(3)] == ["mine"]
+    index.user.path.write_bytes(b"no database" * 100)
+    with pytest.raises(DataError, match="Move it away"):
+        index.notes(3)
+
+
 def test_two_processes_read_while_a_third_adds_notes(index):
     def work(writes):
         own = FeatureIndex.open(index.folder)
@@ -313,16 +332,16 @@ def test_cosines_with_a_direction_are_those_of_torch_in_double():
     direction = torch.randn(24, generator=torch.Generator().manual_seed(1))
     expected = torch.nn.functional.cosine_similarity(decoder.double(), direction.double()[None], dim=-1)
     assert torch.allclose(along(decoder, direction).double(), expected, atol=1e-6)
-    best = nearest(decoder, direction, 5, leave_out=[int(expected.argmax())])
-    kept = expected.clone()
-    kept[expected.argmax()] = -2
-    assert [latent for latent, _ in best] == kept.topk(5).indices.tolist()
-    ready = Directions.of(decoder)
-    for seed in range(20):
-        other = torch.randn(24, generator=torch.Generator().manual_seed(100 + seed))
-        found, expected = ready.nearest(other, 7, leave_out=[3]), nearest(decoder, other, 7, leave_out=[3])
-        assert [latent for latent, _ in found] == [latent for latent, _ in expected]
-        assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-6)
+    for ready in (Directions.of(decoder), Directions.of(decoder.half()), Directions.of(decoder.bfloat16())):
+        for seed in range(20):
+            other = torch.randn(24, generator=torch.Generator().manual_seed(100 + seed))
+            allowed = np.arange(700) % 5 != seed % 5
+            exact = along(ready.decoder, other).numpy()
+            wanted = np.argsort(-np.where(allowed, exact, -2.0), kind="stable")[:7]
+            latents, cosines = ready.nearest(other, 7, allowed)
+            assert latents.tolist() == wanted.tolist()
+            assert cosines.tolist() == pytest.approx(exact[wanted].tolist(), abs=1e-6)
+        assert len(ready.nearest(direction, 700)[0]) == int((along(ready.decoder, direction) > 0).sum())
     for bad in (torch.zeros(24), torch.full((24,), float("nan")), torch.ones(7)):
         with pytest.raises(DataError):
             along(decoder, bad)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -22,8 +23,8 @@ from steer.models.chat import raw_text
 from steer.models.decode import Sampling
 from steer.models.site import Site
 from steer.search.attribution import attributions
-from steer.search.counted import Counted
-from steer.search.decoders import cosines
+from steer.search.by_prompt import rank_fired
+from steer.search.decoders import nearest
 from steer.search.direction import along, read_direction
 from steer.search.filters import allowed, parse_filter
 from steer.search.firing import firing
@@ -32,8 +33,8 @@ from steer.search.label_vectors import FOLDER, label_vectors
 from steer.search.logits import promotes, token_id
 from steer.search.meaning import load_embedder
 from steer.search.parts import rows_of
+from steer.search.policy import IndexPolicy
 from steer.search.pooled import Fired
-from steer.search.prompt import rank_fired
 from steer.search.prompt_sets import distinct, read_conversation, read_prompts
 from steer.search.query import AttributionQuery, ContrastQuery, MeansQuery, PromptQuery, Query
 from steer.search.ranked import Ranking, best_first, rarity
@@ -286,13 +287,15 @@ def test_tokens_that_did_not_count_in_the_index_do_not_count_in_a_search(detecti
     row = lm.prompt_ids(["hello"])[0]
     ones = torch.ones(len(row), 2)
     ones[3] = 100
-    assert Counted().mask(row, ones).tolist() == [place != 3 for place in range(len(row))]  # by the row's own median
+    assert IndexPolicy().mask(row, ones).tolist() == [
+        place != 3 for place in range(len(row))
+    ]  # by the row's own median
 
 
 def test_attribution_leaves_out_what_the_policy_leaves_out(llama, sae):
     row = list(llama.prompt_ids(["hello there"])[0])
     x = llama.activations(llama.pad([row]), [Site(1)])[Site(1)][0]
-    policy = Counted(frozenset(row[-3:]), ratio=None)
+    policy = IndexPolicy(frozenset(row[-3:]), ratio=None)
     found = attributions(llama, sae, Site(1), ["hello there", "x"], 90, 91, policy=policy)
     alone = [attributions(llama, sae, Site(1), [one], 90, 91, policy=policy) for one in ("hello there", "x")]
     assert np.allclose(found, np.mean(alone, axis=0), atol=1e-5)
@@ -357,8 +360,14 @@ def test_a_decoder_that_is_asked_again_gives_the_same_until_it_changes(detecting
     direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
     for _ in range(2):
         expected = torch.nn.functional.cosine_similarity(sae.W_dec.double(), direction.double(), dim=1)
-        for _ in range(2):
-            assert np.allclose(cosines(sae, direction), expected.numpy(), atol=1e-6)
+        order = np.argsort(-expected.numpy(), kind="stable")
+        order = order[expected.numpy()[order] > 0]
+        allowed = np.arange(len(expected)) % 2 == 0
+        for _ in range(3):  # computed whole, made ready, found ready
+            for limit, mask, wanted in ((7, None, order), (3, allowed, order[allowed[order]]), (10**6, None, order)):
+                latents, found = nearest(sae, direction, limit, mask)
+                assert latents.tolist() == wanted[:limit].tolist()
+                assert np.allclose(found, expected.numpy()[latents], atol=1e-6)
         with torch.no_grad():
             sae.W_dec[3] = -5 * direction
 
@@ -424,6 +433,7 @@ def test_attribution_that_cannot_be_is_refused(llama, sae):
         (([], 90, 91), "at least one prompt"),
         ((["a"], 90, 90), "two tokens that differ"),
         ((["a"], 90, 91, 0), "steps"),
+        ((["a"], 90, 91, 10**11), "steps must be at most 10,000"),
     ):
         with pytest.raises(DataError, match=match):
             attributions(llama, sae, Site(1), *arguments)
@@ -607,10 +617,42 @@ def test_prompts_and_conversations_from_files(tmp_path):
     (tmp_path / "odd.jsonl").write_text('{"question": 1}\n', encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe")
     (tmp_path / "odd.json").write_text('{"a": 1}', encoding="utf-8")
-    for name, match in (("empty.txt", "holds no prompt"), ("odd.jsonl", "object 1: expected"), ("latin.txt", "UTF-8"),
+    for name, match in (("empty.txt", "holds no prompt"), ("odd.jsonl", "line 1: expected"), ("latin.txt", "UTF-8"),
                         ("absent.txt", "cannot be read")):  # fmt: skip
         with pytest.raises(DataError, match=match):
             read_prompts(tmp_path / name)
     for name in ("odd.json", "absent.json", "a.txt"):
         with pytest.raises(DataError, match=name):
             read_conversation(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("row", "match"),
+    [
+        ('{"prompt": ""}', "the prompt is empty"),
+        ('{"text": " "}', "the text is empty"),
+        ('{"messages": []}', "at least one message"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}', "needs a role"),
+        ('{"messages": 5}', "must be a text or a list"),
+        ("{", "not JSON"),
+    ],
+)
+def test_a_malformed_prompt_is_named_by_its_file_and_line(tmp_path, row, match):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "p"}\n\n' + row + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 3: .*{match}"):
+        read_prompts(path)
+    (tmp_path / "c.json").write_text('[{"role": "tool", "content": "x"}]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"c\.json: .*needs a role"):
+        read_conversation(tmp_path / "c.json")
+
+
+def test_what_may_have_no_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path in ("/dev/zero", tmp_path / "pipe.jsonl"):
+        for read in (read_prompts, read_conversation, read_direction):
+            with pytest.raises(DataError, match="a device or a pipe"):
+                read(path)
+    for read in (read_prompts, read_conversation, read_direction):
+        with pytest.raises(DataError, match="cannot be read"):
+            read("a\0b")

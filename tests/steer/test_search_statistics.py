@@ -7,10 +7,11 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from steer.errors import DataError
-from steer.search.auc import auc_interval, length_strata, ranks_within, stratified_auc
+from steer.search.auc import auc_interval, ranks_within, stratified_auc
 from steer.search.contrast import ContrastConfig, contrast
 from steer.search.permutation import Permutations, false_discovery, least_p, prompts_needed, weighted_ranks
 from steer.search.pooled import Fired, by_latent, pooled
+from steer.search.strata import length_strata
 
 
 def drawn(rng, lengths, density, extra=None):
@@ -275,7 +276,17 @@ def test_too_little_to_test_on_is_an_error_that_says_how_much_is_needed():
 
 
 @pytest.mark.parametrize(
-    "given", [{"permutations": 999}, {"fdr": 0}, {"fdr": 2.0}, {"held_out_frac": 0.6}, {"seed": -1}, {"resplits": -1}]
+    "given",
+    [
+        {"permutations": 999},
+        {"permutations": 10**11},
+        {"fdr": 0},
+        {"fdr": 2.0},
+        {"held_out_frac": 0.6},
+        {"seed": -1},
+        {"resplits": -1},
+        {"resplits": 10**11},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(given):
     with pytest.raises(DataError, match=next(iter(given))):

@@ -15,6 +15,7 @@ def info(folder: Folder, as_json: Json = False) -> None:
     """Tell what an index was made of, how large it is, and which columns and labels it has."""
     with importing():
         from steer.cli.console import shown
+        from steer.files import finite
         from steer.index.read import FeatureIndex
     index = FeatureIndex.open(folder)
     stored = {name: value for name, value in asdict(index.info).items() if name != "files"}
@@ -29,7 +30,7 @@ def info(folder: Folder, as_json: Json = False) -> None:
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     }
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(finite(found), ensure_ascii=False, indent=2, allow_nan=False))
         return
     from rich import box
     from rich.console import Console

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from steer.search.indexed import Indexed, Stored
 
-SINK_RATIO = 10.0  # as an index is built if nobody says otherwise
+SINK_RATIO = 10.0  # times the median norm: above it a token is a sink, if nobody says otherwise
 
 
 @dataclass(frozen=True)
-class Counted:
+class IndexPolicy:
     """The index's own policy: densities and maxima of latents say nothing of tokens that it leaves out.
 
     Attention sinks have norms tens of times the usual, on which some latents fire many times harder than on any text.
@@ -27,7 +27,7 @@ class Counted:
     """The median norm of the index's text; None: that of the row itself, without its first token."""
 
     @classmethod
-    def of(cls, index: Indexed) -> "Counted":
+    def of(cls, index: Indexed) -> "IndexPolicy":
         """That of an index; where there is none on disk, that of an index built as it is by default."""
         if not isinstance(index, Stored):
             return cls()
@@ -45,6 +45,6 @@ class Counted:
         return found & ~((norms > self.ratio * median) & norms.isfinite())
 
 
-def policy_of(index: Indexed, part: str) -> Counted | None:
+def policy_of(index: Indexed, part: str) -> IndexPolicy | None:
     """The policy for a part of prompts: none for the ``last`` token, which is asked for by its place."""
-    return None if part == "last" else Counted.of(index)
+    return None if part == "last" else IndexPolicy.of(index)

@@ -37,14 +37,15 @@ class Reader:
     """Reads a source window by window; the median norm of the first pass decides which tokens are outliers."""
 
     def __init__(
-        self, lm: LanguageModel, sae: SAE, site: Site, config: IndexConfig, medians: float | None = None
+        self, lm: LanguageModel, sae: SAE, site: Site, config: IndexConfig, median: float | None = None
     ) -> None:
         self._lm, self._sae, self._site, self._config = lm, sae, site, config
         self.rules = Rules.of(config.policy, lm, by_role=config.roles)
         begin = lm.tokenizer.bos_token_id
         self.never = frozenset([begin] if begin is not None and config.policy.exclude_first else [])
         """Tokens that do not count wherever they are, besides those of the policy."""
-        self.median = medians
+        self.median = median
+        """The median norm, once it is known."""
 
     def windows(self, source: Source, start: Position | None, tokens: int) -> Iterator[Read]:
         """What is read from ``start``, where the corpus has ``tokens`` tokens.

@@ -1,13 +1,30 @@
-"""Whether a contrast's ranking would come out again: the latents ranked on other splits of the same prompts."""
+"""Splits of two sets of prompts: which are held out, and whether a ranking would come out again on other splits."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from steer.search.auc import auc_within
 from steer.search.pooled import Pooled
-from steer.search.splits import auc_on, grouped, held_out
+from steer.search.strata import strata_of
 
+HELD_FROM = 12  # prompts of each set from which on some are held out
 AMONG = 10  # a latent is found again where it is among so many
 CANDIDATES = 1_000  # the best on the split that was tested, among which re-splits rank
+
+
+def held_out(
+    lengths: Int[np.ndarray, " prompt"], first: Bool[np.ndarray, " prompt"], share: float, seed: int | tuple[int, ...]
+) -> Bool[np.ndarray, " prompt"]:
+    """Which prompts are held out: of each set the same ``share`` of every length; of small sets none."""
+    held = np.zeros(len(first), dtype=bool)
+    if not share or min(int(first.sum()), int((~first).sum())) < HELD_FROM:
+        return held
+    generator = np.random.default_rng(seed)
+    for own in (np.flatnonzero(first), np.flatnonzero(~first)):
+        order = own[np.lexsort((generator.random(len(own)), lengths[own]))]
+        places = (np.arange(round(len(own) * share)) + generator.random()) / share
+        held[order[np.minimum(places.astype(int), len(own) - 1)]] = True
+    return held
 
 
 def found_again(
@@ -35,10 +52,10 @@ def found_again(
     values, counts, done = pooled.dense(latents[best]), np.zeros(len(best)), 0
     for number in range(resplits):
         held = held_out(pooled.lengths, first, held_out_frac, (seed, 2, number))
-        groups = grouped(~held, pooled.lengths, first, 2)
-        if not held.any() or not groups.strata:
+        strata = strata_of(~held, pooled.lengths, first)
+        if not held.any() or not strata.groups:
             continue
-        scores = (2 * auc_on(values, first, groups) - 1) * weight[best]
+        scores = (2 * auc_within(values, first, strata.groups) - 1) * weight[best]
         order = np.argsort(-scores, kind="stable")[:AMONG]
         counts[order[scores[order] > 0]] += 1
         done += 1

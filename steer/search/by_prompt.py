@@ -4,19 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from saes import SAE
 from steer.models.chat import as_conversation
 from steer.models.model import LanguageModel
 from steer.models.site import Site
-from steer.search.counted import policy_of
 from steer.search.firing import firing
 from steer.search.indexed import Indexed
 from steer.search.parts import rows_of
+from steer.search.policy import policy_of
 from steer.search.pooled import Fired, Pool, by_latent
 from steer.search.query import PromptQuery
-from steer.search.ranked import Ranking, rarity
+from steer.search.ranked import Allowed, Ranking, rarity
 
 
 def by_prompt(
@@ -25,7 +25,7 @@ def by_prompt(
     site: Site,
     query: PromptQuery,
     index: Indexed,
-    allowed: Bool[np.ndarray, " d_sae"] | None,
+    allowed: Allowed,
     depth: int,
 ) -> tuple[Ranking, dict[str, Any]]:
     """One forward pass up to the SAE's site, then ``rank_fired``; and how it was computed.
@@ -52,7 +52,7 @@ def rank_fired(
     fired: Fired,
     pool: Pool,
     columns: Mapping[str, np.ndarray],
-    allowed: Bool[np.ndarray, " d_sae"] | None,
+    allowed: Allowed,
     depth: int,
     token: Callable[[int], str],
 ) -> Ranking:

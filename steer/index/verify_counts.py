@@ -1,5 +1,5 @@
-"""Counts over the whole text of an index, computed again: density, histogram, positions, roles, documents, max and mean
-of every latent. The text is the index's own: its token ids, of which its rows say what the model reads together.
+"""Counts of ``steer index verify --whole``: density, histogram, positions, roles, documents, max and mean of latents,
+computed again over the text of the index, whose rows say what the model reads together.
 """
 
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ from steer.index.config import POLICY, IndexConfig
 from steer.index.counts import count_arrays, position_classes
 from steer.index.layout import ROLES, corpus_file
 from steer.index.read import FeatureIndex
-from steer.index.reading import Reader
 from steer.index.shards import mapped
+from steer.index.text_pass import Reader
 from steer.models.model import LanguageModel
 from steer.models.site import Site
 from steer.progress import Progress
@@ -50,7 +50,7 @@ def stored_corpus(index: FeatureIndex) -> Corpus:
 
 
 @torch.inference_mode()
-def counted(index: FeatureIndex, lm: LanguageModel, sae: SAE, show: Progress) -> Counts:
+def counts_again(index: FeatureIndex, lm: LanguageModel, sae: SAE, show: Progress) -> Counts:
     """One pass of the model over all rows of an index; memory holds the counts and the hits of 64 rows.
 
     Raises:
