@@ -69,14 +69,14 @@ def revision(lm: LanguageModel) -> str | None:
     return getattr(getattr(lm.model, "config", None), "_commit_hash", None)
 
 
-def require_same(stored: Mapping[str, Any], given: Mapping[str, Any], what: str) -> None:
-    """Raise DataError, naming the field and both values, unless ``stored`` has everything that is ``given``."""
+def require_same(stored: Mapping[str, Any], given: Mapping[str, Any], what: str, otherwise: str = "begin anew") -> None:
+    """Raise DataError, naming the field, both values and the way out, unless ``stored`` has all that is ``given``."""
     for name, value in given.items():
         old = stored.get(name)
         if isinstance(old, dict) and isinstance(value, dict):
-            require_same(old, value, f"{what}, {name}")
+            require_same(old, value, f"{what}, {name}", otherwise)
         elif old != value:
             raise DataError(
                 f"{what} does not fit: {name} is {json.dumps(old)} there, but {json.dumps(value)} here. "
-                "Use the same model, text and settings, or begin anew."
+                f"Use the same model, text and settings, or {otherwise}."
             )

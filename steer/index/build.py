@@ -52,6 +52,8 @@ from steer.plans.digests import of_sae
 from steer.progress import Progress, Silent
 from steer.search.label_vectors import FOLDER as VECTORS
 
+_ANEW = "replace it with overwrite (--overwrite), which keeps its notes"
+
 
 @dataclass(frozen=True)
 class _Build:
@@ -164,15 +166,15 @@ def _begun(folder: Path, identity: dict[str, Any], overwrite: bool) -> State | N
         remove_temporary(folder)
     if ours and not overwrite:
         if (state := read_state(folder)) is not None:
-            require_same(state.identity, identity, f"The unfinished index in {folder}")
+            require_same(state.identity, identity, f"The unfinished index in {folder}", _ANEW)
             return state
         if (folder / INFO).is_file():
-            require_same(read_info(folder).provenance.get("identity", {}), identity, f"The index in {folder}")
+            require_same(read_info(folder).provenance.get("identity", {}), identity, f"The index in {folder}", _ANEW)
             return None
     if overwrite:
         with suppress(DataError):  # one of the same, if it can be read, goes on: the end is the same
             if (state := read_state(folder)) is not None:
-                require_same(state.identity, identity, f"The unfinished index in {folder}")
+                require_same(state.identity, identity, f"The unfinished index in {folder}", _ANEW)
                 return state
         _require_index_alone(folder)
         remove_building(folder)

@@ -31,6 +31,10 @@ CREATE TABLE tokens (latent INTEGER PRIMARY KEY, words TEXT NOT NULL);
 """
 _LONGEST_QUERY = 10_000  # characters; SQLite's own limit of a pattern is 50,000 bytes
 NO_FTS5 = "SQLite has no FTS5 here: words are looked for as parts of texts, which is slower and ranks by their number."
+BUILT_WITHOUT_FTS5 = (
+    "The index was built where SQLite has no FTS5: words are looked for as parts of texts, which is slower and ranks "
+    "by their number. Build it again here to search by FTS5."
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ class Labels:
         connection.execute("SELECT count(*) FROM sqlite_master")  # a damaged file shows now
         searched = tokenizer_available() and has_table(connection, "label_words")
         if not searched and self._note:
-            self._note(NO_FTS5)
+            self._note(BUILT_WITHOUT_FTS5 if tokenizer_available() else NO_FTS5)
         return connection, searched
 
     def _checked(self, label: Label) -> Label:

@@ -20,6 +20,6 @@ def by_words(index: Indexed, words: str, allowed: Allowed, depth: int) -> Rankin
         labels = index.labels(latent)
         if not labels:
             return f"{what} {words!r} (score {score:.3g})"
-        return f"labels or {what} {words!r} (score {score:.3g}): {labels[0].text!r}"
+        return f"labels or {what} {words!r} (score {score:.3g}); labelled {labels[0].text!r}"
 
     return listed("words", found, "score of words", says, allowed, depth, index.d_sae)

@@ -16,7 +16,7 @@ import steer.index.user as user_module
 import steer.index.words as words_module
 from steer.errors import DataError, IndexMismatchError, OutputError
 from steer.index.info import read_info, write_info
-from steer.index.labels import NO_FTS5, Label
+from steer.index.labels import BUILT_WITHOUT_FTS5, NO_FTS5, Label
 from steer.index.layout import Sizes, bytes_per_latent, index_bytes, position_names
 from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
@@ -129,6 +129,7 @@ def test_without_fts5_words_are_looked_for_as_parts_with_a_note(tmp_path, no_fts
     no_fts5.undo()
     again = FeatureIndex.open(index.folder, note=notes.append)  # an index made without can be read with
     assert again.words("refus")[0][0] == 7
+    assert notes[-1] == BUILT_WITHOUT_FTS5  # not that this SQLite lacks it
 
 
 def test_parts_are_the_same_by_trigrams_as_by_looking_at_all(index, monkeypatch):
