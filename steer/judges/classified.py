@@ -11,11 +11,12 @@ import torch
 
 from steer.activations.identity import module_digest
 from steer.checks import require_whole
-from steer.errors import DataError
+from steer.errors import DataError, ModelError
 from steer.judges.asked import prompt_text, verdicts_of
 from steer.judges.markers import READING, cleaned, special_tokens
 from steer.judges.templates import check_template, filled
 from steer.judges.verdict import VERDICTS, Exchange, Judgement, Verdict
+from steer.models.batches import is_out_of_memory
 from steer.models.classifier import TextClassifier
 
 _UNLIMITED = 10**6  # tokens: tokenizers write huge numbers for "no limit"
@@ -39,7 +40,7 @@ class ClassifierJudge:
     template: str | None = None
     """With ``{reply}`` and, unless the classifier reads the reply alone, ``{prompt}``; None: a pair of texts."""
     batch_size: int = 32
-    """Exchanges that are read together."""
+    """Exchanges that are read together at most; halved where memory runs out."""
 
     def __post_init__(self) -> None:
         require_whole("batch_size", self.batch_size, DataError)
@@ -87,7 +88,11 @@ class ClassifierJudge:
         return [found[place] for place in range(len(exchanges))]
 
     def each(self, exchanges: Sequence[Exchange]) -> Iterator[tuple[int, Judgement]]:
-        """The place of each exchange and its judgement. An empty reply is ``incoherent`` and not read."""
+        """The place of each exchange and its judgement. An empty reply is ``incoherent`` and not read.
+
+        Raises:
+            ModelError: there is no memory for a single exchange.
+        """
         markers = special_tokens(self.classifier.tokenizer)
         texts = {}
         for place, exchange in enumerate(exchanges):
@@ -103,7 +108,21 @@ class ClassifierJudge:
                 yield place, one
 
     def _read(self, pairs: list[tuple[str, str]]) -> list[Judgement]:
-        rows, cut = self._probabilities(pairs)
+        try:
+            rows, cut = self._probabilities(pairs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(pairs) == 1:
+                raise ModelError(
+                    f"There is no memory for the judge {self.name} to read one exchange. Use a smaller one, dtype "
+                    "bfloat16, or an endpoint."
+                ) from error
+            rows = None
+            torch.cuda.empty_cache()  # does nothing where there is no CUDA
+        if rows is None:
+            half = len(pairs) // 2
+            return [*self._read(pairs[:half]), *self._read(pairs[half:])]
         return [self._decided(row, short) for row, short in zip(rows, cut, strict=True)]
 
     def _decided(self, row: list[float], cut: bool) -> Judgement:

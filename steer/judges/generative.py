@@ -14,7 +14,7 @@ from steer.checks import require_whole
 from steer.errors import DataError, ModelError
 from steer.judges.asked import Prompt, Request, Written
 from steer.judges.markers import special_tokens
-from steer.models.batches import batches_of
+from steer.models.batches import batches_of, is_out_of_memory
 from steer.models.decode import Sampling
 from steer.models.model import LanguageModel
 
@@ -83,7 +83,9 @@ class ModelWriter:
         places = list(rows)
         try:
             replies = self.lm.generate_ids(list(rows.values()), Sampling(limit))
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             if len(places) == 1:
                 raise ModelError(
                     f"There is no memory for the judge {self.name} to read {len(rows[places[0]])} tokens. "

@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
+
 BATCH_TOKENS = 2**14  # of a batch's prompts, padding included: more at once is not faster, and takes more memory
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 def batches_of(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -18,3 +22,10 @@ def batches_of(lengths: Sequence[int], size: int) -> list[list[int]]:
         found.append(order[:rows])
         order = order[rows:]
     return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a batch failed for want of memory: CUDA has a type for it, a CPU's allocator says so in words alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)

@@ -265,7 +265,15 @@ def test_a_model_that_breaks_on_one_reply_judges_the_others(wildguard):
     assert "NaN or infinite" in found[0].reason
 
 
-def test_memory_that_runs_out_halves_the_batch(wildguard, monkeypatch):
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["cuda", "cpu", "python"])
+def test_memory_that_runs_out_halves_the_batch(wildguard, monkeypatch, error):
     """A machine that has room for two prompts of the judge, or for none."""
     lm = LanguageModel(copy.deepcopy(wildguard.model), wildguard.tokenizer, "large")
     forward, room, sizes = lm.model.forward, [2], []
@@ -273,7 +281,7 @@ def test_memory_that_runs_out_halves_the_batch(wildguard, monkeypatch):
     def limited(input_ids, **others):
         sizes.append(len(input_ids))
         if len(input_ids) > room[0]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return forward(input_ids=input_ids, **others)
 
     monkeypatch.setattr(lm.model, "forward", limited)
@@ -337,6 +345,40 @@ def test_the_most_probable_class_of_a_classifier_decides(tmp_path):
         read = made.tokenizer([f"{REPLIES[0]}!"], return_tensors="pt")
         expected = made.model(**read).logits.double().softmax(-1)[0]
     assert other.judge(exchanges[:1])[0].score == pytest.approx(float(expected.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["cuda", "cpu", "python"])
+def test_memory_that_runs_out_halves_a_classifiers_batch(error):
+    made, sizes, room = classifier(), [], [2]
+    expected = ClassifierJudge(made, "large", VERDICTS).judge([exchange(reply) for reply in REPLIES])
+    forward = made.model.forward
+
+    def limited(input_ids, **others):
+        sizes.append(len(input_ids))
+        if len(input_ids) > room[0]:
+            raise error
+        return forward(input_ids=input_ids, **others)
+
+    made.model.forward = limited
+    judge = ClassifierJudge(made, "large", VERDICTS)
+    found = judge.judge([exchange(reply) for reply in REPLIES])
+    assert [one.raw for one in found] == [one.raw for one in expected]
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-5)
+    assert sizes == [4, 2, 2]
+    room[0] = 0
+    with pytest.raises(ModelError, match="There is no memory for the judge classifier:large"):
+        judge.judge([exchange("Sure.")])
+
+
+def test_other_errors_of_a_judge_are_not_taken_for_a_lack_of_memory():
+    made = classifier()
+
+    def broken(**others):
+        raise RuntimeError("shapes do not fit")
+
+    made.model.forward = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        ClassifierJudge(made, "broken", VERDICTS).judge([exchange("Sure."), exchange("No.")])
 
 
 def test_a_classifier_with_one_logit_has_two_classes():
