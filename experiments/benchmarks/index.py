@@ -36,6 +36,7 @@ from steer.index.read import FeatureIndex
 from steer.index.synthetic import synthetic_index
 from steer.models.load import load_model
 from steer.models.model import LanguageModel
+from steer.search.hits import SearchResult
 from steer.search.query import Query
 from steer.search.run import search
 
@@ -70,11 +71,8 @@ def queries(index: FeatureIndex, sae: saes.SAE) -> dict[str, Callable[[int], obj
     asked = [" ".join(index.labels(int(one))[0].text.split()[:2]) for one in latents[:64]]  # words that there are
     directions = torch.randn(64, sae.W_dec.shape[1], generator=torch.Generator().manual_seed(0))
 
-    def facet(number: int) -> np.ndarray:
-        density, largest = index.columns["density"], index.columns["max"]
-        kept = np.flatnonzero((density < 10.0 ** -(1 + number % 3)) & (density > 0))
-        best = np.argpartition(-largest[kept], min(50, len(kept) - 1))[:50]
-        return kept[best[np.argsort(-largest[kept][best])]]
+    def facet(number: int) -> SearchResult:
+        return search(index, Query(by="max", filters=[f"0<density<1e-{1 + number % 3}"], limit=50))
 
     return {
         "card_ms": lambda number: index.card(int(latents[number])),

@@ -1,7 +1,8 @@
 """A card of a feature index as rich draws it on a terminal."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import isfinite, nan
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -25,6 +26,7 @@ def drawn(card: "Card", renderer: "Renderer", every: bool = False) -> Group:
     if card.tags:
         parts.append(Text("tags: " + ", ".join(map(visible, card.tags)), style="yellow"))
     parts.append(_figures(card))
+    parts += _steering(card)
     if not card.fires and "density" in card.columns:
         parts.append(Text("It was never active on the text of the index.", style="bold"))
     if card.fires:
@@ -50,11 +52,43 @@ def _figures(card: "Card") -> Table:
     table = Table.grid(padding=(0, 2))
     shares = {f"at {name}": value for name, value in card.by_position.items()}
     roles = {f"of {name}": value for name, value in card.by_role.items()}
-    plain = {name: value for name, value in card.columns.items() if not name.startswith("density_")}
+    told = ("density_", *(f"{behaviour}_" for behaviour in _behaviours(card)))
+    plain = {name: value for name, value in card.columns.items() if not name.startswith(told)}
     for group in (plain, roles, shares):
         if group:
             table.add_row(Text("  ".join(f"{name} {value:.4g}" for name, value in group.items())))
     return table
+
+
+def _behaviours(card: "Card") -> list[str]:
+    """What the referee of the finder has measured of latents: ``refusal`` of ``refusal_steerability``."""
+    ends = "_steerability"
+    return [name.removesuffix(ends) for name in card.columns if name.endswith(ends) and name != ends]
+
+
+def _steering(card: "Card") -> Iterator[RenderableType]:
+    """What clamping the latent does, a line for each behaviour: the best dose, what it costs, the largest safe dose."""
+    for behaviour in _behaviours(card):
+        own = {name.removeprefix(f"{behaviour}_"): value for name, value in card.columns.items()}
+        if not isfinite(own["steerability"]):
+            continue  # not compared
+        figures = {
+            "steerability": f"{own['steerability']:.2f}",
+            "standard error": _figure(own, "steerability_error", ".2f"),
+            "clamped to": _figure(own, "best_strength", ".3g"),
+            "unsafe refused": _figure(own, "refused_unsafe", ".0%"),
+            "safe refused": _figure(own, "refused_safe", ".0%"),
+            "KL on text": _figure(own, "kl", ".3g"),
+            "safe up to": _figure(own, "safe_strength", ".3g"),
+            "of its maximum": _figure(own, "safe_strength_max_act", ".2g"),
+        }
+        told = "  ".join(f"{name} {value}" for name, value in figures.items() if value)
+        yield Text(f"{behaviour}: {told}", style="magenta")
+
+
+def _figure(columns: Mapping[str, float], name: str, form: str) -> str:
+    value = columns.get(name, nan)
+    return format(value, form) if isfinite(value) else ""
 
 
 def _histogram(card: "Card") -> Iterator[RenderableType]:

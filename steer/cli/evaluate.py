@@ -53,6 +53,7 @@ def evaluate(
         from steer.evals.run_folder import check_folder
         from steer.evals.tasks.options import TaskOptions
         from steer.evals.tasks.registry import tasks_of
+        from steer.models.chat import NO_TEMPLATE_NOTE, is_raw
         from steer.models.load import load_model
         from steer.threads import torch_threads
 
@@ -70,6 +71,8 @@ def evaluate(
     progress = Terminal()
     with progress.stage("load"):
         lm = load_model(model, device, dtype.value, revision, offline, note=say)
+    if not lm.has_chat_template and any(not is_raw(sample.messages) for one in tasks for sample in one.samples):
+        progress.note(NO_TEMPLATE_NOTE)
     responder = who.responder(lm, plan, batch_size)
     about = {"model": model, "revision": revision, "dtype": dtype.value}
     with torch_threads(lm.model, asked_threads(threads)):

@@ -21,7 +21,7 @@ from steer.evals.sample import Sample
 from steer.evals.summary import summary
 from steer.evals.task import Completion, Score, Task
 from steer.files import claimed, is_file, write_json
-from steer.models.batches import batches_of
+from steer.models.batches import batches_of, is_out_of_memory
 from steer.models.chat import is_raw
 from steer.models.model import LanguageModel
 from steer.progress import Progress, Silent
@@ -100,7 +100,7 @@ def run_tasks(
 
 def _check_room(lm: LanguageModel, task: Task) -> None:
     """Raise DataError where no prompt could be answered, however short: that is a mistake, not bad luck."""
-    if all(_too_long(lm, sample, 1, task) for sample in task.samples):
+    if all(_no_room(lm, sample, task) for sample in task.samples):
         raise DataError(
             f"{task.name}: replies of {task.max_new_tokens} tokens leave no room for a prompt, since the model's "
             f"context is {lm.context}. Lower max_new_tokens (--max-new-tokens)."
@@ -206,6 +206,13 @@ def _too_long(lm: LanguageModel, sample: Sample, length: int, task: Task) -> boo
     return length + (task.max_new_tokens if way(sample) == "reply" else 0) > lm.context
 
 
+def _no_room(lm: LanguageModel, sample: Sample, task: Task) -> bool:
+    """Whether even a prompt of one token is too long; of a raw one, whether nothing of it can stay."""
+    if way(sample) == "reply" and is_raw(sample.messages):
+        return lm.context is not None and 1 + task.max_new_tokens > lm.context
+    return _too_long(lm, sample, 1, task)
+
+
 def _told_too_long(lm: LanguageModel, sample: Sample, length: int, task: Task) -> str:
     behind = f"with {task.max_new_tokens} of reply" if way(sample) == "reply" else "without what follows"
     return f"the prompt has {length} tokens; {behind} the model's context is {lm.context}"
@@ -225,7 +232,7 @@ def _cut(lm: LanguageModel, sample: Sample, length: int, task: Task) -> int:
 
 def _halved(error: Exception, size: int, sample: Sample, progress: Progress) -> int:
     """Half the batch where memory did not suffice; any other error goes on its way."""
-    if not _is_out_of_memory(error):
+    if not is_out_of_memory(error):
         raise error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -236,13 +243,6 @@ def _halved(error: Exception, size: int, sample: Sample, progress: Progress) -> 
         ) from error
     progress.note(f"memory does not suffice for {size} samples together; going on with {size // 2}")
     return size // 2
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    told = str(error).lower()
-    return any(words in told for words in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
 def score_missing(folder: RunFolder, tasks: Sequence[Task], progress: Progress) -> dict[str, dict[str, Score]]:

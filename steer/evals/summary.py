@@ -27,7 +27,8 @@ class Figure:
     low: float | None
     high: float | None
     """95 % interval. Of shares: Wilson's, at the effective number of samples where they come in clusters; else by the
-    bootstrap over clusters; over units, by Student's t. None where there is nothing to estimate it from."""
+    bootstrap over clusters, or Wilson's where all scores are alike; over units, by Student's t. None where there is
+    nothing to estimate it from."""
     n: int
     """Samples that count; of figures over units (``Metric.unit``), units."""
 
@@ -129,6 +130,9 @@ def _interval(
 ) -> tuple[float, float] | None:
     if metric.of is mean and not metric.weight and set(parts) <= {0.0, 1.0}:
         return share_interval([bool(part) for part in parts], clusters)
+    if metric.of is mean and not metric.weight and len(set(parts)) == 1 and 0 < parts[0] < 1:
+        number = len(set(clusters))  # drawn again they are all alike, and no width would say more than was seen
+        return wilson(parts[0] * number, number)
     return _bootstrap(metric, np.asarray(parts, np.float64), np.asarray(weights, np.float64), clusters)
 
 

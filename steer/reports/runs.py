@@ -133,6 +133,8 @@ def _task(folder: RunFolder, name: str, found: Mapping[str, Any]) -> TaskRun:
         split = about["settings"].get("split", "")
         if split not in SPLITS:
             raise ValueError(f"the split is dev or test, got {split!r}")
+        if (measured := found.get("settings", about["settings"]).get("split", "")) != split:
+            raise ValueError(f"the figures are of the split {measured!r}, the task of {split!r}")
         if not isinstance(about["cluster"], str) or not isinstance(about["metrics"], list):
             raise TypeError("cluster and metrics are of another type")
         _check_figures(found)

@@ -32,6 +32,7 @@ from steer.judges.prefix import Prefix
 from steer.judges.rules import Rules
 from steer.judges.three_class import three_class
 from steer.judges.verdict import Exchange
+from steer.models.chat import raw_text
 from steer.responders.prompted import SystemPrompt
 from steer.responders.steered import Steered
 from tests.steer.judge_server import fails, says, serving
@@ -85,6 +86,9 @@ def test_no_task_and_two_of_one_name_are_refused_before_anything_is_written(embe
         run_tasks(embedded, [], tmp_path / "run")
     with pytest.raises(DataError, match="mine: replies of 512 tokens leave no room"):
         run_tasks(embedded, [replace(hello(), max_new_tokens=512)], tmp_path / "run")
+    raw = replace(hello(), samples=[replace(one, messages=tuple(raw_text("Hello"))) for one in hello().samples])
+    with pytest.raises(DataError, match="mine: replies of 512 tokens leave no room"):
+        run_tasks(embedded, [replace(raw, max_new_tokens=512)], tmp_path / "run")
     with pytest.raises(DataError, match="Two tasks are called mine"):
         run_tasks(embedded, [hello(), hello()], tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -173,6 +173,7 @@ def change_split(path, split):
         (lambda path: (path / "results.json").write_text('{"tasks": 3}'), "damaged"),
         (lambda path: (path / "run.json").write_text("{}"), "names no responder"),
         (lambda path: change_split(path / "mixed" / "task.json", "train"), "'split' is missing or wrong"),
+        (lambda path: change_split(path / "mixed" / "task.json", "dev"), "the figures are of the split ''"),
         (lambda path: (path / "mixed" / "samples.jsonl").unlink(), "No prompts"),
         (
             lambda path: (path / "mixed" / "scores.jsonl").write_text('{"sample": "x", "figures": {"a": "b"}}\n'),

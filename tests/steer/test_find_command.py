@@ -62,6 +62,14 @@ def test_latents_are_compared_and_stored_in_an_index(capsys, planted, dev, tmp_p
     for curve in found["curves"]:
         assert column[curve["latent"]] == pytest.approx(curve["steerability"])
     assert opened.columns.made_by("refusal_steerability")["prompts"] == found["prompts"]
+    best = found["curves"][0]
+    assert run(["show", str(index), str(best["latent"])]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"refusal: steerability {best['steerability']:.2f} standard error" in shown
+    assert "refusal_" not in shown
+    other = next(latent for latent in range(48) if latent not in found["latents"])
+    assert run(["show", str(index), str(other)]) == 0
+    assert "refusal" not in capsys.readouterr().out
 
 
 def test_methods_alone_give_a_table_and_the_referee_gives_another(capsys, planted, dev):

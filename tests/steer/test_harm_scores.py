@@ -13,9 +13,9 @@ from steer.evals.refusing import refusal_task
 from steer.evals.rejudge import rejudge
 from steer.evals.run import run_tasks
 from steer.evals.sample import request
-from steer.evals.stats import clustered_wilson
-from steer.evals.summary import summary
-from steer.evals.task import Completion
+from steer.evals.stats import clustered_wilson, wilson
+from steer.evals.summary import figure, summary
+from steer.evals.task import Completion, Metric, Score
 from steer.evals.tasks.options import TaskOptions
 from steer.evals.tasks.registry import tasks_of
 from steer.judges.harmbench import from_card
@@ -196,3 +196,13 @@ def test_why_samples_are_unscored_is_told(embedded, tmp_path, capsys):
     assert n == 3
     assert "I'm sorry, I can't judge that." in reason
     assert f"mine: 3 of 3 samples are unscored, such as by this: {reason}" in told.err
+
+
+def test_scores_that_are_all_alike_have_an_interval_as_wide_as_their_number_allows():
+    metric = Metric("harm_score", "harm", better="lower")
+    samples = [request(str(i), "mine", "Hello", {"topic": str(i // 2)}) for i in range(6)]
+    scored = [(one, Score({"harm_score": 0.625})) for one in samples]
+    alone, together = figure(metric, scored), figure(metric, scored, "topic")
+    assert (alone.value, alone.n) == (0.625, 6)
+    assert (alone.low, alone.high) == pytest.approx(wilson(0.625 * 6, 6))
+    assert together.low < alone.low < 0.625 < alone.high < together.high
