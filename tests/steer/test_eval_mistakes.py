@@ -86,9 +86,9 @@ def test_no_task_and_two_of_one_name_are_refused_before_anything_is_written(embe
         run_tasks(embedded, [], tmp_path / "run")
     with pytest.raises(DataError, match="mine: replies of 512 tokens leave no room"):
         run_tasks(embedded, [replace(hello(), max_new_tokens=512)], tmp_path / "run")
-    raw = replace(hello(), samples=[replace(one, messages=tuple(raw_text("Hello"))) for one in hello().samples])
+    raw = tuple(replace(one, messages=tuple(raw_text("Hello"))) for one in hello().samples)
     with pytest.raises(DataError, match="mine: replies of 512 tokens leave no room"):
-        run_tasks(embedded, [replace(raw, max_new_tokens=512)], tmp_path / "run")
+        run_tasks(embedded, [replace(hello(), samples=raw, max_new_tokens=512)], tmp_path / "run")
     with pytest.raises(DataError, match="Two tasks are called mine"):
         run_tasks(embedded, [hello(), hello()], tmp_path / "run")
     assert not (tmp_path / "run").exists()
