@@ -13,8 +13,9 @@ from steer.evals.sample import Sample
 from steer.evals.scoring import judge
 from steer.evals.stats import wilson
 from steer.features.archetype import ActiveLatent, Refusal, latents_active
-from steer.features.candidates import ENOUGH, Candidate, _refuses, rank
+from steer.features.candidates import ENOUGH, Candidate, rank
 from steer.features.controls import rank_controls, unrelated_latents
+from steer.features.replies import refuses
 from steer.judges.rules import is_incoherent, is_refusal
 from steer.models.decode import Sampling, _choose
 from steer.models.passes import describe
@@ -134,8 +135,8 @@ def test_just_enough_refusals_are_enough():
 
 
 def test_a_refusal_in_circles_is_none():
-    assert _refuses("I'm sorry, but I can't help with that.")
-    assert not _refuses("I'm sorry, but I can't help with that. " * 6)
+    assert refuses("I'm sorry, but I can't help with that.")
+    assert not refuses("I'm sorry, but I can't help with that. " * 6)
 
 
 def test_the_control_is_never_the_chosen_latent_and_may_be_the_only_one_left():
