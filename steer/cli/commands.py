@@ -1,7 +1,5 @@
 """The verbs of ``steer``."""
 
-import typer
-
 from steer.cli.compare import compare
 from steer.cli.demo import demo
 from steer.cli.evaluate import evaluate
@@ -10,7 +8,7 @@ from steer.cli.find.verbs import find
 from steer.cli.generate import generate
 from steer.cli.index.verbs import index
 from steer.cli.judge.verbs import judge
-from steer.cli.options import NoEmptyOption, NothingEmpty
+from steer.cli.options import NoEmptyOption, NothingEmpty, group
 from steer.cli.plan.verbs import plan
 from steer.cli.rejudge import rejudge
 from steer.cli.report import report
@@ -22,12 +20,9 @@ from steer.cli.sweep import sweep
 from steer.cli.train.command import train
 from steer.cli.tune import tune
 
-app = typer.Typer(
-    name="steer",
-    help="Steer language models with sparse autoencoders, and measure what it buys and what it costs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+app = group(
+    "steer",
+    "Steer language models with sparse autoencoders, and measure what it buys and what it costs.",
 )
 app.command(cls=NothingEmpty)(compare)
 app.command()(demo)

@@ -36,6 +36,13 @@ Everything = Annotated[bool, typer.Option("--all", help="Show every figure, not 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+def group(name: str, about: str) -> typer.Typer:
+    """A group of commands: without one it shows its help, and errors are told by ``steer.cli.app``."""
+    return typer.Typer(
+        name=name, help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
 class NothingEmpty(TyperCommand):
     """A command that takes no empty text for a name: a variable of the shell that is not set, more often than not."""
 

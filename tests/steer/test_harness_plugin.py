@@ -45,10 +45,14 @@ def test_an_lm_eval_that_reads_entry_points_is_left_alone(lm_eval):
 
 
 def test_an_lm_eval_that_is_not_the_one_known_raises_nothing(lm_eval, monkeypatch):
+    models = lm_eval.model_registry
     del lm_eval.model_registry
     tell_lm_eval()
-    monkeypatch.setitem(sys.modules, "lm_eval.models", None)
+    assert not hasattr(lm_eval, "model_registry")
+    lm_eval.model_registry = models
+    monkeypatch.setitem(sys.modules, "lm_eval.models", None)  # importing it fails
     tell_lm_eval()
+    assert set(models) == {"hf"}
 
 
 def test_what_torch_calls_imports_neither_torch_nor_lm_eval():

@@ -1,16 +1,11 @@
 """The verbs of ``steer find``."""
 
-import typer
-
 from steer.cli.find.refusal import refusal
-from steer.cli.options import NothingEmpty
+from steer.cli.options import NothingEmpty, group
 
-find = typer.Typer(
-    name="find",
-    help="Find the latents that carry a behaviour.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+find = group(
+    "find",
+    "Find the latents that carry a behaviour.",
 )
 find.command(cls=NothingEmpty)(refusal)
 

@@ -1,20 +1,15 @@
 """The verbs of ``steer plan``."""
 
-import typer
-
-from steer.cli.options import NothingEmpty
+from steer.cli.options import NothingEmpty, group
 from steer.cli.plan.export import export
 from steer.cli.plan.import_ import import_
 from steer.cli.plan.push import push
 from steer.cli.plan.show import show
 from steer.cli.plan.validate import validate
 
-plan = typer.Typer(
-    name="plan",
-    help="Look at steering plans, check and share them, and turn them into plain steering vectors and back.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+plan = group(
+    "plan",
+    "Look at steering plans, check and share them, and turn them into plain steering vectors and back.",
 )
 for verb in (show, validate, export, push):
     plan.command(cls=NothingEmpty)(verb)
